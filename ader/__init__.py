@@ -1,0 +1,7 @@
+"""ader: a benchmark runner for visual anomaly detection.
+
+Read ``ader/run.py`` first: it is the whole flow. ``ader.metrics``, ``ader.data`` and ``ader.methods`` can each be
+used on their own.
+"""
+
+__version__ = "0.1.0"

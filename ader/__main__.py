@@ -1,0 +1,102 @@
+"""The command line. Heavy imports happen only where they are needed: help must answer at once."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from ader import __version__
+from ader.errors import UserError, suggest
+
+COMMANDS = {
+    "list": "listing",
+    "doctor": "doctor",
+    "profile": "profile",
+}
+
+HELP = """\
+ader {version}: benchmark runner for visual anomaly detection
+
+  ader dataset=NAME method=NAME [key=value ...]
+      one run: trains for a fixed number of epochs, evaluates after the last one, writes
+      per-category tables. The same command again resumes it, or shows the finished result.
+  ader experiment=NAME          a named run, such as one column of a paper's table
+  ader list KIND                methods, datasets, metrics, settings, trainers or experiments
+  ader profile method=NAME      parameters, multiply-accumulates, memory, speed [format=json]
+  ader doctor                   what this machine lacks, and how to get it
+  ader --cfg dataset=... ...    the composed configuration, without running it
+
+choices
+{choices}
+
+often used
+  dataset.root=DIR  dataset.categories=[a,b]  image_size=256  seed=42
+  trainer.epochs=N  trainer.max_steps=N  trainer.device=auto|cpu|cuda:1  trainer.workers=N
+  trainer.precision=fp32|tf32|bf16
+  method.backbone.name=NAME.TAG  method.backbone.pretrained=false
+  save_maps=true  force=true  run=NAME
+  paths.data=DIR  paths.results=DIR  paths.weights=DIR
+  --config-dir DIR              a folder with options of your own
+
+exit status: 0 done; 2 something for you to mend, said in one line; 1 anything else
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _dispatch(words)
+    except UserError as error:
+        print(f"ader: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("ader: interrupted", file=sys.stderr)
+        return 1
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(help_text())
+        return 0
+    if words[0] == "--version":
+        print(__version__)
+        return 0
+    if words[0] in COMMANDS:
+        command = importlib.import_module(f"ader.commands.{COMMANDS[words[0]]}")
+        return int(command.main(words[1:]))
+    if "=" not in words[0] and not words[0].startswith(("-", "~")):
+        raise UserError(f"{words[0]!r} is neither a command nor key=value: {suggest(words[0], COMMANDS)}")
+    return _run(words)
+
+
+def _run(words: list[str]) -> int:
+    from ader.config import compose, take_flags
+
+    flags, overrides = take_flags(words)
+    composed = compose(overrides, flags.config_dir)
+    if flags.cfg:
+        print(composed.as_yaml(), end="")
+        return 0
+    from ader.run import run
+    from ader.trainer import Stopped
+
+    try:
+        run(composed)
+    except Stopped as error:
+        print(f"ader: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def help_text() -> str:
+    """What ``ader --help`` prints; the choices are read from the config folder."""
+    from ader.options import GROUPS, options
+
+    choices = "\n".join(f"  {group + '=':<13}{', '.join(options(group)) or '(none)'}" for group in GROUPS)
+    return HELP.format(version=__version__, choices=choices)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

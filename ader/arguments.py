@@ -1,0 +1,61 @@
+"""Checks a config's values against the signature of what they are passed to."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError
+
+from ader.errors import UserError, suggest
+
+
+def validated(target: Callable[..., Any], arguments: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The arguments converted to the types that ``target`` declares.
+
+    Args:
+        target: a function or class.
+        arguments: its keyword arguments, as read from YAML or the command line.
+        where: the config group, for messages (``"method"`` gives ``method.lr=...``).
+
+    Raises:
+        UserError: an unknown or missing name, or a value of the wrong kind.
+    """
+    function = target.__init__ if inspect.isclass(target) else target
+    parameters = {
+        name: parameter
+        for name, parameter in inspect.signature(target).parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    }
+    hints = typing.get_type_hints(function, include_extras=True)
+    for name in arguments:
+        if name not in parameters:
+            raise UserError(f"{where}.{name} is not known to {target.__name__}: {suggest(name, parameters)}")
+    for name, parameter in parameters.items():
+        if parameter.default is parameter.empty and name not in arguments:
+            raise UserError(f"{where}.{name} has no value: give {where}.{name}=...")
+    return {name: _convert(hints.get(name, Any), value, f"{where}.{name}") for name, value in arguments.items()}
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    try:
+        adapter = TypeAdapter(hint, config=_config(hint))
+    except PydanticSchemaGenerationError:
+        return value  # a type only Python code can pass, such as a module
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        # the location holds keys and, for unions, the names of the types that were tried; keep the keys
+        place = ".".join(str(part) for part in first["loc"] if isinstance(value, Mapping) and part in value)
+        raise UserError(
+            f"{where}{'.' + place if place else ''}={first['input']!r} does not fit: {first['msg'].lower()}"
+        ) from error
+
+
+def _config(hint: Any) -> ConfigDict | None:
+    """None for types that carry their own pydantic settings (dataclasses): pydantic refuses to have both."""
+    return None if hasattr(hint, "__dataclass_fields__") else ConfigDict(arbitrary_types_allowed=False)

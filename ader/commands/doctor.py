@@ -1,0 +1,126 @@
+"""``ader doctor``: what this machine lacks, and how to get it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import yaml
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from ader.errors import UserError
+from ader.options import config_folder, options
+
+OK, LACKS, BROKEN = "ok", "lacks", "BROKEN"
+
+Finding = tuple[str, str, str]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Prints a table of findings; status 1 when something without which nothing runs is broken."""
+    if arguments:
+        raise UserError(f"ader doctor takes no arguments, got {' '.join(arguments)}")
+    findings = [*_packages(), *_devices(), *_folders(), *_weights(), *_datasets()]
+    table = Table("what", "state", "detail, and how to get it", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for finding in findings:
+        table.add_row(*finding)
+    Console(highlight=False).print(table)
+    return 1 if any(state == BROKEN for _, state, _ in findings) else 0
+
+
+def _packages() -> Iterator[Finding]:
+    yield "python", OK, platform.python_version()
+    for name in ("torch", "torchvision", "timm"):
+        try:
+            module = importlib.import_module(name)
+        except (
+            ImportError,
+            RuntimeError,
+            AttributeError,
+        ) as error:  # a torchvision of another torch raises these
+            advice = "install a matching pair: pip install -c constraints.txt torch torchvision"
+            yield name, BROKEN, f"{type(error).__name__}: {str(error).splitlines()[0]}; {advice}"
+            continue
+        yield name, OK, str(module.__version__)
+
+
+def _devices() -> Iterator[Finding]:
+    cores = os.cpu_count() or 1
+    yield "processor", OK, f"{cores} cores"
+    try:
+        import torch
+    except ImportError:
+        return
+    for number in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(number)
+        name = torch.cuda.get_device_name(number)
+        yield f"cuda:{number}", OK, f"{name}, {free / 2**30:.0f} of {total / 2**30:.0f} GiB free"
+    if not torch.cuda.is_available():
+        yield (
+            "gpu",
+            LACKS,
+            "torch sees no CUDA device: runs work on the processor, full benchmarks take days there",
+        )
+
+
+def _folders() -> Iterator[Finding]:
+    for key, variable, default in (
+        ("results", "ADER_RESULTS", "results"),
+        ("cache", "ADER_CACHE", "~/.cache/ader"),
+    ):
+        folder = Path(os.environ.get(variable, default)).expanduser()
+        nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        free = shutil.disk_usage(nearest).free / 2**30
+        if os.access(nearest, os.W_OK):
+            yield f"{key} folder", OK, f"{folder}, {free:.0f} GiB free"
+        else:
+            yield f"{key} folder", BROKEN, f"{folder} cannot be written: set {variable} or paths.{key}"
+
+
+def _weights() -> Iterator[Finding]:
+    """The weights that the methods' recipes ask for."""
+    folder = Path(os.environ.get("ADER_WEIGHTS", "weights")).expanduser()
+    wanted: dict[str, list[str]] = {}
+    for method in options("method"):
+        backbone = _read("method", method).get("backbone")
+        if isinstance(backbone, dict):
+            wanted.setdefault(str(backbone["name"]), []).append(method)
+    for name, methods in sorted(wanted.items()):
+        file = next((f for ending in ("safetensors", "pth") if (f := folder / f"{name}.{ending}").is_file()), None)
+        if file:
+            yield f"weights {name}", OK, str(file)
+        else:
+            yield (
+                f"weights {name}",
+                LACKS,
+                f"for {', '.join(methods)}: downloaded at first use, or put {name}.safetensors or .pth into {folder} "
+                "(ADER_WEIGHTS)",
+            )
+
+
+def _datasets() -> Iterator[Finding]:
+    data = Path(os.environ.get("ADER_DATA", "data")).expanduser()
+    for name in options("dataset"):
+        values = _read("dataset", name)
+        root = str(values.get("root"))
+        if root == "???":
+            continue
+        folder = Path(root.replace("${paths.data}", str(data)))
+        about = values.get("about")
+        source = str(about.get("homepage") or "made at first use") if isinstance(about, dict) else ""
+        if folder.is_dir():
+            yield f"dataset {name}", OK, str(folder)
+        else:
+            yield f"dataset {name}", LACKS, f"not at {folder} (ADER_DATA, or dataset.root=DIR): {source}"
+
+
+def _read(group: str, name: str) -> dict[str, object]:
+    text = (config_folder() / group / f"{name}.yaml").read_text(encoding="utf-8")
+    values: dict[str, object] = yaml.safe_load(text)
+    return values

@@ -1,0 +1,91 @@
+"""``ader list``: what there is."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from ader import plugins
+from ader.errors import UserError, suggest
+from ader.options import config_folder, options
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Prints one kind of thing, a line each."""
+    if len(arguments) != 1 or arguments[0] not in KINDS:
+        wanted = arguments[0] if arguments else ""
+        raise UserError(f"ader list {' '.join(arguments)}: {suggest(wanted, KINDS)}")
+    headings, rows = KINDS[arguments[0]]
+    table = Table(*headings, box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for row in rows():
+        table.add_row(*row)
+    Console(highlight=False).print(table)
+    return 0
+
+
+def _methods() -> Iterator[tuple[str, ...]]:
+    """Importing a method is the only way to know whether its packages are there."""
+    for name in plugins.names("methods"):
+        base = importlib.import_module("ader.methods.base")
+        try:
+            tags = base.find_class(name).tags
+        except UserError as error:
+            yield name, "", "", str(error).partition(": ")[2] or str(error)
+            continue
+        yield name, "maps" if tags.maps else "scores", tags.supervision, tags.paper
+
+
+def _datasets() -> Iterator[tuple[str, ...]]:
+    for name in options("dataset"):
+        values = _read(config_folder() / "dataset" / f"{name}.yaml")
+        counts = values.get("counts") or {}
+        images = sum(sum(row) for row in counts.values())
+        about = values.get("about") or {}
+        yield (
+            name,
+            str(len(counts) or ""),
+            f"{images:,}" if images else "",
+            about.get("licence") or "",
+            about["title"],
+        )
+
+
+def _metrics() -> Iterator[tuple[str, ...]]:
+    from ader.metrics import METRICS
+
+    for metric in METRICS:
+        yield metric.slug, metric.heading, metric.description
+
+
+def _comments(group: str) -> Callable[[], Iterator[tuple[str, ...]]]:
+    """Options of a config group with the comment that opens their file."""
+
+    def rows() -> Iterator[tuple[str, ...]]:
+        for name in options(group):
+            lines = (config_folder() / group / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+            comments = [line.lstrip("# ") for line in lines if line.startswith("#") and "@package" not in line]
+            yield name, comments[0] if comments else ""
+
+    return rows
+
+
+def _read(path: Path) -> dict[str, Any]:
+    values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return values
+
+
+KINDS: dict[str, tuple[tuple[str, ...], Callable[[], Iterator[tuple[str, ...]]]]] = {
+    "methods": (("method", "gives", "trains on", "paper"), _methods),
+    "datasets": (("dataset", "categories", "images", "licence", "title"), _datasets),
+    "metrics": (("metric", "heading", "meaning"), _metrics),
+    "settings": (("setting", "meaning"), _comments("setting")),
+    "trainers": (("trainer", "meaning"), _comments("trainer")),
+    "experiments": (("experiment", "meaning"), _comments("experiment")),
+}

@@ -1,0 +1,43 @@
+"""``ader profile``: what a method costs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from ader.config import REQUIRED, compose, take_flags
+from ader.errors import UserError
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Builds a method, trains and tests it on random images for a few steps, and prints its cost."""
+    flags, overrides = take_flags(arguments)
+    form = [word.partition("=")[2] for word in overrides if word.startswith("format=")]
+    if form and form[-1] not in ("json", "text"):
+        raise UserError(f"format={form[-1]} is not known: choose from json, text")
+    overrides = [word for word in overrides if not word.startswith("format=")]
+    named = {word.partition("=")[0] for word in overrides}
+    if not named & {"dataset", "experiment"}:
+        overrides.append("dataset=demo")  # only to complete the configuration: no image is read
+    assert "method" in REQUIRED
+    composed = compose(overrides, flags.config_dir)
+
+    from ader.job import resolve_device, run_options, trainer_options
+    from ader.methods.base import build
+    from ader.profile import measure
+    from ader.trainer import seed_all, set_precision
+
+    options, trainer = run_options(composed), trainer_options(composed)
+    device = resolve_device(trainer.device)
+    set_precision(trainer.precision)
+    seed_all(options.seed)
+    values = dict(composed.values["method"])
+    name = values.pop("name")
+    method = build(name, image_size=options.image_size, **values)
+    cost = measure(method, options.image_size, trainer.test_batch_size, device, trainer.precision)
+    if form and form[-1] == "json":
+        print(json.dumps({"method": name, **cost.as_dict()}, indent=2))
+    else:
+        print("\n".join([f"{name} at {cost.image_size}x{cost.image_size} on {cost.device}", *cost.lines()]))
+        print("\n".join(f"CAUTION: {caveat}" for caveat in method.caveats()))
+    return 0

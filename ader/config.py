@@ -1,0 +1,223 @@
+"""Composes a run's configuration with Hydra, and explains what is wrong with a command line.
+
+Outside this module a configuration is plain dictionaries; no other code sees Hydra.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from ader.errors import UserError, suggest
+from ader.options import config_folder
+
+#: A command line that needs neither still gets these (profile needs no dataset).
+REQUIRED = ("dataset", "method")
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A composed configuration.
+
+    Attributes:
+        values: all groups, interpolations resolved.
+        defaults: the same choices without any value overridden (and without the experiment).
+        choices: the option taken in each group.
+    """
+
+    values: dict[str, Any]
+    defaults: dict[str, Any]
+    choices: dict[str, str]
+
+    def as_yaml(self) -> str:
+        """The configuration as YAML, as ``--cfg`` prints it."""
+        return OmegaConf.to_yaml(OmegaConf.create(self.values))
+
+
+@dataclass(frozen=True)
+class Flags:
+    """What a command line says besides overrides."""
+
+    cfg: bool = False
+    config_dir: str | None = None
+
+
+def take_flags(words: Sequence[str]) -> tuple[Flags, list[str]]:
+    """Separates ``--cfg`` and ``--config-dir DIR`` from the overrides.
+
+    Raises:
+        UserError: an unknown flag, or a folder is missing.
+    """
+    cfg, config_dir, overrides = False, None, []
+    rest = iter(words)
+    for word in rest:
+        if word == "--cfg":
+            cfg = True
+        elif word.startswith("--config-dir"):
+            config_dir = word.partition("=")[2] or next(rest, None)
+            if not config_dir:
+                raise UserError("--config-dir needs a folder: --config-dir DIR")
+        elif word.startswith("-"):
+            raise UserError(f"{word} is not a flag: {suggest(word, ['--cfg', '--config-dir', '--help', '--version'])}")
+        else:
+            overrides.append(word)
+    return Flags(cfg, config_dir), overrides
+
+
+def compose(overrides: Sequence[str], config_dir: str | None = None) -> Composed:
+    """Composes ``configs/run.yaml`` with command-line overrides.
+
+    Args:
+        overrides: Hydra's ``group=option`` and ``key=value``.
+        config_dir: a folder with further options, searched as well.
+
+    Raises:
+        UserError: anything wrong with the overrides; the message names near choices.
+    """
+    search = [f"pkg://{point.module}" for point in entry_points(group="ader.configs")]
+    if config_dir is not None:
+        folder = Path(config_dir).expanduser().resolve()
+        if not folder.is_dir():
+            raise UserError(f"--config-dir {config_dir}: no such folder")
+        search.append(f"file://{folder}")
+    extra = [f"hydra.searchpath=[{','.join(search)}]"] if search else []
+    with initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
+        parsed = _parse(overrides)
+        _check_options(parsed, extra)
+        config = _compose([*overrides, *extra], overrides)
+        choices = _choices(config)
+        base = _compose([f"{group}={option}" for group, option in choices.items()] + extra, overrides)
+    return Composed(_plain(config, strict=True), _plain(base, strict=False), choices)
+
+
+def _parse(overrides: Sequence[str]) -> list[Override]:
+    parsed = []
+    for text in overrides:
+        if "=" not in text and not text.startswith("~"):
+            raise UserError(f"{text!r} is not an override: write key=value, such as method=rd (ader --help)")
+        try:
+            override = OverridesParser.create().parse_override(text)
+        except HydraException as error:
+            raise UserError(
+                f"override {text!r} cannot be read ({_first_line(error)}): quote it, as in 'key=\"value\"'"
+            ) from error
+        if override.is_sweep_override():
+            raise UserError(f"override {text!r} names several values: one run takes one")
+        parsed.append(override)
+    return parsed
+
+
+def _check_options(parsed: Sequence[Override], extra: Sequence[str]) -> None:
+    """Names near options for a misspelt group choice, and near groups for a misspelt group."""
+    loader = _loader(extra)
+    groups = loader.list_groups("")
+    top = {*groups, *OmegaConf.load(config_folder() / "run.yaml"), "hydra"} - {"defaults"}
+    for override in parsed:
+        key, value = override.key_or_group, override.value()
+        if key.split(".")[0] not in top and not override.is_add():
+            raise UserError(f"{override.input_line}: there is no key {key!r}: {suggest(key, top)}")
+        if key in groups and isinstance(value, str):
+            options = loader.get_group_options(key, ObjectType.CONFIG)
+            if value not in options:
+                raise UserError(f"{key}={value} does not exist: {suggest(value, options)}")
+
+
+def _loader(extra: Sequence[str]) -> ConfigLoader:
+    """The config loader with the search path that ``extra`` asks for."""
+    loader = GlobalHydra.instance().config_loader()
+    for item in extra:
+        for place in item.partition("[")[2].rstrip("]").split(","):
+            loader.get_search_path().append("ader", place)
+    return loader
+
+
+def _compose(overrides: Sequence[str], typed: Sequence[str]) -> DictConfig:
+    try:
+        config: DictConfig = hydra_compose("run", overrides=list(overrides), return_hydra_config=True)
+        return config
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(_explain(error, typed)) from error
+
+
+def _explain(error: Exception, typed: Sequence[str]) -> str:
+    """One line for what Hydra and OmegaConf say in several."""
+    text = " ".join(filter(None, (str(error), str(error.__cause__ or ""))))
+    group = re.search(r"You must specify '([\w/]+)'", text)
+    if group:
+        options = re.findall(r"^\t(\S+)$", text, flags=re.M)
+        return f"{group[1]} is not given: add {group[1]}=NAME; {suggest('', options)}"
+    for override in typed:
+        key = override.partition("=")[0].lstrip("+~")
+        if f"'{key}'" in text or f"override {override}" in text:
+            return f"{override}: there is no key {key!r}: {suggest(key, _keys(typed, without=override))}"
+    return f"the configuration does not compose: {_first_line(error)}"
+
+
+def _keys(typed: Sequence[str], without: str) -> list[str]:
+    """All keys that an override may name, given the group choices typed."""
+    groups = set(GlobalHydra.instance().config_loader().list_groups(""))
+    chosen = [text for text in typed if text != without and text.partition("=")[0] in groups]
+    named = {text.partition("=")[0] for text in chosen}
+    if "experiment" not in named:
+        chosen += [f"{group}={_any_option(group)}" for group in REQUIRED if group not in named]
+    try:
+        config = hydra_compose("run", overrides=chosen)
+    except (HydraException, OmegaConfBaseException):
+        return sorted(groups)
+    return sorted({*groups, *_flat(OmegaConf.to_container(config))})
+
+
+def _any_option(group: str) -> str:
+    return str(GlobalHydra.instance().config_loader().get_group_options(group, ObjectType.CONFIG)[0])
+
+
+def _flat(values: Any, prefix: str = "") -> Iterator[str]:
+    if isinstance(values, Mapping):
+        for key, value in values.items():
+            yield f"{prefix}{key}"
+            yield from _flat(value, f"{prefix}{key}.")
+
+
+def _choices(config: DictConfig) -> dict[str, str]:
+    choices = OmegaConf.to_container(config.hydra.runtime.choices)
+    assert isinstance(choices, dict)
+    return {
+        str(group): str(option)
+        for group, option in choices.items()
+        if option is not None and not str(group).startswith("hydra/") and group != "experiment"
+    }
+
+
+def _plain(config: DictConfig, strict: bool) -> dict[str, Any]:
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    try:
+        values = OmegaConf.to_container(own, resolve=True, throw_on_missing=strict)
+    except MissingMandatoryValue as error:
+        key = error.full_key
+        raise UserError(f"{key} is not given: add {key}=...") from error
+    except OmegaConfBaseException as error:
+        raise UserError(f"the configuration does not resolve: {_first_line(error)}") from error
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def _first_line(error: Exception) -> str:
+    for text in (str(error), str(error.__cause__ or "")):
+        if text.strip():
+            return text.strip().splitlines()[0]
+    return type(error).__name__

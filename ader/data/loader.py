@@ -1,0 +1,235 @@
+"""From samples to batches: decoding in workers, uint8 until the device, an order that is a pure function of the seed.
+
+Shapes in names: B images, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ader import dist
+from ader.data.image import load_image, load_mask
+from ader.data.index import TEST, Index, Sample
+from ader.errors import UserError, some
+from ader.methods.base import Augment, Batch, Descent, Pass, Stage, Tags
+
+
+@dataclass(frozen=True)
+class Order:
+    """Which images each step of a stage sees: a pure function, so that a run resumes at any step.
+
+    Attributes:
+        images: how many there are.
+        batch_size: images per step, over all processes.
+        seed: of the run and the stage together.
+        shuffle: a new permutation for each epoch.
+        drop_last: leave out the incomplete batch at an epoch's end, unless it is the only one.
+    """
+
+    images: int
+    batch_size: int
+    seed: int
+    shuffle: bool
+    drop_last: bool
+
+    @property
+    def steps_per_epoch(self) -> int:
+        whole = self.images // self.batch_size
+        return max(1, whole if self.drop_last else math.ceil(self.images / self.batch_size))
+
+    def at(self, step: int, permutations: dict[int, list[int]]) -> tuple[int, list[int]]:
+        """Epoch and image positions of one step; ``permutations`` keeps the current epoch's between calls."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if epoch not in permutations:
+            permutations.clear()
+            permutations[epoch] = self._permutation(epoch)
+        start = place * self.batch_size
+        return epoch, permutations[epoch][start : start + self.batch_size]
+
+    def _permutation(self, epoch: int) -> list[int]:
+        if not self.shuffle:
+            return list(range(self.images))
+        generator = torch.Generator().manual_seed(mix(self.seed, epoch))
+        order: list[int] = torch.randperm(self.images, generator=generator).tolist()
+        return order
+
+
+def mix(*parts: object) -> int:
+    """A 63-bit seed from any printable parts, the same on every machine."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def shard(count: int, rank: int, world: int) -> range:
+    """The positions that process ``rank`` of ``world`` evaluates: contiguous, every position exactly once."""
+    return range(count * rank // world, count * (rank + 1) // world)
+
+
+class _Steps(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, position) for steps ``start`` to ``stop``; this process's share of each."""
+
+    def __init__(self, order: Order, start: int, stop: int) -> None:
+        self.order, self.start, self.stop = order, start, stop
+
+    def __len__(self) -> int:
+        return max(0, self.stop - self.start)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        permutations: dict[int, list[int]] = {}
+        for step in range(self.start, self.stop):
+            epoch, positions = self.order.at(step, permutations)
+            share = shard(len(positions), dist.rank(), dist.world())
+            yield [(epoch, positions[place]) for place in share]
+
+
+class _Images(Dataset[dict[str, Any]]):
+    """Decodes one sample: uint8 image (3, H, W), and what else is asked for."""
+
+    def __init__(
+        self,
+        index: Index,
+        samples: Sequence[Sample],
+        size: int,
+        truth: str,
+        seed: int,
+        augment: Augment | None,
+    ) -> None:
+        self.index, self.samples, self.size = index, samples, size
+        self.truth, self.seed, self.augment = truth, seed, augment
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        epoch, position = key
+        sample = self.samples[position]
+        image = load_image(self.index.path(sample.image), self.size)
+        seed = mix(self.seed, epoch, sample.image)
+        item: dict[str, Any] = {"image": torch.from_numpy(image), "seed": seed, "position": position}
+        if self.truth in ("image", "pixel"):
+            item["label"] = sample.label
+        if self.truth == "pixel":
+            mask = load_mask(self.index.path(sample.mask) if sample.mask else None, self.size)
+            item["mask"] = torch.from_numpy(mask)
+        if self.augment is not None:
+            extra = self.augment(image, np.random.default_rng(seed))
+            item["extra"] = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in extra.items()}
+        return item
+
+
+class Loader:
+    """Batches of one index, for training stages and for evaluation.
+
+    Args:
+        index: all samples, of all splits.
+        size: images are resized to (size, size).
+        device: where batches go.
+        seed: of the run.
+        workers: decoding processes; 0 decodes in this one.
+        tags: of the method, which decide the labels it may see.
+    """
+
+    def __init__(self, index: Index, size: int, device: torch.device, seed: int, workers: int, tags: Tags) -> None:
+        self.index, self.size, self.device = index, size, device
+        self.seed, self.workers, self.tags = seed, workers, tags
+
+    def order(self, stage: Stage) -> Order:
+        """The order in which ``stage`` sees its split.
+
+        Raises:
+            UserError: the split holds no image.
+        """
+        images = len(self._training(stage))
+        shuffle = stage.shuffle if isinstance(stage, Pass) else True
+        drop_last = isinstance(stage, Descent) and stage.drop_last
+        return Order(images, stage.batch_size, mix(self.seed, stage.name), shuffle, drop_last)
+
+    def train(self, stage: Stage, start: int, stop: int) -> Iterator[Batch]:
+        """Steps ``start`` to ``stop`` of a training stage."""
+        images = _Images(self.index, self._training(stage), self.size, self.tags.supervision, self.seed, stage.augment)
+        for item in self._iterate(images, _Steps(self.order(stage), start, stop)):
+            yield Batch(
+                image_BCHW=self._image(item["image"]),
+                seed_B=item["seed"],
+                label_B=self._move(item.get("label")),
+                mask_BHW=self._move(item.get("mask")),
+                extra={name: value.to(self.device) for name, value in item.get("extra", {}).items()},
+            )
+
+    def test(self, batch_size: int) -> Iterator[tuple[list[Sample], Tensor, Tensor]]:
+        """This process's test images, each once: samples, image_BCHW on the device, mask_BHW (uint8 0/1, device)."""
+        samples = self.index.split(TEST).samples
+        positions = shard(len(samples), dist.rank(), dist.world())
+        batches = [[(0, p) for p in positions[i : i + batch_size]] for i in range(0, len(positions), batch_size)]
+        images = _Images(self.index, samples, self.size, "pixel", self.seed, None)
+        for item in self._iterate(images, batches):
+            chosen = [samples[position] for position in item["position"].tolist()]
+            yield chosen, self._image(item["image"]), item["mask"].to(self.device, non_blocking=True)
+
+    def _training(self, stage: Stage) -> tuple[Sample, ...]:
+        if stage.split == TEST:
+            raise ValueError(f"stage {stage.name!r} asks for the test split: a method never sees test data")
+        samples = self.index.split(stage.split).samples
+        if not samples:
+            raise UserError(
+                f"stage {stage.name!r} needs images of split {stage.split!r}, and dataset {self.index.name!r} has "
+                "none: choose another setting"
+            )
+        return samples
+
+    def _iterate(self, images: _Images, batches: Any) -> Iterator[dict[str, Any]]:
+        loader: DataLoader[dict[str, Any]] = DataLoader(
+            images,
+            batch_sampler=batches,
+            num_workers=min(self.workers, max(1, len(batches))) if self.workers else 0,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator().manual_seed(self.seed),  # else it draws from the run's own random stream
+        )
+        return iter(loader)
+
+    def _image(self, image: Tensor) -> Tensor:
+        return image.to(self.device, non_blocking=True).float().div_(255)
+
+    def _move(self, values: Tensor | None) -> Tensor | None:
+        return None if values is None else values.to(self.device, non_blocking=True)
+
+
+def hold_out(index: Index, shares: dict[str, float], seed: int) -> Index:
+    """Moves shares of each category's normal training images to splits of their own.
+
+    Args:
+        index: any index; the split ``train`` is divided.
+        shares: split name to share in (0, 1).
+        seed: decides which images; each split has at least one image of each category.
+
+    Raises:
+        UserError: a category has too few normal training images.
+    """
+    moved: dict[str, str] = {}
+    for category in index.categories:
+        images = [s.image for s in index if s.category == category and s.split == "train" and s.label == 0]
+        generator = torch.Generator().manual_seed(mix(seed, "hold-out", category))
+        order = torch.randperm(len(images), generator=generator).tolist()
+        for name, share in shares.items():
+            count = max(1, round(share * len(images)))
+            moved.update({images[order.pop()]: name for _ in range(min(count, len(order)))})
+        if shares and not order:
+            raise UserError(
+                f"category {category!r} has {len(images)} normal training images, too few to set apart "
+                f"{some(shares)}: choose another setting"
+            )
+    samples = tuple(_with_split(sample, moved.get(sample.image, sample.split)) for sample in index)
+    return Index(index.name, index.root, samples, index.categories, index.masks)
+
+
+def _with_split(sample: Sample, split: str) -> Sample:
+    return Sample(sample.image, sample.category, split, sample.label, sample.mask, sample.defect, sample.group)

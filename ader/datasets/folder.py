@@ -1,0 +1,33 @@
+"""Your own images: any folder in MVTec layout (see ``ader.datasets.base``), masks optional."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from ader.data.index import Index
+from ader.datasets.base import read_mvtec_layout
+
+
+def folder(root: Path, categories: Sequence[str] | None = None) -> Index:
+    """Lists every category found under ``root``, in alphabetical order.
+
+    Folders with neither ``train`` nor ``test`` are ignored. A defective image without a mask is left out of
+    pixel metrics; when none has one, ``Index.masks`` is False.
+
+    Args:
+        root: the folder that holds one folder per category. Its name becomes part of the index's name.
+        categories: those to read; None means all.
+
+    Raises:
+        UserError: there is no category, one is empty, or images and masks cannot be paired by name.
+    """
+    return read_mvtec_layout(folder_name(root), root, categories, masks_optional=True)
+
+
+def folder_name(root: Path) -> str:
+    """``folder-`` and the root's own name, reduced to what is safe in a path on every system."""
+    safe = re.sub(r"[^\w.-]+", "-", os.path.basename(os.path.abspath(root))).strip("-.")
+    return f"folder-{safe or 'root'}"

@@ -1,0 +1,160 @@
+"""PatchCore: nearest neighbours in a coreset of locally aggregated patch features.
+
+Paper: Roth et al., "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022.
+Upstream: amazon-science/patchcore-inspection at fcaa92f (Apache-2.0) and zhangzjn/ADer at 902937a (MIT).
+The default recipe is ADer's. ``image_score=patch`` gives the official image score.
+
+@PARITY@
+
+Differences from upstream:
+- All training images are used; ADer's loader drops the last incomplete batch.
+- Patch features come from their closed form (a grouped 3x3 convolution); upstream unfolds 9 copies and pools them.
+- The greedy choice is exact but batched (``nets/neighbours.py``); upstream walks over all points for each choice.
+- Distances are computed by blocked matrix products and ranked again exactly; upstream asks FAISS (``IndexFlatL2``).
+  As there, scores are squared distances; the paper's re-weighting of the image score is not in upstream's code.
+- The random projection and the starting points come from torch's generator: another draw than upstream's, from the
+  same distributions.
+
+Shapes in names: B images, C channels, H height, W width, N patches, M bank items, Q queries, D dimensions, K
+neighbours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ader import dist
+from ader.errors import UserError
+from ader.methods.base import Batch, Method, Pass, Prediction, Tags
+from ader.nets.backbone import Backbone, BackboneOptions
+from ader.nets.fitted import Fitted
+from ader.nets.maps import GaussianBlur, upsample
+from ader.nets.neighbours import greedy_coreset, nearest, squared_distances
+
+
+class PatchCore(Method):
+    """Memory bank of normal patch features; a patch's score is its distance to the nearest one.
+
+    Args:
+        batch_size: images per step of the pass; no effect on the result.
+        coreset: share of all patches kept in the bank, in (0, 1]; 1 keeps all.
+        projection: dimensions of the random projection in which the coreset is chosen.
+        starts: random points whose mean distance decides the first choice.
+        dimensions: of a patch feature, after pooling over both layers.
+        layers: timm ``out_indices`` of the backbone, finest first: 2 and 3 are a ResNet's layer2 and layer3.
+        neighbours: bank items whose distances are averaged.
+        image_score: ``"map"``, the maximum of the smoothed map (ADer), or ``"patch"``, the largest patch score.
+        sigma: of the Gaussian that smooths the map, in pixels.
+        backbone: any timm network with feature maps.
+    """
+
+    tags: ClassVar[Tags] = Tags(paper="Roth et al., CVPR 2022")
+
+    def __init__(
+        self,
+        batch_size: int = 8,
+        coreset: float = 0.1,
+        projection: int = 128,
+        starts: int = 10,
+        dimensions: int = 1024,
+        layers: tuple[int, ...] = (2, 3),
+        neighbours: int = 1,
+        image_score: Literal["map", "patch"] = "map",
+        sigma: float = 4.0,
+        backbone: BackboneOptions = BackboneOptions("wide_resnet50_2.tv_in1k"),  # noqa: B008 (frozen)
+    ) -> None:
+        super().__init__()
+        if not 0 < coreset <= 1:
+            raise UserError(f"method.coreset={coreset} is out of range: give a share in (0, 1]")
+        self.batch_size, self.coreset, self.projection, self.starts = batch_size, coreset, projection, starts
+        self.neighbours, self.image_score = neighbours, image_score
+        self.backbone = Backbone(backbone, layers)
+        self.patches = PatchFeatures(self.backbone.channels, dimensions)
+        self.bank = Fitted()
+        self.blur = GaussianBlur(sigma)
+        self._collected: list[Tensor] = []
+
+    def stages(self) -> Iterator[Pass]:
+        self._collected = []
+        yield Pass(name="bank", batch_size=self.batch_size, update=self._collect, finish=self._reduce)
+
+    def _collect(self, batch: Batch) -> None:
+        self._collected.append(self(batch.image_BCHW).flatten(0, 2).float())
+
+    def _reduce(self) -> None:
+        patch_ND = dist.gather_rows(torch.cat(self._collected))
+        self._collected = []
+        self.bank.value = patch_ND if self.coreset == 1 else patch_ND[self._choose(patch_ND)]
+
+    def _choose(self, patch_ND: Tensor) -> Tensor:
+        """Approximate greedy coreset (section 3.2): chosen in a random projection, started from random points."""
+        count = max(1, int(len(patch_ND) * self.coreset))
+        mapper = nn.Linear(patch_ND.shape[1], self.projection, bias=False)  # upstream's draw, with its scale
+        point_ND = patch_ND @ mapper.weight.detach().to(patch_ND.device).T
+        start = torch.randperm(len(patch_ND))[: self.starts].to(patch_ND.device)
+        mean_N = squared_distances(point_ND, point_ND[start]).sqrt().mean(dim=1)
+        return greedy_coreset(point_ND, count, first_N=mean_N.square())
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        """Patch features (B, H, W, D) on the grid of the finest layer."""
+        patch_BHWD: Tensor = self.patches(self.backbone(image_BCHW)).permute(0, 2, 3, 1)
+        return patch_BHWD
+
+    def predict(self, image_BCHW: Tensor) -> Prediction:
+        patch_BHWD = self(image_BCHW).float()
+        distance_QK, _ = nearest(patch_BHWD.flatten(0, 2), self.bank.get(), self.neighbours)
+        patch_BHW = distance_QK.mean(dim=1).view(patch_BHWD.shape[:3])
+        map_BHW = self.blur(upsample(patch_BHW, image_BCHW.shape[2:], align_corners=False))
+        scored_BHW = map_BHW if self.image_score == "map" else patch_BHW
+        return Prediction(scored_BHW.amax(dim=(1, 2)), map_BHW)
+
+
+class PatchFeatures(nn.Module):
+    """Locally aware patch features (section 3.1) as grouped 3x3 convolutions.
+
+    Upstream unfolds each layer into 3x3 neighbourhoods (C * 9 numbers, channel first), interpolates to the finest
+    layer's grid, pools each patch adaptively to D numbers, stacks the layers and pools adaptively to D again. Pooling
+    and interpolation are linear and act on different axes, so the pooling is a fixed 3x3 convolution, in groups
+    wherever bins and channels line up, and it can be done before the interpolation.
+
+    Args:
+        channels: of each layer.
+        dimensions: D, divisible by the number of layers.
+    """
+
+    kernels: list[Tensor]
+
+    def __init__(self, channels: Sequence[int], dimensions: int) -> None:
+        super().__init__()
+        if dimensions % len(channels):
+            raise UserError(f"method.dimensions={dimensions} must be a multiple of the {len(channels)} layers")
+        share = dimensions // len(channels)
+        self.groups = [math.gcd(count, dimensions, share) for count in channels]
+        for number, (count, groups) in enumerate(zip(channels, self.groups, strict=True)):
+            kernel = _pooling_kernel(count // groups, dimensions // groups, share // groups)
+            self.register_buffer(f"kernel{number}", kernel.repeat(groups, 1, 1, 1), persistent=False)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Patch features (B, D, H, W) on the grid of the first (finest) feature map."""
+        size = features[0].shape[2:]
+        pooled = []
+        for number, (feature_BCHW, groups) in enumerate(zip(features, self.groups, strict=True)):
+            kernel = self.get_buffer(f"kernel{number}").to(feature_BCHW.dtype)
+            patch_BCHW = F.conv2d(feature_BCHW, kernel, padding=1, groups=groups)
+            if patch_BCHW.shape[2:] != size:
+                patch_BCHW = F.interpolate(patch_BCHW, size=size, mode="bilinear", align_corners=False)
+            pooled.append(patch_BCHW)
+        return torch.cat(pooled, dim=1)
+
+
+def _pooling_kernel(channels: int, middle: int, outputs: int) -> Tensor:
+    """Weights (outputs, channels, 3, 3) of the two adaptive poolings C * 9 -> middle -> outputs of one group."""
+    identity = torch.eye(channels * 9)[:, None]
+    pooled = F.adaptive_avg_pool1d(F.adaptive_avg_pool1d(identity, middle), outputs)
+    return pooled[:, 0].T.reshape(outputs, channels, 3, 3).contiguous()

@@ -1,0 +1,71 @@
+"""From features to anomaly maps: what the reconstruction and embedding methods share.
+
+Shapes in names: B images, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.ndimage import gaussian_filter1d
+from torch import Tensor, nn
+
+
+class GaussianBlur(nn.Module):
+    """Gaussian smoothing of maps, equal to ``scipy.ndimage.gaussian_filter`` (edges repeated, cut at 4 sigma).
+
+    One-dimensional smoothing of n pixels is a fixed n x n matrix, so a map is smoothed by two matrix products;
+    the matrix is scipy's own filter applied to the identity, which carries its border rule along.
+
+    Args:
+        sigma: standard deviation in pixels.
+    """
+
+    def __init__(self, sigma: float) -> None:
+        super().__init__()
+        self.sigma = sigma
+        self._matrices: dict[tuple[int, torch.device], Tensor] = {}
+
+    def forward(self, map_BHW: Tensor) -> Tensor:
+        """Smoothed maps, same shape, float32."""
+        map_BHW = map_BHW.float()
+        down_HH = self._matrix(map_BHW.shape[1], map_BHW.device)
+        across_WW = self._matrix(map_BHW.shape[2], map_BHW.device)
+        with torch.autocast(map_BHW.device.type, enabled=False):
+            return down_HH @ map_BHW @ across_WW.T
+
+    def _matrix(self, size: int, device: torch.device) -> Tensor:
+        key = (size, device)
+        if key not in self._matrices:
+            smoothed = gaussian_filter1d(np.eye(size), self.sigma, axis=0, mode="reflect")
+            self._matrices[key] = torch.from_numpy(smoothed).to(device, torch.float32)
+        return self._matrices[key]
+
+
+def full(tensor: Tensor) -> Tensor:
+    """At least float32: sums over up to a million half-precision numbers would lose what they measure."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def upsample(map_BHW: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
+    """Bilinear interpolation of maps to (H, W)."""
+    maps = F.interpolate(map_BHW[:, None], size=tuple(size), mode="bilinear", align_corners=align_corners)
+    return maps[:, 0]
+
+
+def cosine_distance_map(first: Sequence[Tensor], second: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+    """Sum over scales of 1 - cos between two feature pyramids, per pixel, interpolated to (H, W).
+
+    Args:
+        first, second: features (B, C_k, H_k, W_k) of each scale.
+        size: height and width of the result.
+
+    Returns:
+        map_BHW in [0, 2 * scales], float32. Interpolation aligns corners, as in RD4AD and ADer.
+    """
+    distances = (1 - F.cosine_similarity(full(a), full(b), dim=1) for a, b in zip(first, second, strict=True))
+    maps = [upsample(distance_BHW, size, align_corners=True) for distance_BHW in distances]
+    return torch.stack(maps).sum(dim=0)

@@ -1,0 +1,98 @@
+"""The one inference loop: scores the test images, feeds the evaluator, and times both."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ader import dist
+from ader.data.index import Index, Sample
+from ader.data.loader import Loader
+from ader.files import write_atomic
+from ader.job import Job
+from ader.methods.base import Method, Prediction
+from ader.metrics import Evaluator
+from ader.profile import peak_memory, reset_peak, synchronise
+
+
+@torch.no_grad()
+def predict(job: Job, method: Method, loader: Loader, evaluator: Evaluator) -> dict[str, Any]:
+    """Scores this process's test images and gives them to ``evaluator``.
+
+    Returns:
+        Facts for the record: seconds of prediction and of evaluation apart, images, peak memory in bytes.
+    """
+    reset_peak(job.device)
+    batch_size, images = job.trainer.test_batch_size, len(loader.index.split("test"))
+    seconds = {"predict": 0.0, "evaluate": 0.0}
+    done = 0
+    method.eval()
+    with job.console.track("predict", -(-images // (batch_size * dist.world())), "batches") as track:
+        for samples, image_BCHW, mask_BHW in loader.test(batch_size):
+            began = time.perf_counter()
+            with torch.autocast(job.device.type, torch.bfloat16, enabled=job.trainer.precision == "bf16"):
+                prediction = check_prediction(method, method.predict(image_BCHW), image_BCHW)
+            synchronise(job.device)
+            middle = time.perf_counter()
+            evaluator.update(**observation(job.index, samples, prediction, mask_BHW))
+            seconds["predict"] += middle - began
+            seconds["evaluate"] += time.perf_counter() - middle
+            if job.options.save_maps and prediction.map_BHW is not None:
+                save_maps(job.folder / "maps", samples, prediction.map_BHW)
+            done += len(samples)
+            track.advance(f"{done / max(1e-9, seconds['predict']):.1f} images/s")
+            job.interrupt.check("while predicting")
+    return {
+        "predict_seconds": seconds["predict"],
+        "evaluate_seconds": seconds["evaluate"],
+        "test_images": done,
+        "test_memory_bytes": peak_memory(job.device),
+    }
+
+
+def check_prediction(method: Method, prediction: Prediction, image_BCHW: Tensor) -> Prediction:
+    """The prediction in float32, if it has the shapes that the interface promises.
+
+    Raises:
+        TypeError: it has not; the method is at fault.
+    """
+    count, _, height, width = image_BCHW.shape
+    name = type(method).__name__
+    score_B, map_BHW = prediction
+    if score_B.shape != (count,):
+        raise TypeError(f"{name}.predict: expected scores of shape ({count},), got {tuple(score_B.shape)}")
+    if (map_BHW is not None) != method.tags.maps:
+        raise TypeError(f"{name}.predict: expected {'a map' if method.tags.maps else 'no map'}, as its tags say")
+    if map_BHW is not None and map_BHW.shape != (count, height, width):
+        raise TypeError(f"{name}.predict: expected maps of shape {(count, height, width)}, got {tuple(map_BHW.shape)}")
+    return Prediction(score_B.float(), None if map_BHW is None else map_BHW.float())
+
+
+def observation(index: Index, samples: Sequence[Sample], prediction: Prediction, mask_BHW: Tensor) -> dict[str, Any]:
+    """What the evaluator is told of a batch."""
+    maps = prediction.map_BHW if index.masks else None
+    return {
+        "category": [sample.category for sample in samples],
+        "score": prediction.score_B,
+        "label": torch.tensor([sample.label for sample in samples]),
+        "map": maps,
+        "mask": None if maps is None else mask_BHW,
+        "pixel_truth": torch.tensor([sample.label == 0 or sample.mask is not None for sample in samples]),
+        "names": [sample.image for sample in samples],
+    }
+
+
+def save_maps(folder: Path, samples: Sequence[Sample], map_BHW: Tensor) -> None:
+    """Writes each map as ``<category>/<defect>/<stem>.npy``, float32 (H, W)."""
+    for sample, map_HW in zip(samples, map_BHW.cpu().numpy(), strict=True):
+        buffer = io.BytesIO()
+        np.save(buffer, map_HW.astype(np.float32))
+        name = f"{PurePosixPath(sample.image).stem}.npy"
+        write_atomic(folder / sample.category / sample.defect / name, buffer.getvalue())

@@ -1,0 +1,138 @@
+"""The record of a run: one JSON with everything that stands behind its numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from ader.errors import UserError
+from ader.files import write_atomic
+
+#: Changes when a reader of records has to change.
+SCHEMA = 1
+
+PACKAGES = (
+    "ader",
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "scipy",
+    "pandas",
+    "pillow",
+    "hydra-core",
+    "omegaconf",
+)
+
+
+def provenance() -> dict[str, Any]:
+    """When, by what code and on which machine."""
+    return {
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "hardware": hardware(),
+        "command": sys.argv[1:],
+    }
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, cores, and the GPUs that torch sees."""
+    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    return {
+        "platform": platform.platform(),
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": gpus,
+        "cuda": torch.version.cuda if gpus else None,
+    }
+
+
+def digest(values: Mapping[str, Any]) -> str:
+    """SHA-256 of plain values, independent of key order."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def rows(frame: pd.DataFrame) -> dict[str, dict[str, float | None]]:
+    """A table as plain values; undefined is None, never NaN (which is not JSON)."""
+    return {
+        str(name): {str(column): None if math.isnan(value) else float(value) for column, value in row.items()}
+        for name, row in frame.iterrows()
+    }
+
+
+def write(folder: Path, record: Mapping[str, Any]) -> None:
+    """Writes ``record.json`` whole or not at all."""
+    text = json.dumps({"schema": SCHEMA, **record}, indent=2, allow_nan=False)
+    write_atomic(folder / "record.json", text + "\n")
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """The record in ``folder``, or None when there is none.
+
+    Raises:
+        UserError: the file is not a record of this version.
+    """
+    file = folder / "record.json"
+    if not file.exists():
+        return None
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file} is not valid JSON: delete it and run again") from error
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        raise UserError(f"{file} was written by another version of ader: delete it, or give run=NAME")
+    return record
+
+
+def write_table(path: Path, frame: pd.DataFrame) -> None:
+    """A table as CSV: first column ``category``, fractions in full precision, empty where undefined."""
+    write_atomic(path, frame.to_csv(index_label="category"))
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """What ``write_table`` wrote."""
+    return pd.read_csv(path, index_col="category", float_precision="round_trip")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> dict[str, Any] | None:
+    """The clone's commit, and whether files differ from it; None for an installed package."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
+        status = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return {"sha": head.stdout.strip(), "dirty": bool(status.stdout.strip())}
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,84 @@
+"""A run's folder: one run at a time, one configuration for ever, a result only when it is whole."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ader.errors import UserError, some
+from ader.files import remove_leftovers, write_atomic
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Holds the folder for this process; the lock vanishes with the process, however it ends.
+
+    Raises:
+        UserError: another run holds it, or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise UserError(
+            f"results folder {folder} cannot be written ({error.strerror}): give paths.results=FOLDER"
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"another run is at work in {folder}: wait for it, or give run=NAME") from error
+        remove_leftovers(folder)
+        yield
+
+
+def claim(folder: Path, config: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> None:
+    """Marks the folder as this configuration's, or checks that it is.
+
+    Raises:
+        UserError: the folder belongs to another configuration; the message names what differs.
+    """
+    owner = folder / "config.yaml"
+    if owner.exists():
+        theirs = (yaml.safe_load(owner.read_text(encoding="utf-8")) or {}).get("fingerprint", {})
+        keys = [key for key in sorted({*theirs, *fingerprint}) if theirs.get(key) != _plain(fingerprint.get(key))]
+        if keys:
+            differing = [
+                f"{key} ({_brief(theirs.get(key))} there, {_brief(fingerprint.get(key))} here)" for key in keys
+            ]
+            raise UserError(
+                f"{folder} holds a run with other values of {some(differing, 3)}: give run=NAME to keep both, or "
+                "force=true to replace it"
+            )
+        return
+    text = yaml.safe_dump({**_plain(config), "fingerprint": _plain(fingerprint)}, sort_keys=False, allow_unicode=True)
+    write_atomic(owner, text)
+
+
+def clear(folder: Path) -> None:
+    """Deletes what earlier runs left, the lock excepted."""
+    for path in folder.iterdir():
+        if path.name == ".lock":
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _plain(value: Any) -> Any:
+    """As YAML gives it back: tuples become lists."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _brief(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 24 else text[:12] + "..."
