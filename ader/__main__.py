@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from ader import __version__
 from ader.errors import UserError, suggest
+from ader.interrupt import Stopped
 
 COMMANDS = {
     "list": "listing",
@@ -49,15 +52,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(words)
     except UserError as error:
-        print(f"ader: error: {error}", file=sys.stderr)
-        return 2
+        return _fail(2, f"error: {error}")
+    except Stopped as error:
+        return _fail(1, str(error))
     except KeyboardInterrupt:
-        print("ader: interrupted", file=sys.stderr)
+        return _fail(1, "interrupted")
+    except BrokenPipeError:  # the reader of our output has left, as in `ader list methods | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except Exception as error:
+        return _fail(1, f"unexpected {type(error).__name__}: {error}", traceback.format_exc())
+
+
+def _fail(status: int, message: str, trace: str = "") -> int:
+    """Says why on stderr: once, also when torchrun started several processes."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from ader import dist
+
+        if not dist.speaks():
+            return status
+    print(f"{trace}ader: {message}", file=sys.stderr, flush=True)
+    return status
 
 
 def _dispatch(words: list[str]) -> int:
-    if not words or words[0] in ("-h", "--help", "help"):
+    if not words or words[0] == "help" or {"-h", "--help"} & set(words):
         print(help_text())
         return 0
     if words[0] == "--version":
@@ -80,13 +99,8 @@ def _run(words: list[str]) -> int:
         print(composed.as_yaml(), end="")
         return 0
     from ader.run import run
-    from ader.trainer import Stopped
 
-    try:
-        run(composed)
-    except Stopped as error:
-        print(f"ader: {error}", file=sys.stderr)
-        return 1
+    run(composed)
     return 0
 
 

@@ -19,7 +19,7 @@ def validated(target: Callable[..., Any], arguments: Mapping[str, Any], where: s
     Args:
         target: a function or class.
         arguments: its keyword arguments, as read from YAML or the command line.
-        where: the config group, for messages (``"method"`` gives ``method.lr=...``).
+        where: the config group, for messages (``"method"`` gives ``method.lr=...``); may be empty.
 
     Raises:
         UserError: an unknown or missing name, or a value of the wrong kind.
@@ -30,14 +30,15 @@ def validated(target: Callable[..., Any], arguments: Mapping[str, Any], where: s
         for name, parameter in inspect.signature(target).parameters.items()
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     }
+    prefix = f"{where}." if where else ""
     hints = typing.get_type_hints(function, include_extras=True)
     for name in arguments:
         if name not in parameters:
-            raise UserError(f"{where}.{name} is not known to {target.__name__}: {suggest(name, parameters)}")
+            raise UserError(f"{prefix}{name} is not known to {target.__name__}: {suggest(name, parameters)}")
     for name, parameter in parameters.items():
         if parameter.default is parameter.empty and name not in arguments:
-            raise UserError(f"{where}.{name} has no value: give {where}.{name}=...")
-    return {name: _convert(hints.get(name, Any), value, f"{where}.{name}") for name, value in arguments.items()}
+            raise UserError(f"{prefix}{name} has no value: give {prefix}{name}=...")
+    return {name: _convert(hints.get(name, Any), value, f"{prefix}{name}") for name, value in arguments.items()}
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:

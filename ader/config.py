@@ -14,7 +14,6 @@ from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
-from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -36,7 +35,8 @@ class Composed:
 
     Attributes:
         values: all groups, interpolations resolved.
-        defaults: the same choices without any value overridden (and without the experiment).
+        defaults: the same choices without any value overridden (and without the experiment), but with the default
+            trainer's values for these epochs and this seed.
         choices: the option taken in each group.
     """
 
@@ -95,14 +95,30 @@ def compose(overrides: Sequence[str], config_dir: str | None = None) -> Composed
         if not folder.is_dir():
             raise UserError(f"--config-dir {config_dir}: no such folder")
         search.append(f"file://{folder}")
-    extra = [f"hydra.searchpath=[{','.join(search)}]"] if search else []
+    quoted = ",".join('"' + place.replace("\\", "\\\\").replace('"', '\\"') + '"' for place in search)
+    extra = [f"hydra.searchpath=[{quoted}]"] if search else []
+    overrides = [_quoted(text) for text in overrides]
     with initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
         parsed = _parse(overrides)
         _check_options(parsed, extra)
-        config = _compose([*overrides, *extra], overrides)
+        config = _compose(overrides, overrides, extra)
         choices = _choices(config)
-        base = _compose([f"{group}={option}" for group, option in choices.items()] + extra, overrides)
+        # a trainer is known by its values: another one with the default's values is the same recipe
+        base = _compose([f"{group}={choices[group]}" for group in choices if group != "trainer"], overrides, extra)
+        for key in ("seed", "trainer.epochs"):
+            OmegaConf.update(base, key, OmegaConf.select(config, key))  # and what is interpolated from them
     return Composed(_plain(config, strict=True), _plain(base, strict=False), choices)
+
+
+def _quoted(text: str) -> str:
+    """An override whose value Hydra's grammar would refuse for its letters alone (a path with an umlaut), quoted."""
+    key, equals, value = text.partition("=")
+    if equals and not re.search(r"""[\[\]{}(),'"$=\\]""", value):
+        try:
+            OverridesParser.create().parse_override(text)
+        except HydraException:
+            return f'{key}="{value}"'
+    return text
 
 
 def _parse(overrides: Sequence[str]) -> list[Override]:
@@ -124,37 +140,33 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
 
 def _check_options(parsed: Sequence[Override], extra: Sequence[str]) -> None:
     """Names near options for a misspelt group choice, and near groups for a misspelt group."""
-    loader = _loader(extra)
-    groups = loader.list_groups("")
+    groups = _options("", extra, ObjectType.GROUP)
     top = {*groups, *OmegaConf.load(config_folder() / "run.yaml"), "hydra"} - {"defaults"}
     for override in parsed:
         key, value = override.key_or_group, override.value()
         if key.split(".")[0] not in top and not override.is_add():
             raise UserError(f"{override.input_line}: there is no key {key!r}: {suggest(key, top)}")
         if key in groups and isinstance(value, str):
-            options = loader.get_group_options(key, ObjectType.CONFIG)
+            options = _options(key, extra)
             if value not in options:
                 raise UserError(f"{key}={value} does not exist: {suggest(value, options)}")
 
 
-def _loader(extra: Sequence[str]) -> ConfigLoader:
-    """The config loader with the search path that ``extra`` asks for."""
+def _options(group: str, extra: Sequence[str], kind: ObjectType = ObjectType.CONFIG) -> list[str]:
+    """The options of a group (of ``""``: the groups) in all folders, those that ``extra`` names included."""
     loader = GlobalHydra.instance().config_loader()
-    for item in extra:
-        for place in item.partition("[")[2].rstrip("]").split(","):
-            loader.get_search_path().append("ader", place)
-    return loader
+    return list(loader.get_group_options(group, kind, config_name="run", overrides=list(extra)))
 
 
-def _compose(overrides: Sequence[str], typed: Sequence[str]) -> DictConfig:
+def _compose(overrides: Sequence[str], typed: Sequence[str], extra: Sequence[str]) -> DictConfig:
     try:
-        config: DictConfig = hydra_compose("run", overrides=list(overrides), return_hydra_config=True)
+        config: DictConfig = hydra_compose("run", overrides=[*overrides, *extra], return_hydra_config=True)
         return config
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(_explain(error, typed)) from error
+        raise UserError(_explain(error, typed, extra)) from error
 
 
-def _explain(error: Exception, typed: Sequence[str]) -> str:
+def _explain(error: Exception, typed: Sequence[str], extra: Sequence[str]) -> str:
     """One line for what Hydra and OmegaConf say in several."""
     text = " ".join(filter(None, (str(error), str(error.__cause__ or ""))))
     group = re.search(r"You must specify '([\w/]+)'", text)
@@ -164,26 +176,22 @@ def _explain(error: Exception, typed: Sequence[str]) -> str:
     for override in typed:
         key = override.partition("=")[0].lstrip("+~")
         if f"'{key}'" in text or f"override {override}" in text:
-            return f"{override}: there is no key {key!r}: {suggest(key, _keys(typed, without=override))}"
+            return f"{override}: there is no key {key!r}: {suggest(key, _keys(typed, override, extra))}"
     return f"the configuration does not compose: {_first_line(error)}"
 
 
-def _keys(typed: Sequence[str], without: str) -> list[str]:
+def _keys(typed: Sequence[str], without: str, extra: Sequence[str]) -> list[str]:
     """All keys that an override may name, given the group choices typed."""
-    groups = set(GlobalHydra.instance().config_loader().list_groups(""))
+    groups = set(_options("", extra, ObjectType.GROUP))
     chosen = [text for text in typed if text != without and text.partition("=")[0] in groups]
     named = {text.partition("=")[0] for text in chosen}
     if "experiment" not in named:
-        chosen += [f"{group}={_any_option(group)}" for group in REQUIRED if group not in named]
+        chosen += [f"{group}={_options(group, extra)[0]}" for group in REQUIRED if group not in named]
     try:
-        config = hydra_compose("run", overrides=chosen)
+        config = hydra_compose("run", overrides=[*chosen, *extra])
     except (HydraException, OmegaConfBaseException):
         return sorted(groups)
     return sorted({*groups, *_flat(OmegaConf.to_container(config))})
-
-
-def _any_option(group: str) -> str:
-    return str(GlobalHydra.instance().config_loader().get_group_options(group, ObjectType.CONFIG)[0])
 
 
 def _flat(values: Any, prefix: str = "") -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -12,6 +13,9 @@ from types import TracebackType
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ader.errors import UserError
+from ader.interrupt import Stopped
 
 #: Seconds between two progress lines where there is no terminal.
 PERIOD = 10.0
@@ -26,7 +30,7 @@ class Console:
     """
 
     def __init__(self, log: Path | None = None, quiet: bool = False) -> None:
-        self.quiet = quiet
+        self.log, self.quiet = log, quiet
         self.rich = RichConsole(highlight=False, soft_wrap=True)
         self._log = None
         if log is not None and not quiet:
@@ -38,6 +42,7 @@ class Console:
         if self.quiet:
             return
         self.rich.print(text, markup=False)
+        sys.stdout.flush()  # a pipe's reader, or a killed run's, must not miss it
         self.note(text)
 
     def note(self, text: str) -> None:
@@ -63,6 +68,25 @@ class Console:
                 yield _Bar(progress, name, total, done)
         else:
             yield _Lines(self, name, total, done, unit)
+
+    @contextmanager
+    def keeping_errors(self) -> Iterator[None]:
+        """Keeps in the log file why the block ended; an unexpected exception becomes one line and its log."""
+        try:
+            yield
+        except (UserError, Stopped) as error:
+            self.note(f"ended: {error}")
+            raise
+        except KeyboardInterrupt:
+            self.note("ended: interrupted")
+            raise
+        except Exception as error:
+            self.note(traceback.format_exc())
+            what = (str(error).strip() or "no message").splitlines()[0]
+            if "out of memory" in what.lower():
+                what += ": lower method.batch_size, trainer.test_batch_size or image_size"
+            where = f" (traceback in {self.log})" if self._log else ""
+            raise Stopped(f"{type(error).__name__}: {what}{where}") from error
 
     def close(self) -> None:
         """Closes the log file."""
@@ -127,7 +151,6 @@ class _Lines(Track):
         self.shown = now
         left = f"  {duration(self.seconds_left())} left" if self.done < self.total else ""
         self.console.say(f"{self.name}: {self.done}/{self.total} {self.unit}  {text}{left}".rstrip())
-        sys.stdout.flush()
 
 
 def duration(seconds: float) -> str:

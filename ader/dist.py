@@ -3,20 +3,53 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as td
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
+
+from ader.errors import UserError
+
+_store: Any = None  # the key-value store through which the processes met
 
 
 def start(device: torch.device) -> None:
-    """Joins the process group that torchrun announces; nothing to do otherwise."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not td.is_initialized():
+    """Joins the process group that torchrun announces; nothing to do in a single process."""
+    global _store
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if launched() and not td.is_initialized():
+        _store, number, count = next(rendezvous("env://"))
         backend = "nccl" if device.type == "cuda" else "gloo"
-        td.init_process_group(backend, timeout=timedelta(hours=2))
+        td.init_process_group(backend, store=_store, rank=number, world_size=count, timeout=timedelta(hours=2))
+
+
+def stop() -> None:
+    """Leaves the process group, at the end of a run that went well."""
+    if td.is_initialized():
+        td.destroy_process_group()
+
+
+def launched() -> bool:
+    """Whether torchrun started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def speaks() -> bool:
+    """Whether this process is the one that tells the user why the run failed: the first one that fails."""
+    if not launched():
+        return True
+    if _store is None:  # not joined yet: all processes fail alike
+        return os.environ.get("RANK", "0") == "0"
+    try:
+        return bool(_store.add("ader/failed", 1) == 1)
+    except RuntimeError:  # the store went with another process
+        return False
 
 
 def rank() -> int:
@@ -40,16 +73,47 @@ def barrier() -> None:
         td.barrier()
 
 
-def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replaces every gradient by its mean over processes (a missing one counts as zero)."""
+@contextmanager
+def main_first() -> Iterator[None]:
+    """The block is executed by the first process, and then by the others (which find made what it makes)."""
+    if not is_main():
+        barrier()
+    yield
+    if is_main():
+        barrier()
+
+
+def on_main(function: Callable[[], object]) -> None:
+    """Calls ``function`` in the first process only; its ``UserError`` is raised in all."""
+    error: UserError | None = None
+    if is_main():
+        try:
+            function()
+        except UserError as raised:
+            error = raised
+    if world() > 1:
+        errors = [error]
+        td.broadcast_object_list(errors, src=0)
+        error = errors[0]
+    if error is not None:
+        raise error
+
+
+def average_gradients(parameters: Iterable[nn.Parameter], weight: float = 1.0) -> None:
+    """Replaces every gradient by its mean over processes (a missing one counts as zero).
+
+    Args:
+        parameters: those without ``requires_grad`` are skipped.
+        weight: of this process, its share of the batch times the number of processes.
+    """
     if world() == 1:
         return
     for parameter in parameters:
         if parameter.requires_grad:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
+            parameter.grad *= weight / world()
             td.all_reduce(parameter.grad)
-            parameter.grad /= world()
 
 
 def average_buffers(modules: Iterable[nn.Module]) -> None:
@@ -64,7 +128,7 @@ def average_buffers(modules: Iterable[nn.Module]) -> None:
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """The rows of all processes, in the order of ranks; their numbers may differ."""
+    """The rows of all processes, in the order of ranks; their numbers may differ, and may be 0."""
     if world() == 1:
         return rows
     counts = gather_objects(len(rows))

@@ -48,6 +48,6 @@ def _sync_folder(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Deletes temporary files that a killed writer left in ``folder`` (not in its sub-folders)."""
-    for path in folder.glob(".*.tmp"):
+    """Deletes temporary files that a killed writer left in ``folder`` and below."""
+    for path in folder.rglob(".*.tmp"):
         path.unlink(missing_ok=True)

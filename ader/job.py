@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,8 +15,10 @@ from ader.config import Composed
 from ader.console import Console
 from ader.data import Index, load_index
 from ader.errors import UserError
+from ader.interrupt import Interrupt
 from ader.metrics import Evaluator
-from ader.trainer import Interrupt, Precision
+from ader.runname import Place, check_name
+from ader.trainer import Precision
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Job:
         options, trainer: parts of it, checked.
         device: where everything is computed.
         index: all samples.
-        folder: of the results.
+        place: the dataset's label, the results folder and the run's fingerprint.
         evaluator: counts of all parts.
         facts: per part, what the record says of it.
     """
@@ -67,11 +68,16 @@ class Job:
     trainer: TrainerOptions
     device: torch.device
     index: Index
-    folder: Path
+    place: Place
     console: Console
     interrupt: Interrupt
     evaluator: Evaluator
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """Of the results."""
+        return self.place.folder
 
     def new_evaluator(self) -> Evaluator:
         """An empty evaluator with the run's categories and metric options."""
@@ -80,13 +86,11 @@ class Job:
 
 def run_options(composed: Composed) -> RunOptions:
     """The top-level keys, checked."""
-    names = RunOptions.__dataclass_fields__
-    given = {key: value for key, value in composed.values.items() if not isinstance(value, Mapping)}
-    options = RunOptions(**validated(RunOptions, given, where=""))
-    if options.run is not None and (not options.run or options.run != Path(options.run).name):
-        raise UserError(f"run={options.run!r} is not a folder name: give a name without slashes")
-    assert set(given) <= set(names)
-    return options
+    groups = {*composed.choices, "experiment"}
+    given = {key: value for key, value in composed.values.items() if key not in groups}
+    if given.get("run") is not None:
+        given["run"] = check_name("run", given["run"])  # run=12 is a name, too
+    return RunOptions(**validated(RunOptions, given, where=""))
 
 
 def trainer_options(composed: Composed) -> TrainerOptions:
@@ -100,15 +104,21 @@ def resolve_device(name: str) -> torch.device:
     Raises:
         UserError: no such device.
     """
-    if name == "auto":
-        local = int(os.environ.get("LOCAL_RANK", "0"))
-        return torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
     kind, _, number = name.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdigit()) or (kind == "cpu" and number):
+    if name == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+    if kind not in ("cpu", "cuda") or (":" in name and (kind == "cpu" or not number.isdigit())):
         raise UserError(f"trainer.device={name!r} is not a device: choose from auto, cpu, cuda, cuda:0, cuda:1, ...")
-    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
-        raise UserError(f"trainer.device={name} is not there: torch sees {torch.cuda.device_count()} CUDA devices")
-    return torch.device(name)
+    if kind == "cpu":
+        return torch.device("cpu")
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if number and processes > 1:
+        raise UserError(f"trainer.device={name} is one GPU for {processes} processes: set trainer.device=cuda")
+    seen = torch.cuda.device_count()
+    if int(number or 0) >= seen or processes > max(1, seen):
+        wanted = f"{processes} processes need as many GPUs" if processes > 1 else f"trainer.device={name} is not there"
+        raise UserError(f"{wanted}: torch sees {seen} CUDA devices")
+    return torch.device("cuda", int(number or os.environ.get("LOCAL_RANK", "0")))
 
 
 def read_index(composed: Composed) -> Index:

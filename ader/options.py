@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 
 GROUPS = ("dataset", "method", "setting", "trainer", "metric", "experiment")
@@ -14,6 +16,20 @@ def config_folder() -> Path:
     return inside if inside.is_dir() else package.parent / "configs"
 
 
+def config_folders() -> list[Path]:
+    """This package's folder of YAML files, and those of installed packages that bring their own."""
+    found = [config_folder()]
+    for point in entry_points(group="ader.configs"):
+        spec = find_spec(point.module)
+        found += [Path(folder) for folder in (spec.submodule_search_locations or [] if spec else [])]
+    return found
+
+
+def option_file(group: str, name: str) -> Path:
+    """The YAML file of one option."""
+    return next(file for folder in config_folders() if (file := folder / group / f"{name}.yaml").is_file())
+
+
 def options(group: str) -> list[str]:
-    """The options that ``configs/<group>/`` holds, sorted."""
-    return sorted(path.stem for path in (config_folder() / group).glob("*.yaml"))
+    """The options that ``<group>/`` holds in any of the folders, sorted."""
+    return sorted({path.stem for folder in config_folders() for path in (folder / group).glob("*.yaml")})

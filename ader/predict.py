@@ -15,7 +15,9 @@ from torch import Tensor
 from ader import dist
 from ader.data.index import Index, Sample
 from ader.data.loader import Loader
+from ader.errors import some
 from ader.files import write_atomic
+from ader.interrupt import Stopped
 from ader.job import Job
 from ader.methods.base import Method, Prediction
 from ader.metrics import Evaluator
@@ -41,6 +43,7 @@ def predict(job: Job, method: Method, loader: Loader, evaluator: Evaluator) -> d
                 prediction = check_prediction(method, method.predict(image_BCHW), image_BCHW)
             synchronise(job.device)
             middle = time.perf_counter()
+            refuse_nan(method, prediction, samples)
             evaluator.update(**observation(job.index, samples, prediction, mask_BHW))
             seconds["predict"] += middle - began
             seconds["evaluate"] += time.perf_counter() - middle
@@ -48,11 +51,12 @@ def predict(job: Job, method: Method, loader: Loader, evaluator: Evaluator) -> d
                 save_maps(job.folder / "maps", samples, prediction.map_BHW)
             done += len(samples)
             track.advance(f"{done / max(1e-9, seconds['predict']):.1f} images/s")
-            job.interrupt.check("while predicting")
+            job.interrupt.check()
+    shares = dist.gather_objects((seconds, done))
     return {
-        "predict_seconds": seconds["predict"],
-        "evaluate_seconds": seconds["evaluate"],
-        "test_images": done,
+        "predict_seconds": max(share["predict"] for share, _ in shares),
+        "evaluate_seconds": max(share["evaluate"] for share, _ in shares),
+        "test_images": sum(count for _, count in shares),
         "test_memory_bytes": peak_memory(job.device),
     }
 
@@ -73,6 +77,23 @@ def check_prediction(method: Method, prediction: Prediction, image_BCHW: Tensor)
     if map_BHW is not None and map_BHW.shape != (count, height, width):
         raise TypeError(f"{name}.predict: expected maps of shape {(count, height, width)}, got {tuple(map_BHW.shape)}")
     return Prediction(score_B.float(), None if map_BHW is None else map_BHW.float())
+
+
+def refuse_nan(method: Method, prediction: Prediction, samples: Sequence[Sample]) -> None:
+    """Ends the run at the first score that is no number.
+
+    Raises:
+        Stopped: NaN in a score or a map.
+    """
+    bad_B = prediction.score_B.isnan()
+    if prediction.map_BHW is not None:
+        bad_B = bad_B | prediction.map_BHW.flatten(1).isnan().any(dim=1)
+    if bad_B.any():
+        names = [sample.image for sample, bad in zip(samples, bad_B.tolist(), strict=True) if bad]
+        raise Stopped(
+            f"{type(method).__name__}.predict gave NaN for {some(names, 3)}: the training diverged (lower the learning "
+            "rate, check the precision) or the method has a mistake; force=true starts again"
+        )
 
 
 def observation(index: Index, samples: Sequence[Sample], prediction: Prediction, mask_BHW: Tensor) -> dict[str, Any]:

@@ -8,11 +8,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
+import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ader.data.loader import Order
-from ader.methods.base import Batch, Descent, Method, Stage
+from ader.methods.base import Batch, Descent, Method, Stage, Tags
 from ader.trainer import Precision, Trainer
 
 
@@ -71,25 +72,51 @@ def count_macs(method: Method, size: int, device: torch.device) -> int:
 
 
 class RandomImages:
-    """Random training images in place of a dataset: ``images`` per epoch."""
+    """Noise in place of a dataset: training data of ``steps`` batches per epoch, the same in every epoch.
 
-    def __init__(self, size: int, images: int, device: torch.device) -> None:
-        self.size, self.images, self.device = size, images, device
+    Args:
+        size: images are (size, size).
+        steps: batches per epoch, of each stage's own size.
+        device: where batches go.
+        tags: of the method, which decide the labels it gets; every second image is then defective.
+
+    Attributes:
+        stages: those that asked for images, by name.
+    """
+
+    def __init__(self, size: int, steps: int, device: torch.device, tags: Tags) -> None:
+        self.size, self.steps, self.device, self.tags = size, steps, device, tags
+        self.stages: dict[str, Stage] = {}
 
     def order(self, stage: Stage) -> Order:
         """As a loader's."""
-        return Order(self.images, stage.batch_size, 0, shuffle=False, drop_last=False)
+        self.stages[stage.name] = stage
+        return Order(self.steps * stage.batch_size, stage.batch_size, 0, shuffle=False, drop_last=False)
 
     def train(self, stage: Stage, start: int, stop: int) -> Iterator[Batch]:
-        """Batches of noise; what a stage's ``augment`` would add is made from the same noise."""
+        """Steps ``start`` to ``stop`` of a training stage."""
         for step in range(start, stop):
-            generator = torch.Generator().manual_seed(step)
-            shape = (stage.batch_size, 3, self.size, self.size)
-            image_BCHW = torch.rand(shape, generator=generator).to(self.device)
-            label_B = (torch.arange(stage.batch_size) % 2).to(self.device)
-            mask_BHW = label_B[:, None, None].expand(-1, self.size, self.size).to(torch.uint8)
-            seed_B = torch.arange(stage.batch_size) + step * stage.batch_size
-            yield Batch(image_BCHW, seed_B, label_B, mask_BHW)
+            yield self._batch(stage, step % self.steps)
+
+    def _batch(self, stage: Stage, number: int) -> Batch:
+        seeds = range(number * stage.batch_size, (number + 1) * stage.batch_size)
+        shape = (3, self.size, self.size)
+        images = [np.random.default_rng(seed).integers(0, 256, shape, np.uint8) for seed in seeds]
+        extra = {}
+        if stage.augment is not None:
+            views = [
+                stage.augment(image, np.random.default_rng(seed)) for image, seed in zip(images, seeds, strict=True)
+            ]
+            extra = {name: torch.from_numpy(np.stack([view[name] for view in views])) for name in views[0]}
+        label_B = torch.arange(stage.batch_size, device=self.device) % 2
+        mask_BHW = label_B[:, None, None].expand(-1, self.size, self.size).to(torch.uint8)
+        return Batch(
+            image_BCHW=torch.from_numpy(np.stack(images)).to(self.device).float().div_(255),
+            seed_B=torch.tensor(seeds),
+            label_B=None if self.tags.supervision == "normal" else label_B,
+            mask_BHW=mask_BHW if self.tags.supervision == "pixel" else None,
+            extra={name: value.to(self.device) for name, value in extra.items()},
+        )
 
 
 def measure(
@@ -133,16 +160,15 @@ def measure(
 
 def _train(method: Method, size: int, trainer: Trainer, steps: int) -> tuple[int, float | None]:
     """Peak memory, and images per second of the gradient descent (of the passes where there is none)."""
-    stages = list(method.stages())
-    if not stages:
-        return peak_memory(trainer.device), None
-    largest = max(stage.batch_size for stage in stages)
     reset_peak(trainer.device)
     trainer.max_steps = 1
-    trainer.fit(method, RandomImages(size, largest, trainer.device))  # warm-up
+    trainer.fit(method, RandomImages(size, 1, trainer.device, method.tags))  # warm-up
     trainer.max_steps = steps
-    done = trainer.fit(method, RandomImages(size, largest * steps, trainer.device))
-    names = [stage.name for stage in stages if isinstance(stage, Descent)] or list(done.images)
+    data = RandomImages(size, steps, trainer.device, method.tags)
+    done = trainer.fit(method, data)
+    if not data.stages:
+        return peak_memory(trainer.device), None
+    names = [name for name, stage in data.stages.items() if isinstance(stage, Descent)] or list(data.stages)
     speed = sum(done.images[name] for name in names) / sum(done.seconds[name] for name in names)
     return peak_memory(trainer.device), speed
 

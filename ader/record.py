@@ -106,7 +106,9 @@ def write_table(path: Path, frame: pd.DataFrame) -> None:
 
 def read_table(path: Path) -> pd.DataFrame:
     """What ``write_table`` wrote."""
-    return pd.read_csv(path, index_col="category", float_precision="round_trip")
+    texts = pd.read_csv(path, index_col="category", dtype=str, keep_default_na=False)  # "001" and "NA" are names, too
+    table: pd.DataFrame = texts.replace("", "nan").astype(float)
+    return table
 
 
 def _version(package: str) -> str | None:

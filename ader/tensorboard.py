@@ -15,12 +15,11 @@ class Scalars:
     """Writes scalars; opened at the first one, so that methods without training leave no files.
 
     Args:
-        folder: of the event files.
-        prefix: before every tag.
+        folder: of the event files; steps only grow within it.
     """
 
-    def __init__(self, folder: Path, prefix: str = "") -> None:
-        self.folder, self.prefix = folder, prefix
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.writer: SummaryWriter | None = None
 
     def add(self, tag: str, value: float, step: int) -> None:
@@ -31,7 +30,7 @@ class Scalars:
             from torch.utils.tensorboard import SummaryWriter  # slow to import
 
             self.writer = SummaryWriter(str(self.folder), purge_step=step)
-        self.writer.add_scalar(self.prefix + tag, value, step)
+        self.writer.add_scalar(tag, value, step)
 
     def close(self) -> None:
         """Writes out what is buffered."""

@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import itertools
-import random
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ader import dist
 from ader.console import Console
-from ader.data.loader import Order, mix
+from ader.data.loader import Order, mix, pass_batches
 from ader.errors import UserError
 from ader.files import write_atomic
-from ader.methods.base import Batch, Descent, Method, Pass, Schedule, Stage
+from ader.interrupt import Interrupt
+from ader.losses import Losses
+from ader.methods.base import Batch, Descent, Method, Pass, Stage
+from ader.nets.schedules import Schedule
+from ader.randomness import random_states, restore_random, seed_all
+
+__all__ = ["Precision", "Progress", "Trainer", "TrainingData", "seed_all", "set_precision"]
 
 Precision = Literal["fp32", "tf32", "bf16"]
-
-
-class Stopped(RuntimeError):
-    """A run that ends early for a reason worth one clear line; exit status 1."""
 
 
 class TrainingData(Protocol):
@@ -40,43 +38,20 @@ class TrainingData(Protocol):
     def train(self, stage: Stage, start: int, stop: int) -> Iterator[Batch]: ...
 
 
-class Interrupt:
-    """Remembers SIGTERM and SIGINT until the trainer reaches a step's end."""
-
-    def __init__(self) -> None:
-        self.name: str | None = None
-
-    @contextmanager
-    def listening(self) -> Iterator[Interrupt]:
-        """Takes the signals over for the duration; a second signal acts at once."""
-        before = {number: signal.signal(number, self._take) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield self
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _take(self, number: int, frame: FrameType | None) -> None:
-        if self.name is not None:
-            raise KeyboardInterrupt
-        self.name = signal.Signals(number).name
-
-    def check(self, where: str) -> None:
-        """Raises ``Stopped`` when a signal has come."""
-        if self.name is not None:
-            self.raise_stopped(where)
-
-    def raise_stopped(self, where: str) -> None:
-        """Ends the run with what was going on."""
-        raise Stopped(f"stopped by {self.name or 'another process'} {where}: run the same command again to resume")
-
-
 @dataclass
 class Progress:
-    """Where a training stands; with the method's and the optimizers' state it is a checkpoint."""
+    """Where a training stands; with the method's and the optimizers' state it is a checkpoint.
+
+    Attributes:
+        stage, step: the next step to make.
+        steps_before: of all earlier descents; with ``step`` the horizontal axis of the training curves.
+        finished: nothing is left to do.
+        seconds, images: per stage; images over all processes.
+    """
 
     stage: int = 0
     step: int = 0
+    steps_before: int = 0
     finished: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
     images: dict[str, int] = field(default_factory=dict)
@@ -113,6 +88,7 @@ class Trainer:
 
         Raises:
             Stopped: a loss was not finite, or a signal came.
+            UserError: the checkpoint cannot be used.
         """
         set_precision(self.precision)
         method.to(self.device)
@@ -121,9 +97,12 @@ class Trainer:
         if saved:
             method.load_state_dict(saved["method"])
         if not progress.finished:
-            self._walk(method, data, progress, saved)
-            progress.finished = True
-            self._save(method, progress)
+            with self.interrupt.patiently():
+                self._walk(method, data, progress, saved)
+                progress.finished = True
+                self._save(method, progress)
+            self.interrupt.activity = "after training"
+            self.interrupt.check()
         method.eval()
         return progress
 
@@ -148,11 +127,13 @@ class Trainer:
             resumed = saved if saved and number == saved["progress"]["stage"] else None
             if resumed:  # again: code between the stages may have touched the method
                 method.load_state_dict(resumed["method"])
-            elif number:
+            elif number:  # after that code, whose effect a resumed run takes from here
                 self._save(method, progress)
+            self.interrupt.activity = f"before stage {stage.name!r}"
+            self.interrupt.check()
             self._stage(method, data, stage, progress, resumed)
+            progress.steps_before += progress.step
             progress.stage, progress.step = number + 1, 0
-            self.interrupt.check(f"after stage {stage.name!r}")
 
     def _stage(
         self,
@@ -165,7 +146,9 @@ class Trainer:
         clock = _Clock(progress, stage.name)
         if isinstance(stage, Pass):
             seed_all(mix(self.seed, stage.name))  # the same in all processes: they must fit the same bank
-            self._pass(method, data, stage, progress)
+            self.interrupt.activity = f"in stage {stage.name!r}, which starts over"
+            with self.interrupt.promptly():
+                self._pass(method, data, stage, progress)
         elif isinstance(stage, Descent):
             seed_all(mix(self.seed, stage.name, dist.rank()))
             self._descend(method, data, stage, progress, clock, resumed)
@@ -178,14 +161,13 @@ class Trainer:
         method.eval()
         order = data.order(stage)
         total = order.steps_per_epoch if stage.batches is None else min(stage.batches, order.steps_per_epoch)
-        progress.images[stage.name] = 0
-        with self.console.track(stage.name, total, "batches") as track:
+        progress.images[stage.name] = min(total * order.batch_size, order.images)
+        with self.console.track(stage.name, pass_batches(order, total), "batches") as track:
             for batch in data.train(stage, 0, total):
                 with self.autocast():
                     stage.update(batch)
-                progress.images[stage.name] += len(batch.image_BCHW)
                 track.advance()
-                self.interrupt.check(f"in stage {stage.name!r}, which starts over")
+                self.interrupt.check()
         self.console.note(f"{stage.name}: finishing")
         stage.finish()
 
@@ -200,28 +182,27 @@ class Trainer:
     ) -> None:
         order = data.order(stage)
         total = self._steps(stage, order)
-        if dist.world() > 1 and stage.batch_size % dist.world():
-            raise UserError(f"batch size {stage.batch_size} must be a multiple of the {dist.world()} processes")
+        _check_division(stage, order)
         if resumed and progress.step:
-            for name, optimizer in stage.optimizers.items():
-                optimizer.load_state_dict(resumed["optimizers"][name])
-            restore_random(resumed["random"][dist.rank()])
+            self._restore(stage, resumed)
         minimise, rates = _Minimiser(stage, self.device), _Rates(stage)
-        losses = _Losses(method, stage, self.device)
+        losses = Losses(f"{type(method).__name__}, stage {stage.name!r}", self.device)
         saved_at = time.monotonic()
         method.eval()
         for module in stage.modules:
             module.train()
         with self.console.track(stage.name, total, "steps", done=progress.step) as track:
             for batch in data.train(stage, progress.step, total):
+                images = order.count(progress.step)
+                minimise.weight = len(batch.image_BCHW) * dist.world() / images
                 rates.set(progress.step / total)
                 with self.autocast():
                     losses.add(stage.step(batch, minimise), progress.step)
                 progress.step += 1
-                progress.images[stage.name] = progress.images.get(stage.name, 0) + len(batch.image_BCHW)
+                progress.images[stage.name] = progress.images.get(stage.name, 0) + images
                 look = progress.step % losses.every == 0 or progress.step == total
                 if look:
-                    self._report(stage, losses.means(), rates, progress.step, order)
+                    self._report(stage, losses.means(), rates, progress, order)
                 track.advance(losses.text(clock.pace(stage.batch_size, track.done - track.first)))
                 save, stop = self._vote(look, time.monotonic() - saved_at >= self.checkpoint_seconds)
                 if save or stop:
@@ -231,7 +212,8 @@ class Trainer:
                     saved_at = time.monotonic()
                 if stop:
                     where = f"at step {progress.step} of {total} in stage {stage.name!r}"
-                    self.interrupt.raise_stopped(where + (", checkpoint written" if self.checkpoint else ""))
+                    self.interrupt.activity = where + (", checkpoint written," if self.checkpoint else "")
+                    self.interrupt.stop()
         dist.average_buffers(stage.modules)
         method.eval()
 
@@ -239,12 +221,16 @@ class Trainer:
         total = stage.steps if stage.steps is not None else (stage.epochs or 0) * order.steps_per_epoch
         return total if self.max_steps is None else min(total, self.max_steps)
 
-    def _report(self, stage: Descent, means: Mapping[str, float], rates: _Rates, step: int, order: Order) -> None:
+    def _report(
+        self, stage: Descent, means: Mapping[str, float], rates: _Rates, progress: Progress, order: Order
+    ) -> None:
+        """Training curves; their axis counts the steps of all stages, so that a resumed run can cut them."""
+        step = progress.steps_before + progress.step
         for name, value in means.items():
             self.scalar(f"{stage.name}/{name}", value, step)
         for name, rate in rates.now().items():
             self.scalar(f"{stage.name}/lr_{name}", rate, step)
-        self.scalar(f"{stage.name}/epoch", step / order.steps_per_epoch, step)
+        self.scalar(f"{stage.name}/epoch", progress.step / order.steps_per_epoch, step)
 
     def _vote(self, look: bool, due: bool) -> tuple[bool, bool]:
         """Whether to write a checkpoint, and whether to stop; all processes must do so at the same step."""
@@ -261,14 +247,31 @@ class Trainer:
     def _load(self) -> dict[str, Any] | None:
         if self.checkpoint is None or not self.checkpoint.exists():
             return None
-        saved: dict[str, Any] = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-        self.console.say(f"resuming from {self.checkpoint}" if not saved["progress"]["finished"] else "training done")
+        try:
+            saved: dict[str, Any] = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+            progress = Progress(**saved["progress"])
+        except Exception as error:  # a damaged file raises anything
+            raise UserError(
+                f"{self.checkpoint} is damaged or of another version ({type(error).__name__}): delete it to train anew"
+            ) from error
+        if progress.step and len(saved["local"]) != dist.world():
+            raise UserError(
+                f"{self.checkpoint} was written by {len(saved['local'])} processes and cannot be resumed by "
+                f"{dist.world()}: start as many again, or delete it to train anew"
+            )
+        self.console.say("training done before" if progress.finished else f"resuming from {self.checkpoint}")
         return saved
 
     def _save(self, method: Method, progress: Progress, stage: Descent | None = None) -> None:
         if self.checkpoint is None:
             return
-        randoms = dist.gather_objects(random_states())
+        modules = stage.modules if stage and dist.world() > 1 else ()
+        local = {
+            "random": random_states(self.device),
+            # running statistics differ between processes until the stage's end
+            "buffers": [[buffer.cpu() for buffer in module.buffers()] for module in modules],
+        }
+        locals_ = dist.gather_objects(local)
         if not dist.is_main():
             return
         optimizers = stage.optimizers if stage else {}
@@ -276,16 +279,39 @@ class Trainer:
             "progress": vars(progress),
             "method": method.state_dict(),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
-            "random": randoms,
+            "local": locals_,
         }
         write_atomic(self.checkpoint, lambda file: torch.save(state, file))
 
+    def _restore(self, stage: Descent, saved: Mapping[str, Any]) -> None:
+        """What a descent needs besides the method's weights."""
+        for name, optimizer in stage.optimizers.items():
+            optimizer.load_state_dict(saved["optimizers"][name])
+        local = saved["local"][dist.rank()]
+        for module, values in zip(stage.modules, local["buffers"], strict=False):
+            for buffer, value in zip(module.buffers(), values, strict=True):
+                buffer.copy_(value)
+        restore_random(local["random"], self.device)
+
+
+def _check_division(stage: Descent, order: Order) -> None:
+    """Every process must have an image at every step: their gradients are averaged."""
+    world = dist.world()
+    if world > 1 and stage.batch_size % world:
+        raise UserError(f"batch size {stage.batch_size} must be a multiple of the {world} processes")
+    fewest = min(order.count(step) for step in (0, order.steps_per_epoch - 1))
+    if fewest < world:
+        raise UserError(
+            f"stage {stage.name!r}: a batch of {fewest} images cannot be divided among {world} processes: start fewer"
+        )
+
 
 class _Minimiser:
-    """The ``minimise`` of a descent."""
+    """The ``minimise`` of a descent; ``weight`` is this process's share of the batch, times the processes."""
 
     def __init__(self, stage: Descent, device: torch.device) -> None:
         self.stage, self.device = stage, device
+        self.weight = 1.0
 
     def __call__(self, loss: Tensor, *names: str) -> None:
         chosen: list[Optimizer] = [self.stage.optimizers[name] for name in names or self.stage.optimizers]
@@ -295,10 +321,11 @@ class _Minimiser:
             loss.backward()  # type: ignore[no-untyped-call]
         for optimizer in chosen:
             weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-            dist.average_gradients(weights)
+            dist.average_gradients(weights, self.weight)
             if self.stage.clip is not None:
                 nn.utils.clip_grad_norm_(weights, self.stage.clip)
             optimizer.step()
+        torch.clear_autocast_cache()  # it holds weights in bf16, which a second update in one step would take as new
 
 
 class _Rates:
@@ -317,52 +344,6 @@ class _Rates:
 
     def now(self) -> dict[str, float]:
         return {name: optimizer.param_groups[0]["lr"] for name, optimizer in self.stage.optimizers.items()}
-
-
-class _Losses:
-    """Means of the logged losses, and the first step at which one was not finite.
-
-    On a GPU looking at a value waits for the device, so values are looked at every few steps only; the first bad
-    step is still known exactly, because it is remembered on the device.
-    """
-
-    def __init__(self, method: Method, stage: Descent, device: torch.device) -> None:
-        self.where = f"{type(method).__name__}, stage {stage.name!r}"
-        self.every = 1 if device.type == "cpu" else 20
-        self.sums: dict[str, Tensor] = {}
-        self.bad: dict[str, Tensor] = {}
-        self.count = 0
-        self.last: dict[str, float] = {}
-
-    def add(self, losses: Mapping[str, Tensor], step: int) -> None:
-        for name, loss in losses.items():
-            value = loss.detach().float()
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-            bad = self.bad.get(name, torch.full_like(value, torch.inf))
-            self.bad[name] = torch.minimum(bad, torch.where(value.isfinite(), torch.inf, float(step)))
-        self.count += 1
-
-    def means(self) -> dict[str, float]:
-        """Means since the last call.
-
-        Raises:
-            Stopped: a loss was not finite.
-        """
-        if not self.count:
-            return self.last
-        bad = {name: float(step) for name, step in self.bad.items() if step.isfinite()}
-        if bad:
-            name = min(bad, key=lambda key: bad[key])
-            raise Stopped(
-                f"loss {name!r} of {self.where} is not finite at step {int(bad[name])}: lower the learning rate, "
-                "or check the data and the precision"
-            )
-        self.last = {name: float(total) / self.count for name, total in self.sums.items()}
-        self.sums, self.bad, self.count = {}, {}, 0
-        return self.last
-
-    def text(self, pace: str) -> str:
-        return "  ".join([*(f"{name} {value:.4g}" for name, value in self.last.items()), pace])
 
 
 class _Clock:
@@ -385,31 +366,3 @@ def set_precision(precision: Precision) -> None:
     """TF32 on or off for matrix products and convolutions; bf16 is autocast's."""
     torch.set_float32_matmul_precision("highest" if precision == "fp32" else "high")
     torch.backends.cudnn.allow_tf32 = precision != "fp32"
-
-
-def seed_all(seed: int) -> None:
-    """Seeds every random stream a method may draw from."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-
-
-def random_states() -> dict[str, Any]:
-    """All random states, as plain numbers and tensors (loadable without executing a pickle)."""
-    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
-    return {
-        "python": random.getstate(),
-        "numpy": (name, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, gauss),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def restore_random(states: Mapping[str, Any]) -> None:
-    """Puts back what ``random_states`` returned."""
-    random.setstate(states["python"])
-    name, keys, position, has_gauss, gauss = states["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
-    torch.set_rng_state(states["torch"])
-    if states["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(states["cuda"])

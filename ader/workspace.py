@@ -13,15 +13,19 @@ import yaml
 
 from ader.errors import UserError, some
 from ader.files import remove_leftovers, write_atomic
+from ader.runname import canonical
 
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
     """Holds the folder for this process; the lock vanishes with the process, however it ends.
 
+    A folder that bad input (``UserError``) left without anything to come back to is removed again.
+
     Raises:
         UserError: another run holds it, or the folder cannot be written.
     """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("w")
@@ -35,7 +39,21 @@ def exclusive(folder: Path) -> Iterator[None]:
         except OSError as error:
             raise UserError(f"another run is at work in {folder}: wait for it, or give run=NAME") from error
         remove_leftovers(folder)
-        yield
+        try:
+            yield
+        except UserError:
+            _undo(folder, missing)
+            raise
+
+
+def _undo(folder: Path, missing: list[Path]) -> None:
+    """Removes a folder that this run made and that holds no work, with the parents that it made."""
+    if folder in missing and {path.name for path in folder.iterdir()} <= {".lock", "config.yaml", "run.log"}:
+        shutil.rmtree(folder)
+        for parent in missing[1:]:
+            if any(parent.iterdir()):
+                return
+            parent.rmdir()
 
 
 def claim(folder: Path, config: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> None:
@@ -46,8 +64,12 @@ def claim(folder: Path, config: Mapping[str, Any], fingerprint: Mapping[str, Any
     """
     owner = folder / "config.yaml"
     if owner.exists():
-        theirs = (yaml.safe_load(owner.read_text(encoding="utf-8")) or {}).get("fingerprint", {})
-        keys = [key for key in sorted({*theirs, *fingerprint}) if theirs.get(key) != _plain(fingerprint.get(key))]
+        theirs = _owner(owner)
+        keys = [
+            key
+            for key in sorted({*theirs, *fingerprint})
+            if key not in theirs or key not in fingerprint or canonical(theirs[key]) != canonical(fingerprint[key])
+        ]
         if keys:
             differing = [
                 f"{key} ({_brief(theirs.get(key))} there, {_brief(fingerprint.get(key))} here)" for key in keys
@@ -59,6 +81,16 @@ def claim(folder: Path, config: Mapping[str, Any], fingerprint: Mapping[str, Any
         return
     text = yaml.safe_dump({**_plain(config), "fingerprint": _plain(fingerprint)}, sort_keys=False, allow_unicode=True)
     write_atomic(owner, text)
+
+
+def _owner(file: Path) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+        return dict(config["fingerprint"])
+    except (yaml.YAMLError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{file} is not a run's configuration: give run=NAME to keep it, or force=true to replace it"
+        ) from error
 
 
 def clear(folder: Path) -> None:

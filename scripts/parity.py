@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from ader.methods.base import Method, build
 from ader.methods.rd import flat_cosine_loss
-from ader.nets.neighbours import greedy_coreset, squared_distances
+from ader.nets.neighbours import greedy_coreset, nearest, squared_distances
 
 SIZE = 256
 BATCH = 4
@@ -233,7 +233,10 @@ def compare_patchcore(upstream: Path, repeats: int) -> None:
         first_N = squared_distances(patch_ND, patch_ND[start]).sqrt().mean(dim=1).square()
         chosen = greedy_coreset(patch_ND, len(theirs), first_N)
         same = float((chosen.numpy() == theirs).mean())
-        print(f"{'coreset':32} {len(theirs)} choices, {100 * same:.2f} % equal in value and order")
+        overlap = len(np.intersect1d(chosen.numpy(), theirs)) / len(theirs)
+        print(f"{'coreset':32} {len(theirs)} choices: {100 * overlap:.2f} % in common, {100 * same:.2f} % in place")
+        gaps = [float(squared_distances(patch_ND, patch_ND[rows]).amin(dim=1).max()) for rows in (chosen, theirs)]
+        print(f"{'coreset':32} largest squared gap left: {gaps[0]:.5f} ours, {gaps[1]:.5f} reference")
         bank = features[theirs]
         reference.anomaly_scorer.fit([bank])
         ours.bank.value = torch.from_numpy(bank)
@@ -241,6 +244,12 @@ def compare_patchcore(upstream: Path, repeats: int) -> None:
         prediction = ours.predict(test_BCHW)
         show("map", float(np.abs(prediction.map_BHW.numpy() - np.stack(maps)).max()), float(np.stack(maps).max()))
         show("image score", float(np.abs(prediction.score_B.numpy() - np.stack(scores)).max()), float(np.max(scores)))
+        query = ours(test_BCHW).flatten(0, 2)
+        exact = torch.cdist(query.double(), torch.from_numpy(bank).double()).square().amin(dim=1)
+        found = nearest(query, ours.bank.value)[0][:, 0]
+        faiss = torch.from_numpy(reference.anomaly_scorer.predict([query.numpy()])[0])
+        show("distance, ours to float64", float((found - exact).abs().max()), float(exact.max()))
+        show("distance, reference to float64", float((faiss - exact).abs().max()), float(exact.max()))
         ratio("features", lambda: reference._embed(ours_normalise(ours, test_BCHW)), lambda: ours(test_BCHW), repeats)
         ratio(
             "inference batch",

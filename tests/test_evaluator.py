@@ -140,6 +140,8 @@ def test_counts():
         "regions": 0,
         "vanished": 1,
         "pixel_images": 3,
+        "normal_pixels": 60,
+        "defective_pixels": 0,
     }
     assert counts.loc["nut"].to_dict() == {
         "normal": 0,
@@ -147,6 +149,8 @@ def test_counts():
         "regions": 2,
         "vanished": 0,
         "pixel_images": 1,
+        "normal_pixels": 16,
+        "defective_pixels": 4,
     }
 
 

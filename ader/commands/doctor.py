@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ader.errors import UserError
-from ader.options import config_folder, options
+from ader.options import option_file, options
 
 OK, LACKS, BROKEN = "ok", "lacks", "BROKEN"
 
@@ -121,6 +121,6 @@ def _datasets() -> Iterator[Finding]:
 
 
 def _read(group: str, name: str) -> dict[str, object]:
-    text = (config_folder() / group / f"{name}.yaml").read_text(encoding="utf-8")
+    text = option_file(group, name).read_text(encoding="utf-8")
     values: dict[str, object] = yaml.safe_load(text)
     return values

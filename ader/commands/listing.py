@@ -14,7 +14,7 @@ from rich.table import Table
 
 from ader import plugins
 from ader.errors import UserError, suggest
-from ader.options import config_folder, options
+from ader.options import option_file, options
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -44,7 +44,7 @@ def _methods() -> Iterator[tuple[str, ...]]:
 
 def _datasets() -> Iterator[tuple[str, ...]]:
     for name in options("dataset"):
-        values = _read(config_folder() / "dataset" / f"{name}.yaml")
+        values = _read(option_file("dataset", name))
         counts = values.get("counts") or {}
         images = sum(sum(row) for row in counts.values())
         about = values.get("about") or {}
@@ -53,7 +53,7 @@ def _datasets() -> Iterator[tuple[str, ...]]:
             str(len(counts) or ""),
             f"{images:,}" if images else "",
             about.get("licence") or "",
-            about["title"],
+            str(about.get("title") or ""),
         )
 
 
@@ -69,7 +69,7 @@ def _comments(group: str) -> Callable[[], Iterator[tuple[str, ...]]]:
 
     def rows() -> Iterator[tuple[str, ...]]:
         for name in options(group):
-            lines = (config_folder() / group / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+            lines = option_file(group, name).read_text(encoding="utf-8").splitlines()
             comments = [line.lstrip("# ") for line in lines if line.startswith("#") and "@package" not in line]
             yield name, comments[0] if comments else ""
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from ader.config import REQUIRED, compose, take_flags
+from ader.config import compose, take_flags
 from ader.errors import UserError
 
 
@@ -19,25 +20,32 @@ def main(arguments: Sequence[str]) -> int:
     named = {word.partition("=")[0] for word in overrides}
     if not named & {"dataset", "experiment"}:
         overrides.append("dataset=demo")  # only to complete the configuration: no image is read
-    assert "method" in REQUIRED
     composed = compose(overrides, flags.config_dir)
 
     from ader.job import resolve_device, run_options, trainer_options
     from ader.methods.base import build
     from ader.profile import measure
-    from ader.trainer import seed_all, set_precision
+    from ader.randomness import seed_all
+    from ader.trainer import set_precision
 
     options, trainer = run_options(composed), trainer_options(composed)
     device = resolve_device(trainer.device)
     set_precision(trainer.precision)
     seed_all(options.seed)
-    values = dict(composed.values["method"])
+    values = without_weights(composed.values["method"])
     name = values.pop("name")
     method = build(name, image_size=options.image_size, **values)
     cost = measure(method, options.image_size, trainer.test_batch_size, device, trainer.precision)
     if form and form[-1] == "json":
         print(json.dumps({"method": name, **cost.as_dict()}, indent=2))
     else:
-        print("\n".join([f"{name} at {cost.image_size}x{cost.image_size} on {cost.device}", *cost.lines()]))
-        print("\n".join(f"CAUTION: {caveat}" for caveat in method.caveats()))
+        heading = f"{name} at {cost.image_size}x{cost.image_size} on {cost.device}"
+        print("\n".join([heading, *cost.lines()]))
     return 0
+
+
+def without_weights(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A method's arguments with ``pretrained`` false everywhere: costs do not depend on the weights' values, and a
+    machine without network can be profiled too."""
+    plain = {key: without_weights(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+    return {key: False if key == "pretrained" else value for key, value in plain.items()}

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +49,11 @@ class Order:
         whole = self.images // self.batch_size
         return max(1, whole if self.drop_last else math.ceil(self.images / self.batch_size))
 
+    def count(self, step: int) -> int:
+        """Images of one step, over all processes."""
+        start = step % self.steps_per_epoch * self.batch_size
+        return min(self.batch_size, self.images - start)
+
     def at(self, step: int, permutations: dict[int, list[int]]) -> tuple[int, list[int]]:
         """Epoch and image positions of one step; ``permutations`` keeps the current epoch's between calls."""
         epoch, place = divmod(step, self.steps_per_epoch)
@@ -74,21 +82,40 @@ def shard(count: int, rank: int, world: int) -> range:
     return range(count * rank // world, count * (rank + 1) // world)
 
 
-class _Steps(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, position) for steps ``start`` to ``stop``; this process's share of each."""
+def pass_batches(order: Order, steps: int) -> int:
+    """How many batches this process makes of its share of a pass over ``steps`` steps."""
+    images = len(shard(min(steps * order.batch_size, order.images), dist.rank(), dist.world()))
+    return math.ceil(images / math.ceil(order.batch_size / dist.world()))
 
-    def __init__(self, order: Order, start: int, stop: int) -> None:
-        self.order, self.start, self.stop = order, start, stop
+
+class _Steps(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, position) for steps ``start`` to ``stop``; this process's share of each.
+
+    In a descent the processes share every step. In a pass each takes a contiguous share of all images, so that what
+    they collect is, one after another, in the order of a single process.
+    """
+
+    def __init__(self, order: Order, start: int, stop: int, together: bool) -> None:
+        self.order, self.start, self.stop, self.together = order, start, stop, together
 
     def __len__(self) -> int:
-        return max(0, self.stop - self.start)
+        steps = max(0, self.stop - self.start)
+        return steps if self.together else pass_batches(self.order, steps)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         permutations: dict[int, list[int]] = {}
-        for step in range(self.start, self.stop):
-            epoch, positions = self.order.at(step, permutations)
-            share = shard(len(positions), dist.rank(), dist.world())
-            yield [(epoch, positions[place]) for place in share]
+        steps = (self.order.at(step, permutations) for step in range(self.start, self.stop))
+        batches = ([(epoch, position) for position in positions] for epoch, positions in steps)
+        if self.together or dist.world() == 1:
+            yield from (_share(batch) for batch in batches)
+        else:
+            mine = _share([key for batch in batches for key in batch])
+            size = math.ceil(self.order.batch_size / dist.world())
+            yield from (mine[place : place + size] for place in range(0, len(mine), size))
+
+
+def _share(keys: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    return [keys[place] for place in shard(len(keys), dist.rank(), dist.world())]
 
 
 class _Images(Dataset[dict[str, Any]]):
@@ -126,6 +153,25 @@ class _Images(Dataset[dict[str, Any]]):
         return item
 
 
+def _shield(worker: int) -> None:
+    """Leaves signals to the main process: workers must go on while it finishes its step and saves.
+
+    A terminal or a job scheduler signals all processes of a run; only SIGTERM from the parent ends a worker.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        sent = signal.sigtimedwait({signal.SIGTERM}, 5)
+        if sent is not None and sent.si_pid == parent:
+            break
+    os._exit(0)
+
+
 class Loader:
     """Batches of one index, for training stages and for evaluation.
 
@@ -156,7 +202,8 @@ class Loader:
     def train(self, stage: Stage, start: int, stop: int) -> Iterator[Batch]:
         """Steps ``start`` to ``stop`` of a training stage."""
         images = _Images(self.index, self._training(stage), self.size, self.tags.supervision, self.seed, stage.augment)
-        for item in self._iterate(images, _Steps(self.order(stage), start, stop)):
+        steps = _Steps(self.order(stage), start, stop, together=isinstance(stage, Descent))
+        for item in self._iterate(images, steps):
             yield Batch(
                 image_BCHW=self._image(item["image"]),
                 seed_B=item["seed"],
@@ -193,6 +240,7 @@ class Loader:
             num_workers=min(self.workers, max(1, len(batches))) if self.workers else 0,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator().manual_seed(self.seed),  # else it draws from the run's own random stream
+            worker_init_fn=_shield,
         )
         return iter(loader)
 

@@ -11,24 +11,28 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ader import plugins
 from ader.arguments import validated
+from ader.nets.schedules import Schedule
 
 Array = npt.NDArray[Any]
+
+#: Ranges of constructor arguments; ``build`` refuses values outside.
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
 
 #: Makes a training image's extra inputs in a loader worker: (uint8 image (3, H, W), random stream) -> named arrays.
 #: The stream depends on the seed, the epoch and the image only.
 Augment = Callable[[Array, np.random.Generator], Mapping[str, Array]]
-
-#: Learning-rate factor as a function of the stage's progress in [0, 1): a pure function, so resuming needs no state.
-Schedule = Callable[[float], float]
 
 
 class Prediction(NamedTuple):
@@ -160,9 +164,15 @@ class Method(nn.Module):
     """Base class of all methods. The constructor takes named, typed arguments: the method's recipe.
 
     Randomness comes from torch's global generator, which the trainer seeds, saves and restores.
+
+    Attributes:
+        tags: what the method is.
+        check_with: constructor arguments that make it small for the common checks, where those that the checks
+            choose themselves do not fit (``ader.testing.method_checks``).
     """
 
     tags: ClassVar[Tags] = Tags()
+    check_with: ClassVar[Mapping[str, Any]] = {}
 
     @property
     def holdout(self) -> Mapping[str, float]:

@@ -4,7 +4,11 @@ Paper: Roth et al., "Towards Total Recall in Industrial Anomaly Detection", CVPR
 Upstream: amazon-science/patchcore-inspection at fcaa92f (Apache-2.0) and zhangzjn/ADer at 902937a (MIT).
 The default recipe is ADer's. ``image_score=patch`` gives the official image score.
 
-@PARITY@
+Compared with the official code on random images of 256x256, same weights, same bank (`scripts/parity.py patchcore`,
+float32, CPU): patch features within 3e-6 of values up to 13. Squared distances within 8e-6 of float64 brute force at
+values up to 65, where the reference's FAISS is off by 8e-3; maps and image scores hence within 4e-3 of the reference.
+Coreset: 99.9 % of 819 choices in common (near ties fall differently), largest gap left 44.2711 against 44.2714.
+24,862,528 parameters and 12.0 G multiply-accumulates per image, the bank search apart.
 
 Differences from upstream:
 - All training images are used; ADer's loader drops the last incomplete batch.
@@ -31,7 +35,7 @@ from torch import Tensor, nn
 
 from ader import dist
 from ader.errors import UserError
-from ader.methods.base import Batch, Method, Pass, Prediction, Tags
+from ader.methods.base import Batch, Count, Method, Pass, Positive, Prediction, Share, Tags
 from ader.nets.backbone import Backbone, BackboneOptions
 from ader.nets.fitted import Fitted
 from ader.nets.maps import GaussianBlur, upsample
@@ -58,22 +62,20 @@ class PatchCore(Method):
 
     def __init__(
         self,
-        batch_size: int = 8,
-        coreset: float = 0.1,
-        projection: int = 128,
-        starts: int = 10,
-        dimensions: int = 1024,
+        batch_size: Count = 8,
+        coreset: Share = 0.1,
+        projection: Count = 128,
+        starts: Count = 10,
+        dimensions: Count = 1024,
         layers: tuple[int, ...] = (2, 3),
-        neighbours: int = 1,
+        neighbours: Count = 1,
         image_score: Literal["map", "patch"] = "map",
-        sigma: float = 4.0,
+        sigma: Positive = 4.0,
         backbone: BackboneOptions = BackboneOptions("wide_resnet50_2.tv_in1k"),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()
-        if not 0 < coreset <= 1:
-            raise UserError(f"method.coreset={coreset} is out of range: give a share in (0, 1]")
         self.batch_size, self.coreset, self.projection, self.starts = batch_size, coreset, projection, starts
-        self.neighbours, self.image_score = neighbours, image_score
+        self.dimensions, self.neighbours, self.image_score = dimensions, neighbours, image_score
         self.backbone = Backbone(backbone, layers)
         self.patches = PatchFeatures(self.backbone.channels, dimensions)
         self.bank = Fitted()
@@ -88,7 +90,8 @@ class PatchCore(Method):
         self._collected.append(self(batch.image_BCHW).flatten(0, 2).float())
 
     def _reduce(self) -> None:
-        patch_ND = dist.gather_rows(torch.cat(self._collected))
+        none_ND = self.bank.anchor.new_empty(0, self.dimensions)  # a process may have had no image
+        patch_ND = dist.gather_rows(torch.cat([none_ND, *self._collected]))
         self._collected = []
         self.bank.value = patch_ND if self.coreset == 1 else patch_ND[self._choose(patch_ND)]
 
@@ -132,7 +135,7 @@ class PatchFeatures(nn.Module):
 
     def __init__(self, channels: Sequence[int], dimensions: int) -> None:
         super().__init__()
-        if dimensions % len(channels):
+        if not channels or dimensions % len(channels):
             raise UserError(f"method.dimensions={dimensions} must be a multiple of the {len(channels)} layers")
         share = dimensions // len(channels)
         self.groups = [math.gcd(count, dimensions, share) for count in channels]

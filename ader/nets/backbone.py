@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import timm
 import torch
+from huggingface_hub import constants as hub
 from pydantic import ConfigDict
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -46,6 +51,9 @@ class Backbone(nn.Module):
     Args:
         options: which network.
         layers: timm's ``out_indices``: 1, 2, 3 are a ResNet's layer1, layer2, layer3. Later stages are not built.
+
+    Raises:
+        UserError: no such network, layers or weights.
 
     Attributes:
         channels: of each feature map.
@@ -86,21 +94,23 @@ def _create(options: BackboneOptions, layers: tuple[int, ...]) -> tuple[Any, dic
         raise UserError(
             f"method.backbone.name={options.name!r} is not a timm model: {suggest(base, timm.list_models())}"
         )
+    tagged = timm.list_pretrained(f"{base}.*")
+    if options.name not in tagged and (options.pretrained or options.name != base):
+        raise UserError(
+            f"method.backbone.name={options.name!r} does not name weights that timm knows: "
+            f"{suggest(options.name, tagged)} (or set method.backbone.name={base} method.backbone.pretrained=false)"
+        )
     if not options.pretrained:
         net = _features(options.name, layers, pretrained=False)
         return net, {"name": options.name, "source": "random", "sha256": None}
-    tagged = timm.list_pretrained(f"{base}.*")
-    if options.name not in tagged:
-        raise UserError(
-            f"method.backbone.name={options.name!r} does not name its weights: {suggest(options.name, tagged)} "
-            "(or set method.backbone.pretrained=false)"
-        )
     file = _local_file(options)
     if file is not None:
-        net = _features(options.name, layers, pretrained=True, overlay={"state_dict": _read(file)})
-        return net, {"name": options.name, "source": str(file), "sha256": _sha256(file)}
+        return _load(options.name, layers, file), {"name": options.name, "source": str(file), "sha256": _sha256(file)}
     try:
-        net = _features(options.name, layers, pretrained=True)
+        with _offline_when_unreachable():
+            net = _features(options.name, layers, pretrained=True)
+    except UserError:
+        raise
     except Exception as error:  # timm and the hub raise many kinds for "no network" and "no such file"
         raise UserError(
             f"weights {options.name!r} are not in the weights folder ({_folder(options) or 'none given'}) and could "
@@ -111,13 +121,55 @@ def _create(options: BackboneOptions, layers: tuple[int, ...]) -> tuple[Any, dic
 
 
 def _features(name: str, layers: tuple[int, ...], pretrained: bool, overlay: Mapping[str, Any] | None = None) -> Any:
-    return timm.create_model(
-        name,
-        pretrained=pretrained,
-        features_only=True,
-        out_indices=layers,
-        pretrained_cfg_overlay=dict(overlay) if overlay else None,
-    )
+    try:
+        return timm.create_model(
+            name,
+            pretrained=pretrained,
+            features_only=True,
+            out_indices=layers,
+            pretrained_cfg_overlay=dict(overlay) if overlay else None,
+        )
+    except (IndexError, AssertionError) as error:  # timm looks the layers up without a check
+        raise UserError(
+            f"method.backbone.name={name!r} has no feature maps {list(layers)}: give other layers"
+        ) from error
+
+
+def _load(name: str, layers: tuple[int, ...], file: Path) -> Any:
+    """The network with the weights of a local file.
+
+    timm leaves what a file lacks at random values when it builds feature maps, but is strict with the whole network:
+    that is built first.
+    """
+    state = _read(file)
+    try:
+        with torch.random.fork_rng(devices=[]):  # random numbers must not depend on where weights come from
+            timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"state_dict": dict(state)})
+    except RuntimeError as error:  # torch lists all names that do not fit
+        raise UserError(f"weights file {file} does not hold the weights of {name}: replace it") from error
+    return _features(name, layers, pretrained=True, overlay={"state_dict": state})
+
+
+@contextmanager
+def _offline_when_unreachable() -> Iterator[None]:
+    """Leaves the hub out, all but its local cache, where its host has no address.
+
+    Without this the hub's client tries again for most of a minute, with warnings, before it gives up. Behind a proxy
+    the address is the proxy's business, so nothing is changed.
+    """
+    before = hub.HF_HUB_OFFLINE
+    hub.HF_HUB_OFFLINE = before or not (getproxies() or _has_address(urlsplit(hub.ENDPOINT).hostname))
+    try:
+        yield
+    finally:
+        hub.HF_HUB_OFFLINE = before
+
+
+def _has_address(host: str | None) -> bool:
+    try:
+        return bool(socket.getaddrinfo(host, 443))
+    except OSError:
+        return False
 
 
 def _folder(options: BackboneOptions) -> Path | None:
@@ -135,15 +187,19 @@ def _local_file(options: BackboneOptions) -> Path | None:
 
 def _read(file: Path) -> dict[str, Tensor]:
     """Reads tensors without executing anything a pickle may contain."""
+    state: Any
     try:
         if file.suffix == ".safetensors":
-            return load_file(file)
-        state = torch.load(file, map_location="cpu", weights_only=True)
+            state = load_file(file)
+        else:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+        if isinstance(state.get("state_dict"), dict):
+            state = state["state_dict"]
+        if not state:
+            raise ValueError("no tensors")  # timm would go on to download some
+        return dict(state)
     except Exception as error:  # damaged zip, damaged header, refused pickle: all are the file's fault
         raise UserError(f"weights file {file} cannot be read ({type(error).__name__}): replace it") from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    return dict(state)
 
 
 def _sha256(file: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 
@@ -13,10 +14,12 @@ class Fitted(nn.Module):
     """
 
     value: Tensor | None
+    anchor: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("value", None, persistent=False)
+        self.register_buffer("anchor", torch.empty(0), persistent=False)  # knows the device before anything is fitted
 
     def get(self) -> Tensor:
         """The fitted tensor.
@@ -32,5 +35,4 @@ class Fitted(nn.Module):
         return self.value
 
     def set_extra_state(self, state: Tensor | None) -> None:
-        like = self.value
-        self.value = state if state is None or like is None else state.to(like.device)
+        self.value = None if state is None else state.to(self.anchor.device)

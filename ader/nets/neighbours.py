@@ -33,6 +33,11 @@ def nearest(query_QD: Tensor, bank_MD: Tensor, k: int = 1, spare: int = 4) -> tu
     Returns:
         Squared Euclidean distances (Q, K), ascending, and bank indices (Q, K).
     """
+    with torch.autocast(query_QD.device.type, enabled=False):  # bfloat16 products would not even rank
+        return _nearest(query_QD, bank_MD, k, spare)
+
+
+def _nearest(query_QD: Tensor, bank_MD: Tensor, k: int, spare: int) -> tuple[Tensor, Tensor]:
     count = min(k + spare, len(bank_MD))
     centre_D = bank_MD.mean(dim=0)  # distances do not change, products get smaller and so does their rounding
     bank_MD, query_QD = bank_MD - centre_D, query_QD - centre_D

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
-from ader.methods.base import Schedule
+#: A pure function of the progress, so that resuming needs no state.
+Schedule = Callable[[float], float]
 
 
 def step_at(share: float, factor: float = 0.1) -> Schedule:
@@ -13,12 +15,11 @@ def step_at(share: float, factor: float = 0.1) -> Schedule:
 
 
 def cosine(final: float = 0.0, warmup: float = 0.0, start: float = 0.0) -> Schedule:
-    """Half a cosine from 1 to ``final``, after a linear rise from ``start`` over the first ``warmup`` share."""
+    """A linear rise from ``start`` to 1 over the first ``warmup`` share, then half a cosine from 1 to ``final``."""
 
     def factor(progress: float) -> float:
-        whole = final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
         if progress < warmup:
-            return start + (whole - start) * progress / warmup
-        return whole
+            return start + (1 - start) * progress / warmup
+        return final + (1 - final) * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup))) / 2
 
     return factor

@@ -15,7 +15,6 @@ from ader.job import Job
 from ader.methods.base import Method
 from ader.profile import count_macs, count_parameters
 from ader.report.table import chance, render
-from ader.runname import dataset_label, fingerprint
 from ader.settings import Part
 
 
@@ -34,7 +33,7 @@ def announce(job: Job) -> None:
 def title(job: Job) -> str:
     """``demo / multi_class / rd / e100-s42``."""
     choices = job.composed.choices
-    parts = (dataset_label(job.composed, job.index), choices["setting"], choices["method"], job.folder.name)
+    parts = (job.place.label, choices["setting"], choices["method"], job.folder.name)
     return " / ".join(parts)
 
 
@@ -67,14 +66,14 @@ def write(job: Job) -> None:
     record.write_table(job.folder / "bounds.csv", evaluator.bounds())
     record.write_table(job.folder / "counts.csv", evaluator.counts())
     composed = job.composed
-    choices = {**composed.choices, "dataset": dataset_label(composed, job.index)}
+    choices = {**composed.choices, "dataset": job.place.label}
     content = {
         "status": "done",
         "title": title(job),
         "choices": choices,
         "seed": job.options.seed,
         "config": composed.values,
-        "config_hash": record.digest(fingerprint(composed, job.index)),
+        "config_hash": record.digest(job.place.fingerprint),
         "index_hash": job.index.digest(),
         "profile": evaluator.profile,
         "maps": job.options.save_maps,
@@ -96,7 +95,7 @@ def show(folder: Path, console: Console) -> None:
     counts = record.read_table(folder / "counts.csv")
     frame.loc["chance"] = chance(counts)
     console.say("\n" + render(frame, f"{result['title']}  (percent)"))
-    for line in [*_footnotes(frame, bounds, counts, result), f"written to {folder}"]:
+    for line in ["", *_footnotes(frame, bounds, counts, result), f"written to {folder}"]:
         console.say(line)
 
 
@@ -118,7 +117,9 @@ def _footnotes(frame: pd.DataFrame, bounds: pd.DataFrame, counts: pd.DataFrame, 
         lines.append(f"'-': {reason} ({some(where, 3)})")
     vanished = counts["vanished"]
     for category, count in vanished[vanished > 0].items():
-        lines.append(f"{category}: {count} defects vanish from the mask at this image size; the images stay defective")
+        lines.append(
+            f"{category}: {count:.0f} defects vanish from the mask at this image size; the images stay defective"
+        )
     lines += [f"CAUTION: {caveat}" for caveat in result["caveats"]]
     lines.append(_times(result["parts"]))
     return lines

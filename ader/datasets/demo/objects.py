@@ -6,8 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ader.data.demo_textures import BLACK, WHITE, Fabric, Fault, Metal, Rng, Scene, Wood
-from ader.data.painting import (
+from ader.datasets.demo.painting import (
     Field,
     Point,
     blob,
@@ -22,6 +21,7 @@ from ader.data.painting import (
     ramp,
     turned,
 )
+from ader.datasets.demo.textures import BLACK, WHITE, Fabric, Fault, Metal, Rng, Scene, Wood
 
 
 class Bolt(Scene):

@@ -1,6 +1,6 @@
 """A small generated dataset in MVTec layout: no download, pixel masks, several kinds of defect per category.
 
-Drawn with numpy (``ader.data.demo_objects``): three textures and three objects under varying light, pose and
+Drawn with numpy (``ader.datasets.demo.objects``): three textures and three objects under varying light, pose and
 noise. An image depends only on the seed, its category, split, defect and number: a set can be made again.
 """
 
@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ader.data.demo_objects import SCENES
 from ader.data.index import TEST, Index
-from ader.data.painting import Field, coordinates, noise
 from ader.datasets.base import read_mvtec_layout
+from ader.datasets.demo.objects import SCENES
+from ader.datasets.demo.painting import Field, coordinates, noise
 from ader.errors import UserError, some
 
 VERSION = 1  # raise it when any pixel changes

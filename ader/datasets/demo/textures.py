@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ader.data.painting import (
+from ader.datasets.demo.painting import (
     Field,
     Point,
     blob,

@@ -1,0 +1,39 @@
+# Two commands on a fresh machine with Python 3.10+ and make: `make demo` and `make test`.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: help setup demo test lint clean
+
+help:
+	@echo "make demo    set up, then train and evaluate on the built-in data (no download but Python packages)"
+	@echo "make test    set up, then run all checks and tests"
+	@echo "make lint    style and types only"
+	@echo "make setup   only set up $(VENV); the command is then $(BIN)/ader"
+	@echo "make clean   delete $(VENV) and tool caches; data and results stay"
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info < (3, 10) and sys.exit("ader needs Python 3.10 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
+	@$(PYTHON) -c 'import ensurepip, venv' || { echo "this Python has no venv module: install it (Debian: apt install python3-venv)"; exit 1; }
+	@echo "setting up $(VENV): installing packages takes a few minutes"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(READY)
+
+demo: $(READY)
+	@$(BIN)/ader experiment=demo
+
+# One thread per test process: with more, processes and threads fight over the cores.
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,76 @@
+"""Signals that end a run: at once where nothing is lost, at a step's end where a checkpoint can be written."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Stopped(RuntimeError):
+    """A run that ends early for a reason worth one clear line; exit status 1."""
+
+
+class Interrupt:
+    """Takes SIGTERM and SIGINT.
+
+    A signal raises ``Stopped`` where it arrives, except inside ``patiently``, where it is only noted and the code
+    asks (``name``, ``check``) when it suits. A second signal raises KeyboardInterrupt in any case.
+
+    Attributes:
+        name: of the signal that came, or None.
+        activity: what is going on, for the message.
+    """
+
+    def __init__(self) -> None:
+        self.name: str | None = None
+        self.activity = "before training"
+        self._prompt = True
+
+    @contextmanager
+    def listening(self) -> Iterator[Interrupt]:
+        """Takes the signals over for the duration."""
+        before = {number: signal.signal(number, self._take) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def patiently(self) -> Iterator[None]:
+        """Signals are only noted."""
+        before, self._prompt = self._prompt, False
+        try:
+            yield
+        finally:
+            self._prompt = before
+
+    @contextmanager
+    def promptly(self) -> Iterator[None]:
+        """Signals act at once, also one that was noted before."""
+        self.check()
+        before, self._prompt = self._prompt, True
+        try:
+            yield
+        finally:
+            self._prompt = before
+
+    def check(self) -> None:
+        """Raises ``Stopped`` when a signal has come (one that came inside a destructor was swallowed there)."""
+        if self.name is not None:
+            self.stop()
+
+    def stop(self) -> None:
+        """Ends the run."""
+        raise Stopped(
+            f"stopped by {self.name or 'another process'} {self.activity}: run the same command again to resume"
+        )
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        if self.name is not None:
+            raise KeyboardInterrupt
+        self.name = signal.Signals(number).name
+        if self._prompt:
+            self.stop()

@@ -1,0 +1,141 @@
+"""A method made small enough to check, and what the checks look at."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ader.arguments import validated
+from ader.methods.base import Batch, Method, Prediction, Stage, find_class
+from ader.options import config_folder
+from ader.profile import RandomImages
+from ader.randomness import seed_all
+from ader.trainer import Trainer
+
+CPU = torch.device("cpu")
+SMALL: Mapping[str, Any] = {"backbone": {"name": "resnet18", "pretrained": False}, "batch_size": 2, "epochs": 1}
+STEPS = 3
+
+
+@dataclass
+class Subject:
+    """A method under test.
+
+    Attributes:
+        method_class: the class.
+        arguments: of its constructor, making it small.
+        size: images are (size, size) pixels.
+        config: its YAML file; None skips the checks of the file.
+    """
+
+    method_class: type[Method]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    size: int = 64
+    config: Path | None = None
+
+    @classmethod
+    def named(cls, name: str, *, size: int = 64, config: Path | None = None, **arguments: Any) -> Subject:
+        """A method found by its name; ``arguments`` come before those that the checks choose."""
+        method_class = find_class(name)
+        known = inspect.signature(method_class).parameters
+        chosen = {key: value for key, value in SMALL.items() if key in known}
+        config = config or config_folder() / "method" / f"{name}.yaml"
+        return cls(method_class, {**chosen, **method_class.check_with, **arguments}, size, config)
+
+    def make(self, seed: int = 0) -> Method:
+        """A new method; ``seed`` decides its random weights."""
+        seed_all(seed)
+        arguments = copy.deepcopy(dict(self.arguments))
+        if "image_size" in inspect.signature(self.method_class).parameters:
+            arguments.setdefault("image_size", self.size)
+        return self.method_class(**validated(self.method_class, arguments, where="method"))
+
+    def fit(self, **options: Any) -> Method:
+        """A new method, trained for a few steps on random images."""
+        method = self.make()
+        Trainer(device=CPU, max_steps=STEPS, **options).fit(method, self.data())
+        return method
+
+    def data(self) -> RandomImages:
+        """Training data: a few batches of noise."""
+        return RandomImages(self.size, STEPS, CPU, self.method_class.tags)
+
+    @cached_property
+    def fitted(self) -> Method:
+        """A trained method that several checks share: they must leave it as it is."""
+        return self.fit()
+
+
+class Watched:
+    """Training data that tell what happens around them: a stage begins, batch n was taken, a stage ends."""
+
+    def __init__(self, data: RandomImages, tell: Callable[[str, Stage, int], None]) -> None:
+        self.data, self.tell = data, tell
+        self.order = data.order
+
+    def train(self, stage: Stage, start: int, stop: int) -> Iterator[Batch]:
+        self.tell("begin", stage, start)
+        for number, batch in enumerate(self.data.train(stage, start, stop), start):
+            yield batch
+            self.tell("step", stage, number + 1)
+        self.tell("end", stage, stop)
+
+
+def images(count: int, size: int, seed: int = 7) -> Tensor:
+    """Random images (B, 3, H, W) in [0, 1], coarse and fine structure both."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, 3, 4, 4, generator=generator)
+    fine = torch.rand(count, 3, size, size, generator=generator)
+    return (nn.functional.interpolate(coarse, size=(size, size), mode="bilinear") + fine) / 2
+
+
+@torch.no_grad()
+def predict(method: Method, image_BCHW: Tensor) -> Prediction:
+    """As the runner does it."""
+    method.eval()
+    return method.predict(image_BCHW)
+
+
+def snapshot(method: nn.Module) -> dict[str, Tensor]:
+    """Copies of all tensors: parameters, buffers (saved or not) and what else the state dict holds."""
+    named = {**dict(method.named_parameters()), **dict(method.named_buffers()), **method.state_dict()}
+    return {name: value.detach().clone() for name, value in named.items() if isinstance(value, Tensor)}
+
+
+def changed(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> list[str]:
+    """Names of tensors that are not equal bit for bit, or are on one side only."""
+    names = sorted({*before, *after})
+    return [name for name in names if not _equal(before.get(name), after.get(name))]
+
+
+def _equal(one: Tensor | None, two: Tensor | None) -> bool:
+    if one is None or two is None:
+        return one is two
+    return one.dtype == two.dtype and one.shape == two.shape and one.equal(two)
+
+
+def same(one: Prediction, two: Prediction) -> bool:
+    return all(_equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+@contextmanager
+def no_network() -> Iterator[None]:
+    def refuse(*args: Any, **options: Any) -> Any:
+        raise AssertionError("the method asks for the network")
+
+    saved = socket.getaddrinfo, socket.socket.connect
+    socket.getaddrinfo, socket.socket.connect = refuse, refuse  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        socket.getaddrinfo, socket.socket.connect = saved  # type: ignore[method-assign]

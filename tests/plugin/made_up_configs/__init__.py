@@ -1,0 +1,1 @@
+"""Configs of the made-up package."""
