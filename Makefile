@@ -25,6 +25,8 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	@$(BIN)/ader experiment=demo
+	@echo
+	@$(BIN)/ader experiment=demo_rd
 
 # One thread per test process: with more, processes and threads fight over the cores.
 test: lint

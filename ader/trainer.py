@@ -148,7 +148,7 @@ class Trainer:
             seed_all(mix(self.seed, stage.name))  # the same in all processes: they must fit the same bank
             self.interrupt.activity = f"in stage {stage.name!r}, which starts over"
             with self.interrupt.promptly():
-                self._pass(method, data, stage, progress)
+                self._pass(method, data, stage, progress, clock)
         elif isinstance(stage, Descent):
             seed_all(mix(self.seed, stage.name, dist.rank()))
             self._descend(method, data, stage, progress, clock, resumed)
@@ -157,7 +157,7 @@ class Trainer:
         clock.stop()
 
     @torch.no_grad()
-    def _pass(self, method: Method, data: TrainingData, stage: Pass, progress: Progress) -> None:
+    def _pass(self, method: Method, data: TrainingData, stage: Pass, progress: Progress, clock: _Clock) -> None:
         method.eval()
         order = data.order(stage)
         total = order.steps_per_epoch if stage.batches is None else min(stage.batches, order.steps_per_epoch)
@@ -166,9 +166,9 @@ class Trainer:
             for batch in data.train(stage, 0, total):
                 with self.autocast():
                     stage.update(batch)
-                track.advance()
+                track.advance(clock.pace(stage.batch_size, track.done + 1))
                 self.interrupt.check()
-        self.console.note(f"{stage.name}: finishing")
+        self.console.say(f"{stage.name}: finishing")
         stage.finish()
 
     def _descend(

@@ -138,8 +138,10 @@ def test_coreset_is_chosen_from_random_starts_in_a_random_projection(monkeypatch
     monkeypatch.setattr("ader.methods.patchcore.greedy_coreset", record)
     method = Subject.named("patchcore", dimensions=64, projection=16, starts=4).make()
     patch_ND = torch.randn(50, 64, generator=torch.Generator().manual_seed(0))
+    method._collected = list(patch_ND.split([20, 0, 30]))
     torch.manual_seed(5)
-    assert method._choose(patch_ND).tolist() == list(range(5))
+    method._reduce()
+    assert method.bank.get().equal(patch_ND[:5])
     torch.manual_seed(5)
     weight = torch.nn.Linear(64, 16, bias=False).weight.detach()
     start = torch.randperm(50)[:4]
@@ -149,14 +151,30 @@ def test_coreset_is_chosen_from_random_starts_in_a_random_projection(monkeypatch
 
 
 def test_a_process_without_images_adds_no_patch(monkeypatch):
-    """What a process contributes that got no image of the pass."""
+    """What a process contributes that got no image of the pass: nothing to choose from, nothing to keep."""
     method = build("patchcore", dimensions=64, backbone={"name": "resnet18", "pretrained": False})
-    seen = []
-    monkeypatch.setattr("ader.dist.gather_rows", lambda rows: seen.append(rows) or torch.randn(40, 64))
+    seen, everyones = [], iter([torch.randn(40, 128), torch.randn(4, 64)])
+    monkeypatch.setattr("ader.dist.gather_rows", lambda rows: seen.append(rows) or next(everyones))
     (stage,) = method.stages()
     stage.finish()
-    assert seen[0].shape == (0, 64)
+    assert [rows.shape for rows in seen] == [(0, 128), (0, 64)]
     assert method.bank.get().shape == (4, 64)
+
+
+def test_processes_keep_what_a_single_one_would(monkeypatch):
+    """Of one common choice each process keeps what lies in its own share; together that is the bank."""
+    patch_ND = torch.randn(60, 64, generator=torch.Generator().manual_seed(0))
+    choice = [50, 3, 30, 24, 25, 59]
+    monkeypatch.setattr("ader.methods.patchcore.PatchCore._choose", lambda self, point_NP: torch.tensor(choice))
+    monkeypatch.setattr("ader.dist.gather_objects", lambda item: [25, 35])
+    kept = []
+    for rank, share in enumerate([patch_ND[:25], patch_ND[25:]]):
+        monkeypatch.setattr("ader.dist.rank", lambda rank=rank: rank)
+        method = Subject.named("patchcore", dimensions=64).make()
+        method._collected = list(share.split(10))
+        method._reduce()
+        kept.append(method.bank.get())
+    assert torch.cat(kept).equal(patch_ND[sorted(choice)])
 
 
 def test_passes_forget_what_an_interrupted_one_collected():

@@ -19,8 +19,8 @@ Differences from upstream:
 - The random projection and the starting points come from torch's generator: another draw than upstream's, from the
   same distributions.
 
-Shapes in names: B images, C channels, H height, W width, N patches, M bank items, Q queries, D dimensions, K
-neighbours.
+Shapes in names: B images, C channels, H height, W width, N patches, M bank items, Q queries, D dimensions, P
+projected dimensions, K neighbours.
 """
 
 from __future__ import annotations
@@ -90,19 +90,30 @@ class PatchCore(Method):
         self._collected.append(self(batch.image_BCHW).flatten(0, 2).float())
 
     def _reduce(self) -> None:
+        """Keeps the coreset, in the order of the images. All patches are never copied into one tensor: they are
+        what limits the size of the data (15 GB for MVTec AD)."""
         none_ND = self.bank.anchor.new_empty(0, self.dimensions)  # a process may have had no image
-        patch_ND = dist.gather_rows(torch.cat([none_ND, *self._collected]))
-        self._collected = []
-        self.bank.value = patch_ND if self.coreset == 1 else patch_ND[self._choose(patch_ND)]
+        collected, self._collected = [none_ND, *self._collected], []
+        if self.coreset == 1:
+            self.bank.value = dist.gather_rows(torch.cat(collected))
+            return
+        mapper = nn.Linear(self.dimensions, self.projection, bias=False)  # upstream's draw, with its scale
+        weight_DP = mapper.weight.detach().T.to(none_ND.device)
+        chosen = self._choose(dist.gather_rows(torch.cat([patch_ND @ weight_DP for patch_ND in collected])))
+        counts = dist.gather_objects(sum(map(len, collected)))
+        chosen = chosen.sort().values - sum(counts[: dist.rank()])  # positions in this process's patches
+        kept = []
+        for patch_ND in collected:
+            kept.append(patch_ND[chosen[(chosen >= 0) & (chosen < len(patch_ND))]])
+            chosen = chosen - len(patch_ND)
+        self.bank.value = dist.gather_rows(torch.cat(kept))
 
-    def _choose(self, patch_ND: Tensor) -> Tensor:
-        """Approximate greedy coreset (section 3.2): chosen in a random projection, started from random points."""
-        count = max(1, int(len(patch_ND) * self.coreset))
-        mapper = nn.Linear(patch_ND.shape[1], self.projection, bias=False)  # upstream's draw, with its scale
-        point_ND = patch_ND @ mapper.weight.detach().to(patch_ND.device).T
-        start = torch.randperm(len(patch_ND))[: self.starts].to(patch_ND.device)
-        mean_N = squared_distances(point_ND, point_ND[start]).sqrt().mean(dim=1)
-        return greedy_coreset(point_ND, count, first_N=mean_N.square())
+    def _choose(self, point_NP: Tensor) -> Tensor:
+        """Approximate greedy coreset (section 3.2) of projected patches, started from random points."""
+        count = max(1, int(len(point_NP) * self.coreset))
+        start = torch.randperm(len(point_NP))[: self.starts].to(point_NP.device)
+        mean_N = squared_distances(point_NP, point_NP[start]).sqrt().mean(dim=1)
+        return greedy_coreset(point_NP, count, first_N=mean_N.square())
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         """Patch features (B, H, W, D) on the grid of the finest layer."""
