@@ -72,6 +72,8 @@ def take_flags(words: Sequence[str]) -> tuple[Flags, list[str]]:
             config_dir = word.partition("=")[2] or next(rest, None)
             if not config_dir:
                 raise UserError("--config-dir needs a folder: --config-dir DIR")
+        elif word in ("-m", "--multirun"):
+            raise UserError(f"{word}: this version has no sweeps yet: give one command per run")
         elif word.startswith("-"):
             raise UserError(f"{word} is not a flag: {suggest(word, ['--cfg', '--config-dir', '--help', '--version'])}")
         else:

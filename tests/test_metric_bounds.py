@@ -147,7 +147,7 @@ def test_float_key_orders_as_floats_do():
         tiny,
         1e-40,
         1.0,
-        np.nextafter(np.float32(1), 2),
+        np.nextafter(np.float32(1), np.float32(2)),
         3e38,
     ]
     key = float_key(torch.tensor([*ordered, np.inf], dtype=torch.float32))
