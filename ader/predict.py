@@ -53,10 +53,12 @@ def predict(job: Job, method: Method, loader: Loader, evaluator: Evaluator) -> d
             track.advance(f"{done / max(1e-9, seconds['predict']):.1f} images/s")
             job.interrupt.check()
     shares = dist.gather_objects((seconds, done))
+    tested, slowest = sum(count for _, count in shares), max(share["predict"] for share, _ in shares)
     return {
-        "predict_seconds": max(share["predict"] for share, _ in shares),
+        "predict_seconds": slowest,
         "evaluate_seconds": max(share["evaluate"] for share, _ in shares),
-        "test_images": sum(count for _, count in shares),
+        "test_images": tested,
+        "predict_images_per_second": tested / max(1e-9, slowest),
         "test_memory_bytes": peak_memory(job.device),
     }
 

@@ -148,6 +148,9 @@ def train(job: Job, method: Method, loader: Loader, folder: Path) -> dict[str, A
     return {
         "stage_seconds": progress.seconds,
         "stage_images": progress.images,
+        "stage_images_per_second": {
+            name: count / max(1e-9, progress.seconds[name]) for name, count in progress.images.items()
+        },
         "train_memory_bytes": peak_memory(job.device),
         "processes": dist.world(),
     }

@@ -62,7 +62,7 @@ def test_undefined_is_a_dash(bench, capsys):
     out = capsys.readouterr().out
     row = next(line for line in out.splitlines() if line.startswith("cable"))
     assert row.split()[1:4] == ["-", "-", "-"]
-    assert "the mean leaves out categories" in out
+    assert "the mean is over fewer than the 2 categories for: image_auroc 1, " in out
     frame = read_table(bench.folder() / "metrics.csv")
     assert np.isnan(frame.loc["cable", "image_auroc"])
     text = (bench.folder() / "metrics.csv").read_text()

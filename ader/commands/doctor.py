@@ -27,7 +27,8 @@ def main(arguments: Sequence[str]) -> int:
     if arguments:
         raise UserError(f"ader doctor takes no arguments, got {' '.join(arguments)}")
     findings = [*_packages(), *_devices(), *_folders(), *_weights(), *_datasets()]
-    table = Table("what", "state", "detail, and how to get it", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table = Table("what", "state", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("detail, and how to get it", overflow="fold")
     for finding in findings:
         table.add_row(*finding)
     Console(highlight=False).print(table)

@@ -23,7 +23,9 @@ def main(arguments: Sequence[str]) -> int:
         wanted = arguments[0] if arguments else ""
         raise UserError(f"ader list {' '.join(arguments)}: {suggest(wanted, KINDS)}")
     headings, rows = KINDS[arguments[0]]
-    table = Table(*headings, box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
     for row in rows():
         table.add_row(*row)
     Console(highlight=False).print(table)

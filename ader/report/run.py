@@ -108,11 +108,10 @@ def _footnotes(frame: pd.DataFrame, bounds: pd.DataFrame, counts: pd.DataFrame, 
             f"({widest.idxmax()}; bounds.csv)"
         )
     lines.append("chance: what random scores would reach on the same images")
-    partial = [
-        str(slug) for slug in frame if 0 < frame[slug].drop(index=["mean", "chance"]).notna().sum() < len(counts)
-    ]
+    defined = frame.drop(index=["mean", "chance"]).notna().sum()
+    partial = [f"{slug} {count}" for slug, count in defined.items() if 0 < count < len(counts)]
     if partial:
-        lines.append(f"the mean leaves out categories where a metric is undefined: {some(partial)}")
+        lines.append(f"the mean is over fewer than the {len(counts)} categories for: {some(partial)}")
     for reason, where in result["undefined"].items():
         lines.append(f"'-': {reason} ({some(where, 3)})")
     vanished = counts["vanished"]
