@@ -145,7 +145,7 @@ class HistogramState:
         start = ((first << PAGE_SHIFT) + ((used % self._fine) << self._shift)).cpu().numpy()
         low_K, high_K = self._edges(start, category)
         # Every addition of a weight or a bin may lose half an ulp of a fraction.
-        rounding = 1e-11 + np.finfo(np.float64).eps * float(defective_K.sum() + normal_K.sum())
+        rounding = 1e-11 + float(np.finfo(np.float64).eps) * float(defective_K.sum() + normal_K.sum())
         return Bins(defective_K, normal_K, weight_K, low_K, high_K, rounding)
 
     def _edges(self, start_K: npt.NDArray[np.int64], category: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:

@@ -135,7 +135,8 @@ def _camera(rng: np.random.Generator, size: int) -> tuple[Field, Field]:
 def _expose(picture: Field, gain: Field, grain: Field) -> U8:
     value = np.clip(picture, 0, 1) * gain[..., None]
     value = value + grain * np.sqrt(0.3 + value)  # brighter pixels are noisier
-    return (np.clip(value, 0, 1) * 255 + 0.5).astype(np.uint8)
+    exposed: U8 = (np.clip(value, 0, 1) * 255 + 0.5).astype(np.uint8)
+    return exposed
 
 
 def _generate(root: Path, options: Options) -> None:

@@ -61,8 +61,8 @@ class Bolt(Scene):
         bevel = 0.56 + 0.16 * np.cos(facet + 2.2)  # light from the upper left
         top = 0.66 + 0.04 * noise(rng, self.size, (3, 3)) + 0.012 * np.sin(radius * 300)
         grey = bevel + ramp(radius, 0.405, 0.385) * (top - bevel) - 0.10 * cover(abs(radius - 0.40) - 0.006)
-        marks = np.min([box(*turned(x, y, at, turn), 0.10, 0.012) for at, turn in self._marks()], axis=0)
-        grey = grey - 0.25 * cover(marks, 2) + 0.10 * cover(abs(marks - 0.014) - 0.003, 2)
+        marks = np.minimum.reduce([box(*turned(x, y, at, turn), 0.10, 0.012) for at, turn in self._marks()])
+        grey = grey - 0.25 * cover(marks, 2) + 0.10 * cover(np.abs(marks - 0.014) - 0.003, 2)
         return np.asarray(grey[..., None] * (0.98, 1.0, 1.02))
 
     def _marks(self) -> list[tuple[Point, float]]:
