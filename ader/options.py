@@ -5,6 +5,9 @@ from __future__ import annotations
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 GROUPS = ("dataset", "method", "setting", "trainer", "metric", "experiment")
 
@@ -28,6 +31,12 @@ def config_folders() -> list[Path]:
 def option_file(group: str, name: str) -> Path:
     """The YAML file of one option."""
     return next(file for folder in config_folders() if (file := folder / group / f"{name}.yaml").is_file())
+
+
+def read_option(group: str, name: str) -> dict[str, Any]:
+    """What that file says, interpolations as they stand."""
+    values: dict[str, Any] = yaml.safe_load(option_file(group, name).read_text(encoding="utf-8"))
+    return values
 
 
 def options(group: str) -> list[str]:

@@ -22,6 +22,7 @@ from ader.job import Job
 from ader.methods.base import Method, Prediction
 from ader.metrics import Evaluator
 from ader.profile import peak_memory, reset_peak, synchronise
+from ader.trainer import autocast
 
 
 @torch.no_grad()
@@ -39,7 +40,7 @@ def predict(job: Job, method: Method, loader: Loader, evaluator: Evaluator) -> d
     with job.console.track("predict", -(-images // (batch_size * dist.world())), "batches") as track:
         for samples, image_BCHW, mask_BHW in loader.test(batch_size):
             began = time.perf_counter()
-            with torch.autocast(job.device.type, torch.bfloat16, enabled=job.trainer.precision == "bf16"):
+            with autocast(job.device, job.trainer.precision):
                 prediction = check_prediction(method, method.predict(image_BCHW), image_BCHW)
             synchronise(job.device)
             middle = time.perf_counter()

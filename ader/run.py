@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from ader import dist, record, workspace
-from ader.arguments import validated
 from ader.config import Composed
 from ader.console import Console
 from ader.data import Index
@@ -18,7 +17,7 @@ from ader.data.loader import Loader, hold_out, mix
 from ader.files import write_atomic
 from ader.interrupt import Interrupt
 from ader.job import Job, make_evaluator, read_index, resolve_device, run_options, trainer_options
-from ader.methods.base import Method, build, find_class
+from ader.methods.base import Method, build, find_class, recipe_arguments
 from ader.metrics import Evaluator
 from ader.predict import predict
 from ader.profile import peak_memory, reset_peak
@@ -116,13 +115,15 @@ def run_part(job: Job, part: Part, folder: Path) -> None:
     job.interrupt.activity = "while predicting"
     evaluator = job.new_evaluator()
     facts |= predict(job, method, loader, evaluator)
-    merged = job.new_evaluator()
-    for state in dist.gather_objects(evaluator.state_dict()):
-        merged.merge(Evaluator.from_state_dict(state, device=job.device))
-    job.evaluator.merge(merged)
+    if dist.world() > 1:
+        states = dist.gather_objects(evaluator.state_dict())
+        evaluator = job.new_evaluator()
+        for state in states:
+            evaluator.merge(Evaluator.from_state_dict(state, device=job.device))
+    job.evaluator.merge(evaluator)
     job.facts[part.name] = facts
     if folder != job.folder and dist.is_main():
-        content = {"evaluator": merged.state_dict(), "facts": facts, "maps": job.options.save_maps}
+        content = {"evaluator": evaluator.state_dict(), "facts": facts, "maps": job.options.save_maps}
         write_atomic(done, lambda file: torch.save(content, file))
 
 
@@ -165,7 +166,7 @@ def divide_index(composed: Composed, index: Index, seed: int) -> list[Part]:
 def check_method(composed: Composed) -> None:
     """Refuses unknown or unfit arguments before anything is written; the weights are not loaded for that."""
     arguments = dict(composed.values["method"])
-    validated(find_class(arguments.pop("name")), arguments, where="method")
+    recipe_arguments(find_class(arguments.pop("name")), composed.values["image_size"], arguments)
 
 
 def make_method(job: Job) -> Method:

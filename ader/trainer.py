@@ -25,8 +25,6 @@ from ader.methods.base import Batch, Descent, Method, Pass, Stage
 from ader.nets.schedules import Schedule
 from ader.randomness import random_states, restore_random, seed_all
 
-__all__ = ["Precision", "Progress", "Trainer", "TrainingData", "seed_all", "set_precision"]
-
 Precision = Literal["fp32", "tf32", "bf16"]
 
 
@@ -242,7 +240,7 @@ class Trainer:
 
     def autocast(self) -> AbstractContextManager[None]:
         """The precision's context for a forward pass."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        return autocast(self.device, self.precision)
 
     def _load(self) -> dict[str, Any] | None:
         if self.checkpoint is None or not self.checkpoint.exists():
@@ -360,6 +358,11 @@ class _Clock:
 
     def pace(self, batch_size: int, steps: int) -> str:
         return f"{batch_size * steps / max(1e-9, time.monotonic() - self.began):.1f} images/s"
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[None]:
+    """The context in which training and inference run a method."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def set_precision(precision: Precision) -> None:

@@ -9,13 +9,12 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import yaml
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from ader.errors import UserError
-from ader.options import option_file, options
+from ader.options import options, read_option
 
 OK, LACKS, BROKEN = "ok", "lacks", "BROKEN"
 
@@ -89,7 +88,7 @@ def _weights() -> Iterator[Finding]:
     folder = Path(os.environ.get("ADER_WEIGHTS", "weights")).expanduser()
     wanted: dict[str, list[str]] = {}
     for method in options("method"):
-        backbone = _read("method", method).get("backbone")
+        backbone = read_option("method", method).get("backbone")
         if isinstance(backbone, dict):
             wanted.setdefault(str(backbone["name"]), []).append(method)
     for name, methods in sorted(wanted.items()):
@@ -108,7 +107,7 @@ def _weights() -> Iterator[Finding]:
 def _datasets() -> Iterator[Finding]:
     data = Path(os.environ.get("ADER_DATA", "data")).expanduser()
     for name in options("dataset"):
-        values = _read("dataset", name)
+        values = read_option("dataset", name)
         root = str(values.get("root"))
         if root == "???":
             continue
@@ -119,9 +118,3 @@ def _datasets() -> Iterator[Finding]:
             yield f"dataset {name}", OK, str(folder)
         else:
             yield f"dataset {name}", LACKS, f"not at {folder} (ADER_DATA, or dataset.root=DIR): {source}"
-
-
-def _read(group: str, name: str) -> dict[str, object]:
-    text = option_file(group, name).read_text(encoding="utf-8")
-    values: dict[str, object] = yaml.safe_load(text)
-    return values

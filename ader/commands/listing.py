@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
 
-import yaml
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from ader import plugins
 from ader.errors import UserError, suggest
-from ader.options import option_file, options
+from ader.options import option_file, options, read_option
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -46,7 +43,7 @@ def _methods() -> Iterator[tuple[str, ...]]:
 
 def _datasets() -> Iterator[tuple[str, ...]]:
     for name in options("dataset"):
-        values = _read(option_file("dataset", name))
+        values = read_option("dataset", name)
         counts = values.get("counts") or {}
         images = sum(sum(row) for row in counts.values())
         about = values.get("about") or {}
@@ -76,11 +73,6 @@ def _comments(group: str) -> Callable[[], Iterator[tuple[str, ...]]]:
             yield name, comments[0] if comments else ""
 
     return rows
-
-
-def _read(path: Path) -> dict[str, Any]:
-    values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return values
 
 
 KINDS: dict[str, tuple[tuple[str, ...], Callable[[], Iterator[tuple[str, ...]]]]] = {

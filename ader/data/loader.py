@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -275,9 +275,5 @@ def hold_out(index: Index, shares: dict[str, float], seed: int) -> Index:
                 f"category {category!r} has {len(images)} normal training images, too few to set apart "
                 f"{some(shares)}: choose another setting"
             )
-    samples = tuple(_with_split(sample, moved.get(sample.image, sample.split)) for sample in index)
-    return Index(index.name, index.root, samples, index.categories, index.masks)
-
-
-def _with_split(sample: Sample, split: str) -> Sample:
-    return Sample(sample.image, sample.category, split, sample.label, sample.mask, sample.defect, sample.group)
+    samples = tuple(replace(sample, split=moved.get(sample.image, sample.split)) for sample in index)
+    return replace(index, samples=samples)

@@ -234,6 +234,15 @@ def build(name: str, *, image_size: int = 256, **arguments: Any) -> Method:
         UserError: unknown method, unknown argument, or a value of the wrong kind.
     """
     method_class = find_class(name)
+    return method_class(**recipe_arguments(method_class, image_size, arguments))
+
+
+def recipe_arguments(method_class: type[Method], image_size: int, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's arguments as the constructor takes them; ``image_size`` only where it asks for it.
+
+    Raises:
+        UserError: unknown argument, or a value of the wrong kind.
+    """
     if "image_size" in inspect.signature(method_class).parameters:
         arguments = {"image_size": image_size, **arguments}
-    return method_class(**validated(method_class, arguments, where="method"))
+    return validated(method_class, arguments, where="method")

@@ -142,8 +142,6 @@ class PatchFeatures(nn.Module):
         dimensions: D, divisible by the number of layers.
     """
 
-    kernels: list[Tensor]
-
     def __init__(self, channels: Sequence[int], dimensions: int) -> None:
         super().__init__()
         if not channels or dimensions % len(channels):

@@ -15,8 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ader.arguments import validated
-from ader.methods.base import Batch, Method, Prediction, Stage, find_class
+from ader.methods.base import Batch, Method, Prediction, Stage, find_class, recipe_arguments
 from ader.options import config_folder
 from ader.profile import RandomImages
 from ader.randomness import seed_all
@@ -55,10 +54,7 @@ class Subject:
     def make(self, seed: int = 0) -> Method:
         """A new method; ``seed`` decides its random weights."""
         seed_all(seed)
-        arguments = copy.deepcopy(dict(self.arguments))
-        if "image_size" in inspect.signature(self.method_class).parameters:
-            arguments.setdefault("image_size", self.size)
-        return self.method_class(**validated(self.method_class, arguments, where="method"))
+        return self.method_class(**recipe_arguments(self.method_class, self.size, copy.deepcopy(dict(self.arguments))))
 
     def fit(self, **options: Any) -> Method:
         """A new method, trained for a few steps on random images."""
