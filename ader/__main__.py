@@ -16,7 +16,12 @@ COMMANDS = {
     "list": "listing",
     "doctor": "doctor",
     "profile": "profile",
+    "eval": "eval",
+    "score": "score",
 }
+
+#: Commands with a help text of their own.
+USAGES = ("eval", "score")
 
 HELP = """\
 ader {version}: benchmark runner for visual anomaly detection
@@ -24,11 +29,14 @@ ader {version}: benchmark runner for visual anomaly detection
   ader dataset=NAME method=NAME [key=value ...]
       one run: trains for a fixed number of epochs, evaluates after the last one, writes
       per-category tables. The same command again resumes it, or shows the finished result.
+  ader eval RUN [key=value ...] evaluates a finished run's model again: metric=ader, save_maps=true ...
+  ader score MAPS dataset=NAME  evaluates anomaly maps that any program saved
   ader experiment=NAME          a named run, such as one column of a paper's table
   ader list KIND                methods, datasets, metrics, settings, trainers or experiments
   ader profile method=NAME      parameters, multiply-accumulates, memory, speed [format=json]
   ader doctor                   what this machine lacks, and how to get it
   ader --cfg dataset=... ...    the composed configuration, without running it
+  ader eval --help, ader score --help
 
 choices
 {choices}
@@ -38,6 +46,7 @@ often used
   trainer.epochs=N  trainer.max_steps=N  trainer.device=auto|cpu|cuda:1  trainer.workers=N
   trainer.precision=fp32|tf32|bf16
   method.backbone.name=NAME.TAG  method.backbone.pretrained=false
+  metric.size=input|original|N  metric.by_defect=true
   save_maps=true  force=true  run=NAME
   paths.data=DIR  paths.results=DIR  paths.weights=DIR
   --config-dir DIR              a folder with options of your own
@@ -76,32 +85,35 @@ def _fail(status: int, message: str, trace: str = "") -> int:
 
 
 def _dispatch(words: list[str]) -> int:
-    if not words or words[0] == "help" or {"-h", "--help"} & set(words):
+    name = words[0] if words else "help"
+    helping = name == "help" or bool({"-h", "--help"} & set(words))
+    if helping and name not in USAGES:
         print(help_text())
-        return 0
-    if words[0] == "--version":
+    elif name == "--version":
         print(__version__)
-        return 0
-    if words[0] in COMMANDS:
-        command = importlib.import_module(f"ader.commands.{COMMANDS[words[0]]}")
-        return int(command.main(words[1:]))
-    if "=" not in words[0] and not words[0].startswith(("-", "~")):
-        raise UserError(f"{words[0]!r} is neither a command nor key=value: {suggest(words[0], COMMANDS)}")
-    return _run(words)
+    elif name in COMMANDS:
+        command = importlib.import_module(f"ader.commands.{COMMANDS[name]}")
+        if not helping:
+            return int(command.main(words[1:]))
+        print(command.USAGE, end="")
+    elif "=" not in name and not name.startswith(("-", "~")):
+        raise UserError(f"{name!r} is neither a command nor key=value: {suggest(name, COMMANDS)}")
+    else:
+        _run(words)
+    return 0
 
 
-def _run(words: list[str]) -> int:
+def _run(words: list[str]) -> None:
     from ader.config import compose, take_flags
 
     flags, overrides = take_flags(words)
     composed = compose(overrides, flags.config_dir)
     if flags.cfg:
         print(composed.as_yaml(), end="")
-        return 0
+        return
     from ader.run import run
 
     run(composed)
-    return 0
 
 
 def help_text() -> str:

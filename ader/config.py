@@ -1,4 +1,4 @@
-"""Composes a run's configuration with Hydra, and explains what is wrong with a command line.
+"""Composes a configuration with Hydra, and explains what is wrong with a command line.
 
 Outside this module a configuration is plain dictionaries; no other code sees Hydra.
 """
@@ -12,6 +12,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -25,8 +26,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from ader.errors import UserError, suggest
 from ader.options import config_folder
 
-#: A command line that needs neither still gets these (profile needs no dataset).
-REQUIRED = ("dataset", "method")
+MISSING = "???"
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,14 @@ class Composed:
         defaults: the same choices without any value overridden (and without the experiment), but with the default
             trainer's values for these epochs and this seed.
         choices: the option taken in each group.
+        overrides, config_dir: what it was composed from.
     """
 
     values: dict[str, Any]
     defaults: dict[str, Any]
     choices: dict[str, str]
+    overrides: tuple[str, ...] = ()
+    config_dir: str | None = None
 
     def as_yaml(self) -> str:
         """The configuration as YAML, as ``--cfg`` prints it."""
@@ -81,12 +84,13 @@ def take_flags(words: Sequence[str]) -> tuple[Flags, list[str]]:
     return Flags(cfg, config_dir), overrides
 
 
-def compose(overrides: Sequence[str], config_dir: str | None = None) -> Composed:
-    """Composes ``configs/run.yaml`` with command-line overrides.
+def compose(overrides: Sequence[str], config_dir: str | None = None, root: str = "run") -> Composed:
+    """Composes ``configs/<root>.yaml`` with command-line overrides.
 
     Args:
         overrides: Hydra's ``group=option`` and ``key=value``.
         config_dir: a folder with further options, searched as well.
+        root: what is composed: ``"run"`` or ``"score"``.
 
     Raises:
         UserError: anything wrong with the overrides; the message names near choices.
@@ -97,25 +101,38 @@ def compose(overrides: Sequence[str], config_dir: str | None = None) -> Composed
         if not folder.is_dir():
             raise UserError(f"--config-dir {config_dir}: no such folder")
         search.append(f"file://{folder}")
+        config_dir = str(folder)
     quoted = ",".join('"' + place.replace("\\", "\\\\").replace('"', '\\"') + '"' for place in search)
     extra = [f"hydra.searchpath=[{quoted}]"] if search else []
-    overrides = [_quoted(text) for text in overrides]
+    typed, overrides = tuple(overrides), [_quoted(text) for text in overrides]
     with initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
         parsed = _parse(overrides)
-        _check_options(parsed, extra)
-        config = _compose(overrides, overrides, extra)
+        _check_options(parsed, extra, root)
+        config = _compose(overrides, overrides, extra, root)
         choices = _choices(config)
         # a trainer is known by its values: another one with the default's values is the same recipe
-        base = _compose([f"{group}={choices[group]}" for group in choices if group != "trainer"], overrides, extra)
+        chosen = [f"{group}={choices[group]}" for group in choices if group != "trainer"]
+        base = _compose(chosen, overrides, extra, root)
         for key in ("seed", "trainer.epochs"):
-            OmegaConf.update(base, key, OmegaConf.select(config, key))  # and what is interpolated from them
-    return Composed(_plain(config, strict=True), _plain(base, strict=False), choices)
+            if OmegaConf.select(base, key) is not None:
+                OmegaConf.update(base, key, OmegaConf.select(config, key))  # and what is interpolated from them
+    return Composed(_plain(config, strict=True), _plain(base, strict=False), choices, typed, config_dir)
+
+
+def key_of(override: str) -> str:
+    """The key or group that an override names."""
+    return override.partition("=")[0].lstrip("+~")
 
 
 def _quoted(text: str) -> str:
-    """An override whose value Hydra's grammar would refuse for its letters alone (a path with an umlaut), quoted."""
+    """An override whose value Hydra's grammar would refuse for its letters alone (a path with an umlaut), quoted.
+
+    So is a path that exists: this program's own folders have commas in their names.
+    """
     key, equals, value = text.partition("=")
-    if equals and not re.search(r"""[\[\]{}(),'"$=\\]""", value):
+    if equals and not re.search(r"""['"$\\]""", value) and "/" in value and Path(value).expanduser().exists():
+        return f'{key}="{value}"'
+    if equals and not re.search(r"""[\[\]{}(),'"$\\]""", value):
         try:
             OverridesParser.create().parse_override(text)
         except HydraException:
@@ -140,10 +157,10 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
     return parsed
 
 
-def _check_options(parsed: Sequence[Override], extra: Sequence[str]) -> None:
+def _check_options(parsed: Sequence[Override], extra: Sequence[str], root: str) -> None:
     """Names near options for a misspelt group choice, and near groups for a misspelt group."""
-    groups = _options("", extra, ObjectType.GROUP)
-    top = {*groups, *OmegaConf.load(config_folder() / "run.yaml"), "hydra"} - {"defaults"}
+    groups = _groups(root)
+    top = {*groups, *_read(root), "hydra"} - {"defaults"}
     for override in parsed:
         key, value = override.key_or_group, override.value()
         if key.split(".")[0] not in top and not override.is_add():
@@ -154,21 +171,32 @@ def _check_options(parsed: Sequence[Override], extra: Sequence[str]) -> None:
                 raise UserError(f"{key}={value} does not exist: {suggest(value, options)}")
 
 
-def _options(group: str, extra: Sequence[str], kind: ObjectType = ObjectType.CONFIG) -> list[str]:
-    """The options of a group (of ``""``: the groups) in all folders, those that ``extra`` names included."""
+def _read(root: str) -> dict[str, Any]:
+    """The file that everything is composed into."""
+    values: dict[str, Any] = yaml.safe_load((config_folder() / f"{root}.yaml").read_text(encoding="utf-8"))
+    return values
+
+
+def _groups(root: str) -> dict[str, str | None]:
+    """The groups that ``<root>.yaml`` composes, and their default options."""
+    return {group: option for item in _read(root)["defaults"] if item != "_self_" for group, option in item.items()}
+
+
+def _options(group: str, extra: Sequence[str]) -> list[str]:
+    """The options of a group in all folders, those that ``extra`` names included."""
     loader = GlobalHydra.instance().config_loader()
-    return list(loader.get_group_options(group, kind, config_name="run", overrides=list(extra)))
+    return list(loader.get_group_options(group, ObjectType.CONFIG, config_name="run", overrides=list(extra)))
 
 
-def _compose(overrides: Sequence[str], typed: Sequence[str], extra: Sequence[str]) -> DictConfig:
+def _compose(overrides: Sequence[str], typed: Sequence[str], extra: Sequence[str], root: str) -> DictConfig:
     try:
-        config: DictConfig = hydra_compose("run", overrides=[*overrides, *extra], return_hydra_config=True)
+        config: DictConfig = hydra_compose(root, overrides=[*overrides, *extra], return_hydra_config=True)
         return config
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(_explain(error, typed, extra)) from error
+        raise UserError(_explain(error, typed, extra, root)) from error
 
 
-def _explain(error: Exception, typed: Sequence[str], extra: Sequence[str]) -> str:
+def _explain(error: Exception, typed: Sequence[str], extra: Sequence[str], root: str) -> str:
     """One line for what Hydra and OmegaConf say in several."""
     text = " ".join(filter(None, (str(error), str(error.__cause__ or ""))))
     group = re.search(r"You must specify '([\w/]+)'", text)
@@ -176,21 +204,22 @@ def _explain(error: Exception, typed: Sequence[str], extra: Sequence[str]) -> st
         options = re.findall(r"^\t(\S+)$", text, flags=re.M)
         return f"{group[1]} is not given: add {group[1]}=NAME; {suggest('', options)}"
     for override in typed:
-        key = override.partition("=")[0].lstrip("+~")
+        key = key_of(override)
         if f"'{key}'" in text or f"override {override}" in text:
-            return f"{override}: there is no key {key!r}: {suggest(key, _keys(typed, override, extra))}"
+            return f"{override}: there is no key {key!r}: {suggest(key, _keys(typed, override, extra, root))}"
     return f"the configuration does not compose: {_first_line(error)}"
 
 
-def _keys(typed: Sequence[str], without: str, extra: Sequence[str]) -> list[str]:
+def _keys(typed: Sequence[str], without: str, extra: Sequence[str], root: str) -> list[str]:
     """All keys that an override may name, given the group choices typed."""
-    groups = set(_options("", extra, ObjectType.GROUP))
+    groups = _groups(root)
     chosen = [text for text in typed if text != without and text.partition("=")[0] in groups]
     named = {text.partition("=")[0] for text in chosen}
     if "experiment" not in named:
-        chosen += [f"{group}={_options(group, extra)[0]}" for group in REQUIRED if group not in named]
+        missing = [group for group, option in groups.items() if option == MISSING and group not in named]
+        chosen += [f"{group}={_options(group, extra)[0]}" for group in missing]
     try:
-        config = hydra_compose("run", overrides=[*chosen, *extra])
+        config = hydra_compose(root, overrides=[*chosen, *extra])
     except (HydraException, OmegaConfBaseException):
         return sorted(groups)
     return sorted({*groups, *_flat(OmegaConf.to_container(config))})

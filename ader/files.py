@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,6 +16,36 @@ def write_atomic(path: Path, content: bytes | str | Callable[[BinaryIO], object]
     The content goes to a temporary file in the same folder, is forced to disk and then renamed over ``path``.
     ``content`` may be a function that writes to the open binary file (for large payloads).
     """
+    temporary = _temporary(path, content)
+    try:
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def replace_together(folder: Path, contents: Mapping[str, str]) -> None:
+    """Writes several files of a folder, by name, of which the last one says that all are there.
+
+    A reader, or a crash at any moment, sees all old files, all new ones, or no last one. All content is on disk before
+    the first old file goes, so that only renaming lies between old and new.
+    """
+    temporaries: dict[str, Path] = {}
+    try:
+        for name, content in contents.items():
+            temporaries[name] = _temporary(folder / name, content)
+        (folder / list(contents)[-1]).unlink(missing_ok=True)
+        for name, temporary in temporaries.items():
+            _sync_folder(folder)  # in this order on disk as well
+            os.replace(temporary, folder / name)
+    finally:
+        for temporary in temporaries.values():
+            temporary.unlink(missing_ok=True)
+    _sync_folder(folder)
+
+
+def _temporary(path: Path, content: bytes | str | Callable[[BinaryIO], object]) -> Path:
+    """A file beside ``path`` with that content, forced to disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
@@ -28,12 +59,10 @@ def write_atomic(path: Path, content: bytes | str | Callable[[BinaryIO], object]
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files private; results are to be shared
-        os.replace(temporary, path)
     except BaseException:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
+        os.unlink(temporary)
         raise
-    _sync_folder(path.parent)
+    return Path(temporary)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -51,3 +80,12 @@ def remove_leftovers(folder: Path) -> None:
     """Deletes temporary files that a killed writer left in ``folder`` and below."""
     for path in folder.rglob(".*.tmp"):
         path.unlink(missing_ok=True)
+
+
+def sha256(file: Path) -> str:
+    """Of a file's content."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

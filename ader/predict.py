@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ader import dist
-from ader.data.index import Index, Sample
+from ader.data.index import Sample
 from ader.data.loader import Loader
 from ader.errors import some
 from ader.files import write_atomic
@@ -21,47 +21,52 @@ from ader.interrupt import Stopped
 from ader.job import Job
 from ader.methods.base import Method, Prediction
 from ader.metrics import Evaluator
+from ader.observe import observe
 from ader.profile import peak_memory, reset_peak, synchronise
 from ader.trainer import autocast
 
 
 @torch.no_grad()
-def predict(job: Job, method: Method, loader: Loader, evaluator: Evaluator) -> dict[str, Any]:
+def predict(job: Job, method: Method, loader: Loader, evaluator: Evaluator) -> tuple[dict[str, Any], dict[str, float]]:
     """Scores this process's test images and gives them to ``evaluator``.
 
     Returns:
-        Facts for the record: seconds of prediction and of evaluation apart, images, peak memory in bytes.
+        Facts for the record (seconds of prediction and of evaluation apart, images, peak memory in bytes), and the
+        score of every test image, those of other processes included.
     """
     reset_peak(job.device)
     batch_size, images = job.trainer.test_batch_size, len(loader.index.split("test"))
     seconds = {"predict": 0.0, "evaluate": 0.0}
-    done = 0
+    scores: dict[str, float] = {}
+    sizes = job.metric.sizes
     method.eval()
     with job.console.track("predict", -(-images // (batch_size * dist.world())), "batches") as track:
-        for samples, image_BCHW, mask_BHW in loader.test(batch_size):
+        for samples, image_BCHW, masks in loader.test(batch_size, sizes):
             began = time.perf_counter()
             with autocast(job.device, job.trainer.precision):
                 prediction = check_prediction(method, method.predict(image_BCHW), image_BCHW)
             synchronise(job.device)
             middle = time.perf_counter()
             refuse_nan(method, prediction, samples)
-            evaluator.update(**observation(job.index, samples, prediction, mask_BHW))
+            observe(evaluator, sizes, samples, prediction.score_B, prediction.map_BHW, masks)
             seconds["predict"] += middle - began
             seconds["evaluate"] += time.perf_counter() - middle
-            if job.options.save_maps and prediction.map_BHW is not None:
+            if job.extras.maps and prediction.map_BHW is not None:
                 save_maps(job.folder / "maps", samples, prediction.map_BHW)
-            done += len(samples)
-            track.advance(f"{done / max(1e-9, seconds['predict']):.1f} images/s")
+            scores |= zip((sample.image for sample in samples), prediction.score_B.tolist(), strict=True)
+            track.advance(f"{len(scores) / max(1e-9, seconds['predict']):.1f} images/s")
             job.interrupt.check()
-    shares = dist.gather_objects((seconds, done))
-    tested, slowest = sum(count for _, count in shares), max(share["predict"] for share, _ in shares)
-    return {
+    shares = dist.gather_objects((seconds, scores))
+    scores = {image: score for _, share in shares for image, score in share.items()}
+    slowest = max(share["predict"] for share, _ in shares)
+    facts = {
         "predict_seconds": slowest,
         "evaluate_seconds": max(share["evaluate"] for share, _ in shares),
-        "test_images": tested,
-        "predict_images_per_second": tested / max(1e-9, slowest),
+        "test_images": len(scores),
+        "predict_images_per_second": len(scores) / max(1e-9, slowest),
         "test_memory_bytes": peak_memory(job.device),
     }
+    return facts, scores
 
 
 def check_prediction(method: Method, prediction: Prediction, image_BCHW: Tensor) -> Prediction:
@@ -97,20 +102,6 @@ def refuse_nan(method: Method, prediction: Prediction, samples: Sequence[Sample]
             f"{type(method).__name__}.predict gave NaN for {some(names, 3)}: the training diverged (lower the learning "
             "rate, check the precision) or the method has a mistake; force=true starts again"
         )
-
-
-def observation(index: Index, samples: Sequence[Sample], prediction: Prediction, mask_BHW: Tensor) -> dict[str, Any]:
-    """What the evaluator is told of a batch."""
-    maps = prediction.map_BHW if index.masks else None
-    return {
-        "category": [sample.category for sample in samples],
-        "score": prediction.score_B,
-        "label": torch.tensor([sample.label for sample in samples]),
-        "map": maps,
-        "mask": None if maps is None else mask_BHW,
-        "pixel_truth": torch.tensor([sample.label == 0 or sample.mask is not None for sample in samples]),
-        "names": [sample.image for sample in samples],
-    }
 
 
 def save_maps(folder: Path, samples: Sequence[Sample], map_BHW: Tensor) -> None:

@@ -19,10 +19,15 @@ import pandas as pd
 import torch
 
 from ader.errors import UserError
-from ader.files import write_atomic
+from ader.files import replace_together
 
 #: Changes when a reader of records has to change.
-SCHEMA = 1
+SCHEMA = 2
+
+FILE = "record.json"
+
+#: Columns of a table that name its rows.
+ROW_NAMES = ("category", "defect")
 
 PACKAGES = (
     "ader",
@@ -75,10 +80,11 @@ def rows(frame: pd.DataFrame) -> dict[str, dict[str, float | None]]:
     }
 
 
-def write(folder: Path, record: Mapping[str, Any]) -> None:
-    """Writes ``record.json`` whole or not at all."""
+def write(folder: Path, files: Mapping[str, str], record: Mapping[str, Any]) -> None:
+    """Writes a result: files by name, and ``record.json``, which makes them one. An earlier result is replaced as a
+    whole."""
     text = json.dumps({"schema": SCHEMA, **record}, indent=2, allow_nan=False)
-    write_atomic(folder / "record.json", text + "\n")
+    replace_together(folder, {**files, FILE: text + "\n"})
 
 
 def read(folder: Path) -> dict[str, Any] | None:
@@ -87,7 +93,7 @@ def read(folder: Path) -> dict[str, Any] | None:
     Raises:
         UserError: the file is not a record of this version.
     """
-    file = folder / "record.json"
+    file = folder / FILE
     if not file.exists():
         return None
     try:
@@ -99,15 +105,18 @@ def read(folder: Path) -> dict[str, Any] | None:
     return record
 
 
-def write_table(path: Path, frame: pd.DataFrame) -> None:
-    """A table as CSV: first column ``category``, fractions in full precision, empty where undefined."""
-    write_atomic(path, frame.to_csv(index_label="category"))
+def as_csv(table: pd.DataFrame) -> str:
+    """A table whose rows are categories, or pairs of category and defect: fractions in full precision, empty where
+    undefined."""
+    text: str = table.to_csv(index_label=list(ROW_NAMES[: table.index.nlevels]))
+    return text
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """What ``write_table`` wrote."""
-    texts = pd.read_csv(path, index_col="category", dtype=str, keep_default_na=False)  # "001" and "NA" are names, too
-    table: pd.DataFrame = texts.replace("", "nan").astype(float)
+    """What ``as_csv`` made."""
+    texts = pd.read_csv(path, dtype=str, keep_default_na=False)  # "001" and "NA" are names, too
+    names = [name for name in ROW_NAMES if name in texts]
+    table: pd.DataFrame = texts.set_index(names).replace("", "nan").astype(float)
     return table
 
 

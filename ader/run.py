@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ader import dist, record, workspace
+from ader import dist
 from ader.config import Composed
-from ader.console import Console
-from ader.data import Index
 from ader.data.check import check_files
 from ader.data.loader import Loader, hold_out, mix
-from ader.files import write_atomic
+from ader.errors import UserError
+from ader.files import sha256, write_atomic
 from ader.interrupt import Interrupt
-from ader.job import Job, make_evaluator, read_index, resolve_device, run_options, trainer_options
+from ader.job import Job, run_options, trainer_options
 from ader.methods.base import Method, build, find_class, recipe_arguments
 from ader.metrics import Evaluator
 from ader.predict import predict
@@ -25,6 +24,7 @@ from ader.randomness import seed_all
 from ader.report import run as report
 from ader.runname import locate
 from ader.settings import Part, check_supervision, divide
+from ader.task import Extras, at_work, metric_options, read_index, resolve_device
 from ader.tensorboard import Scalars
 from ader.trainer import Trainer
 
@@ -40,91 +40,109 @@ def run(composed: Composed) -> Path:
         Stopped: a signal came, a loss was not finite, or something unexpected happened (the log has the traceback).
     """
     with Interrupt().listening() as interrupt:
-        options, trainer = run_options(composed), trainer_options(composed)
-        device = resolve_device(trainer.device)
-        dist.start(device)
-        with dist.main_first():  # a generated dataset is made once
-            index = read_index(composed)
-        parts = divide_index(composed, index, options.seed)
-        evaluator = make_evaluator(composed, index, device)
-        check_method(composed)
-        place = locate(composed, index)
-        with ExitStack() as stack:
-            if dist.is_main():
-                stack.enter_context(workspace.exclusive(place.folder))
-                if options.force:
-                    workspace.clear(place.folder)
-                workspace.claim(place.folder, composed.values, place.fingerprint)
-            dist.barrier()
-            console = stack.enter_context(Console(place.folder / "run.log", quiet=not dist.is_main()))
-            stack.enter_context(console.keeping_errors())
-            job = Job(composed, options, trainer, device, index, place, console, interrupt, evaluator)
-            if finished(job):
-                console.say(f"This result exists already (force=true makes it anew): {place.folder}\n")
+        job = prepare(composed, interrupt)
+        parts = divide_index(job)
+        with at_work(job, job.options.force):
+            if job.finished:
+                job.console.say(f"This result exists already (force=true makes it anew): {job.folder}\n")
             else:
+                refuse_evaluation(job)
                 make(job, parts)
-            report.show(place.folder, console)
+            report.show(job.folder, job.console)
     dist.stop()
-    return place.folder
+    return job.folder
+
+
+def prepare(composed: Composed, interrupt: Interrupt) -> Job:
+    """Everything that can be known and checked before anything is written.
+
+    Raises:
+        UserError: bad input.
+    """
+    options, trainer, metric = run_options(composed), trainer_options(composed), metric_options(composed)
+    device = resolve_device(trainer.device)
+    dist.start(device)
+    with dist.main_first():  # a generated dataset is made once
+        index = read_index(composed)
+    check_method(composed)
+    return Job(
+        composed=composed,
+        options=options,
+        trainer=trainer,
+        metric=metric,
+        device=device,
+        index=index,
+        place=locate(composed, index),
+        interrupt=interrupt,
+        extras=Extras(options.save_maps, metric.by_defect),
+    )
+
+
+def refuse_evaluation(job: Job) -> None:
+    """Training a model anew is not what someone wants who asks for more of a stored one's evaluation.
+
+    Raises:
+        UserError: the folder holds the evaluation of a model that is elsewhere.
+    """
+    run = (job.earlier or {}).get("evaluated_from", {"run": "."})["run"]
+    if run != ".":
+        home = os.path.normpath(job.folder / run)
+        raise UserError(
+            f"{job.folder} holds an evaluation of the model in {home}: give ader eval with that folder for what it "
+            "lacks, or force=true to train anew"
+        )
 
 
 def make(job: Job, parts: list[Part]) -> None:
     """Makes the result: all models, then the tables and the record."""
-    report.announce(job)
-    job.interrupt.activity = "while checking files"
-    dist.on_main(lambda: check(job))
+    report.announce(job, report.device_line(job))
+    check(job)
     for part in parts:
         run_part(job, part, job.folder if len(parts) == 1 else job.folder / "parts" / part.name)
-    job.interrupt.activity = "while writing the tables"
-    if dist.is_main():
-        report.write(job)
-    dist.barrier()
+    conclude(job)
 
 
 def check(job: Job) -> None:
     """Decodes every file once, unless that was done before: a bad one must not end a run after hours."""
+    job.interrupt.activity = "while checking files"
     cache = Path(job.composed.values["paths"]["cache"]).expanduser()
-    with job.console.track("check files", len(job.index), "files") as track:
-        check_files(job.index, cache, job.trainer.decoders(), progress=lambda done, total: track.advance())
-    job.interrupt.check()
 
+    def check_all() -> None:
+        with job.console.track("check files", len(job.index), "files") as track:
+            check_files(job.index, cache, job.trainer.decoders(), progress=lambda done, total: track.advance())
+        job.interrupt.check()
 
-def finished(job: Job) -> bool:
-    """Whether everything that was asked for is there."""
-    result = record.read(job.folder)
-    return result is not None and (result["maps"] or not job.options.save_maps)
+    dist.on_main(check_all)
 
 
 def run_part(job: Job, part: Part, folder: Path) -> None:
     """Trains and tests one model, and adds its counts to the run's evaluator."""
     done = folder / "evaluation.pt"  # only runs of several parts keep it: the others have nothing to come back to
     saved = torch.load(done, map_location="cpu", weights_only=True) if done.exists() else None
-    if saved and (saved["maps"] or not job.options.save_maps):
-        job.evaluator.merge(Evaluator.from_state_dict(saved["evaluator"], device=job.device))
-        job.facts[part.name] = saved["facts"]
+    if saved and Extras(**saved["extras"]) == job.extras:
+        evaluator = Evaluator.from_state_dict(saved["evaluator"], device=job.device)
+        job.add(part.name, evaluator, saved["facts"], saved["scores"])
         job.console.say(f"{part.name}: done before")
         return
     job.interrupt.activity = f"before training {part.name!r}"
+    method, loader = set_up(job, part)
+    facts = report.describe(job, part, method)
+    facts |= train(job, method, loader, folder)
+    evaluator, more, scores = test(job, method, loader)
+    facts |= more
+    job.add(part.name, evaluator, facts, scores)
+    if folder != job.folder and dist.is_main():
+        state = {"evaluator": evaluator.state_dict(), "facts": facts, "scores": scores, "extras": vars(job.extras)}
+        write_atomic(done, lambda file: torch.save(state, file))
+
+
+def set_up(job: Job, part: Part) -> tuple[Method, Loader]:
+    """One model, as it is before training, and its data."""
     method = make_method(job)
     check_supervision(method.tags.supervision, part.index)
     index = hold_out(part.index, dict(method.holdout), job.options.seed)
     size, seed, workers = job.options.image_size, job.options.seed, job.trainer.decoders()
-    loader = Loader(index, size, job.device, seed, workers, method.tags)
-    facts = report.describe(job, part, method)
-    facts |= train(job, method, loader, folder)
-    job.interrupt.activity = "while predicting"
-    evaluator = job.new_evaluator()
-    facts |= predict(job, method, loader, evaluator)
-    if dist.world() > 1:
-        states = dist.gather_objects(evaluator.state_dict())
-        evaluator = job.new_evaluator()
-        for state in states:
-            evaluator.merge(Evaluator.from_state_dict(state, device=job.device))
-    job.evaluator.merge(evaluator)
-    job.facts[part.name] = facts
-    if folder != job.folder and dist.is_main():
-        content = {"evaluator": evaluator.state_dict(), "facts": facts, "maps": job.options.save_maps}
-        write_atomic(done, lambda file: torch.save(content, file))
+    return method, Loader(index, size, job.device, seed, workers, method.tags)
 
 
 def train(job: Job, method: Method, loader: Loader, folder: Path) -> dict[str, Any]:
@@ -146,7 +164,9 @@ def train(job: Job, method: Method, loader: Loader, folder: Path) -> dict[str, A
         progress = trainer.fit(method, loader)
     finally:
         scalars.close()
+    file = folder / "checkpoint.pt"
     return {
+        "checkpoint": {"file": os.path.relpath(file, job.folder), "sha256": sha256(file) if dist.is_main() else None},
         "stage_seconds": progress.seconds,
         "stage_images": progress.images,
         "stage_images_per_second": {
@@ -157,10 +177,31 @@ def train(job: Job, method: Method, loader: Loader, folder: Path) -> dict[str, A
     }
 
 
-def divide_index(composed: Composed, index: Index, seed: int) -> list[Part]:
+def test(job: Job, method: Method, loader: Loader) -> tuple[Evaluator, dict[str, Any], dict[str, float]]:
+    """Tests one trained model: its counts over all processes, facts for the record, and the images' scores."""
+    job.interrupt.activity = "while predicting"
+    evaluator = job.new_evaluator()
+    facts, scores = predict(job, method, loader, evaluator)
+    if dist.world() > 1:
+        states = dist.gather_objects(evaluator.state_dict())
+        evaluator = job.new_evaluator()
+        for state in states:
+            evaluator.merge(Evaluator.from_state_dict(state, device=job.device))
+    return evaluator, facts, scores
+
+
+def conclude(job: Job) -> None:
+    """Writes the tables and the record."""
+    job.interrupt.activity = "while writing the tables"
+    if dist.is_main():
+        report.write(job)
+    dist.barrier()
+
+
+def divide_index(job: Job) -> list[Part]:
     """The models that the setting asks for."""
-    setting = dict(composed.values["setting"])
-    return divide(index, seed, setting.pop("name"), setting)
+    setting = dict(job.composed.values["setting"])
+    return divide(job.index, job.options.seed, setting.pop("name"), setting)
 
 
 def check_method(composed: Composed) -> None:

@@ -21,6 +21,8 @@ from ader.errors import UserError
 #: Keys that do not change what a run computes.
 NOT_RECIPE = re.compile(
     r"(paths|run|save_maps|force"
+    r"|name|scores|device|workers"  # of scored maps; the files themselves are known by their content
+    r"|metric\.by_defect"
     r"|trainer\.(device|workers|test_batch_size|checkpoint_minutes)"
     r"|dataset\.(root|label|about|counts|check_counts))(\..*)?"
 )
@@ -47,8 +49,13 @@ class Place:
     fingerprint: Mapping[str, Any]
 
 
-def locate(composed: Composed, index: Index) -> Place:
+def locate(composed: Composed, index: Index, **more: str) -> Place:
     """``<results>/<dataset>/<setting>/<method>/<run>``, and whose folder that is.
+
+    Args:
+        composed: the configuration.
+        index: all samples.
+        more: what else decides the result, as checksums.
 
     Raises:
         UserError: ``run`` or ``dataset.label`` cannot name a folder.
@@ -59,7 +66,7 @@ def locate(composed: Composed, index: Index) -> Place:
     name = check_name("run", values["run"]) if values["run"] is not None else run_name(composed)
     results = Path(values["paths"]["results"]).expanduser()
     folder = results / label / choices["setting"] / choices["method"] / name
-    return Place(label, folder, {**recipe(values), "data": data})
+    return Place(label, folder, {**recipe(values), "data": data, **more})
 
 
 def check_name(key: str, name: object) -> str:
@@ -159,10 +166,12 @@ def marks(composed: Composed) -> list[str]:
 
 
 def run_name(composed: Composed) -> str:
-    """``e100-s42``, and the marks."""
+    """``e100-s42``, and the marks; for scored maps, which have neither epochs nor seed, the marks or ``default``."""
     values = composed.values
-    first = [f"e{readable(values['trainer']['epochs'])}", f"s{readable(values['seed'])}"]
-    name = "-".join([*first, *marks(composed)])
+    first = []
+    if "trainer" in values:
+        first = [f"e{readable(values['trainer']['epochs'])}", f"s{readable(values['seed'])}"]
+    name = "-".join([*first, *marks(composed)]) or "default"
     if len(name) <= LONGEST:
         return name
     return f"{name[: LONGEST - 13]}-{_hash(name, 12)}"

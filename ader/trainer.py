@@ -104,6 +104,20 @@ class Trainer:
         method.eval()
         return progress
 
+    def restore(self, method: Method) -> None:
+        """Puts a finished training's weights into the method, which ends in evaluation mode.
+
+        Raises:
+            UserError: there is no checkpoint, or it cannot be used.
+        """
+        set_precision(self.precision)
+        method.to(self.device)
+        saved = self._load()
+        if saved is None or not saved["progress"]["finished"]:
+            raise UserError(f"{self.checkpoint} is not of a finished training: finish the run first")
+        method.load_state_dict(saved["method"])
+        method.eval()
+
     def _walk(self, method: Method, data: TrainingData, progress: Progress, saved: dict[str, Any] | None) -> None:
         """Runs the stages from ``progress`` on.
 

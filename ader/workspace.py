@@ -64,16 +64,8 @@ def claim(folder: Path, config: Mapping[str, Any], fingerprint: Mapping[str, Any
     """
     owner = folder / "config.yaml"
     if owner.exists():
-        theirs = _owner(owner)
-        keys = [
-            key
-            for key in sorted({*theirs, *fingerprint})
-            if key not in theirs or key not in fingerprint or canonical(theirs[key]) != canonical(fingerprint[key])
-        ]
-        if keys:
-            differing = [
-                f"{key} ({_brief(theirs.get(key))} there, {_brief(fingerprint.get(key))} here)" for key in keys
-            ]
+        differing = differences(owner_of(folder), fingerprint)
+        if differing:
             raise UserError(
                 f"{folder} holds a run with other values of {some(differing, 3)}: give run=NAME to keep both, or "
                 "force=true to replace it"
@@ -83,11 +75,26 @@ def claim(folder: Path, config: Mapping[str, Any], fingerprint: Mapping[str, Any
     write_atomic(owner, text)
 
 
-def _owner(file: Path) -> dict[str, Any]:
+def differences(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
+    """The keys whose values differ, each with both."""
+    return [
+        f"{key} ({_brief(theirs.get(key))} there, {_brief(mine.get(key))} here)"
+        for key in sorted({*theirs, *mine})
+        if key not in theirs or key not in mine or canonical(theirs[key]) != canonical(mine[key])
+    ]
+
+
+def owner_of(folder: Path) -> dict[str, Any]:
+    """The fingerprint of the configuration that a folder belongs to.
+
+    Raises:
+        UserError: its ``config.yaml`` does not say.
+    """
+    file = folder / "config.yaml"
     try:
         config = yaml.safe_load(file.read_text(encoding="utf-8"))
         return dict(config["fingerprint"])
-    except (yaml.YAMLError, ValueError, KeyError, TypeError) as error:
+    except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{file} is not a run's configuration: give run=NAME to keep it, or force=true to replace it"
         ) from error

@@ -238,13 +238,22 @@ def test_version_and_help(capsys):
 def test_help_imports_nothing_heavy():
     heavy = "torch hydra timm omegaconf pandas numpy rich pydantic"
     code = (
-        "import sys; from ader.__main__ import main; main(['--help']); "
+        "import sys; from ader.__main__ import main; [main(w) for w in (['--help'], ['eval', '-h'], ['score', '-h'])]; "
         f"print('HEAVY', [name for name in '{heavy}'.split() if name in sys.modules])"
     )
     environment = {**os.environ, "PYTHONPATH": str(PLUGIN)}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert "HEAVY []" in result.stdout
     assert "made_up" in result.stdout
+
+
+@pytest.mark.parametrize("name", ["eval", "score"])
+def test_a_commands_own_help(capsys, name):
+    assert main(["help"]) == 0
+    assert f"ader {name} --help" in capsys.readouterr().out
+    for words in ([name, "--help"], [name, "x", "-h"]):
+        assert main(words) == 0
+        assert capsys.readouterr().out.startswith(f"ader {name} ")
 
 
 @pytest.mark.parametrize("kind", ["methods", "datasets", "metrics", "settings", "trainers", "experiments"])

@@ -6,15 +6,22 @@ import numpy as np
 import pytest
 import torch
 
+from sklearn.metrics import roc_auc_score
+
 from ader.errors import UserError
-from ader.metrics import AVERAGES, PIXEL_METRICS, SLUGS, Evaluator
-from ader.metrics.histogram import HistogramState
-from ader.testing.metric_checks import CATEGORIES, assert_same, metric_checks, toy_batch
+from ader.metrics import AVERAGES, OBJECT_METRICS, PIXEL_METRICS, SLUGS, Evaluator, evaluate
+from ader.metrics.layout import LEAST_BINS
+from ader.metrics.published import pixel_metrics
+from ader.metrics.regions import label_regions
+from ader.testing.metric_checks import CATEGORIES, assert_same, metric_checks, take, toy_batch
 
 PROFILES = {
     "histogram": Evaluator,
-    "histogram, coarse": functools.partial(Evaluator, mantissa_bits=4),
+    "histogram, coarse": functools.partial(Evaluator, bins=LEAST_BINS),
+    "histogram, by defect": functools.partial(Evaluator, by_defect=True),
     "exact": functools.partial(Evaluator, profile="exact"),
+    "exact, by defect": functools.partial(Evaluator, profile="exact", by_defect=True),
+    "ader": functools.partial(Evaluator, profile="ader"),
 }
 
 
@@ -43,7 +50,11 @@ def test_common_checks_can_fail():
                 check(broken)
             except AssertionError:
                 failed[name].add(check.__name__)
-    assert failed["forgetful"] == {"check_merge", "check_merge_refuses_other_categories"}
+    assert failed["forgetful"] == {
+        "check_merge",
+        "check_merge_in_any_order",
+        "check_merge_refuses_other_categories",
+    }
     assert {"check_merge", "check_partition_and_order"} <= failed["only first"]
 
 
@@ -113,11 +124,11 @@ def test_unknown_names_are_suggested():
     for categories in ([], ["a", "a"], ["mean"], "bolt"):
         with pytest.raises(UserError):
             Evaluator(categories)
-    with pytest.raises(ValueError, match=r"mantissa_bits: expected 3\.\.23, got 24"):
-        Evaluator(CATEGORIES, mantissa_bits=24)
+    with pytest.raises(ValueError, match=r"bins: expected at least 16384, got 24"):
+        Evaluator(CATEGORIES, bins=24)
 
 
-@pytest.mark.parametrize("changed", [{"profile": "exact"}, {"mantissa_bits": 15}])
+@pytest.mark.parametrize("changed", [{"profile": "exact"}, {"bins": LEAST_BINS}, {"by_defect": True}])
 def test_merge_refuses_other_settings(changed):
     with pytest.raises(ValueError, match=next(iter(changed))):
         Evaluator(CATEGORIES).merge(Evaluator(CATEGORIES, **changed))
@@ -142,6 +153,7 @@ def test_counts():
         "pixel_images": 3,
         "normal_pixels": 60,
         "defective_pixels": 0,
+        "objects": 0,
     }
     assert counts.loc["nut"].to_dict() == {
         "normal": 0,
@@ -151,6 +163,7 @@ def test_counts():
         "pixel_images": 1,
         "normal_pixels": 16,
         "defective_pixels": 4,
+        "objects": 0,
     }
 
 
@@ -232,7 +245,8 @@ def test_averages_and_mean_row():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_float_types_are_taken_as_float32(dtype):
-    batch = {name: torch.as_tensor(values) for name, values in toy_batch().items()}
+    batch = toy_batch()
+    batch["map"] = torch.as_tensor(batch["map"])
     converted, plain = Evaluator(CATEGORIES), Evaluator(CATEGORIES)
     converted.update(**(batch | {"map": batch["map"].to(dtype)}))
     plain.update(**(batch | {"map": batch["map"].to(dtype).float()}))
@@ -248,7 +262,8 @@ def test_image_scores_keep_float64():
 def test_inputs_are_neither_changed_nor_kept():
     """A caller may reuse its buffers after an update."""
     for profile in ("histogram", "exact"):
-        batch = {name: torch.tensor(values) for name, values in toy_batch().items()}
+        names = ("category", "score", "label", "map", "mask")
+        batch = {name: torch.tensor(values) for name, values in toy_batch().items() if name in names}
         batch["score"] = batch["score"].double()
         before = {name: values.clone() for name, values in batch.items()}
         evaluator, reference = (Evaluator(CATEGORIES, profile=profile) for _ in range(2))
@@ -260,16 +275,6 @@ def test_inputs_are_neither_changed_nor_kept():
         assert_same(evaluator, reference)
 
 
-def test_loading_replaces_what_was_counted():
-    source, target = HistogramState(2), HistogramState(2)
-    for state, score in ((source, 3.0), (target, -4.0)):
-        maps = torch.full((1, 2, 2), score)
-        state.add(torch.tensor([1]), maps, torch.zeros(1, 2, 2, dtype=torch.bool), torch.zeros(0).double())
-    target.load_state_dict(source.state_dict())
-    bins = target.bins(1)
-    assert (bins.low_K.tolist(), bins.high_K.tolist(), bins.normal_K.tolist()) == ([3.0], [3.0], [4.0])
-
-
 def test_empty_updates():
     evaluator = Evaluator(CATEGORIES)
     evaluator.update([], [], [])
@@ -277,3 +282,72 @@ def test_empty_updates():
     assert evaluator.compute().isna().all(axis=None)
     evaluator.merge(Evaluator(CATEGORIES))
     assert not evaluator.counts().to_numpy().any()
+
+
+@pytest.mark.parametrize("profile", ["histogram", "exact", "ader"])
+def test_breakdown_is_each_defect_against_all_normal_images(profile):
+    batch = toy_batch(images=24)
+    evaluator = Evaluator(CATEGORIES, profile=profile, by_defect=True)
+    evaluator.update(**batch)
+    frame = evaluator.breakdown()
+    assert {name for name, _ in frame.index} == set(CATEGORIES)
+    for (name, defect), row in frame.iterrows():
+        mine = (batch["category"] == CATEGORIES.index(name)) & np.isin(batch["defect"], ["good", defect])
+        alone = Evaluator(CATEGORIES, profile=profile)
+        alone.update(**take(batch, mine))
+        np.testing.assert_allclose(row, alone.compute().loc[name], rtol=0, atol=1e-5, equal_nan=True)
+    whole = Evaluator(CATEGORIES, profile=profile)
+    whole.update(**batch)
+    np.testing.assert_allclose(evaluator.compute(), whole.compute(), rtol=0, atol=1e-5)
+
+
+def test_breakdown_has_to_be_asked_for():
+    with pytest.raises(ValueError, match="by_defect=True"):
+        Evaluator(CATEGORIES).breakdown()
+    assert len(Evaluator(CATEGORIES, by_defect=True).breakdown()) == 0
+
+
+def test_ader_takes_labels_from_masks():
+    """A defective image whose mask is empty counts as normal, as in the published tables; an unknown mask does not."""
+    batch = toy_batch()
+    vanished = {"category": [0], "score": [5.0], "label": [1], "map": batch["map"][:1], "mask": batch["mask"][:1]}
+    for truth, normal in ((True, 3), (False, 2)):
+        evaluator = Evaluator(CATEGORIES, profile="ader")
+        evaluator.update(**batch)
+        evaluator.update(**vanished, pixel_truth=[truth])
+        assert evaluator.counts()["normal"]["bolt"] == normal
+
+
+def test_ader_uses_the_published_formulas():
+    batch = toy_batch()
+    evaluator = Evaluator(CATEGORIES, profile="ader")
+    evaluator.update(**batch)
+    mine = batch["category"] == 1
+    maps, masks = batch["map"][mine], batch["mask"][mine]
+    weight = np.zeros(maps.size)
+    regions = label_regions(masks.astype(np.uint8), masks.any((1, 2)))
+    weight[regions.position_M] = regions.weight_M
+    expected = pixel_metrics(maps.ravel(), masks.ravel(), weight)
+    for slug, value in expected.items():
+        np.testing.assert_allclose(evaluator.compute()[slug]["nut"], value, atol=1e-12, err_msg=slug)
+
+
+def test_objects():
+    """By hand: object x has a defective view, y none; the lone image is an object of its own."""
+    evaluator = Evaluator(["a"])
+    score, label, group = [0.1, 0.9, 0.5, 0.2, 0.3], [0, 1, 0, 0, 1], ["x", "x", "y", "y", None]
+    evaluator.update(["a"] * 5, score, label, group=group)
+    frame = evaluator.compute().loc["a"]
+    assert frame["object_auroc"] == 0.5  # x 0.9 and the lone 0.3 are defective, y 0.5 is not
+    assert frame["object_ap"] == pytest.approx((1 + 2 / 3) / 2)
+    assert frame["object_f1max"] == pytest.approx(4 / 5)
+    assert evaluator.counts()["objects"]["a"] == 2
+
+
+def test_sizes_may_differ_between_updates():
+    rng = np.random.default_rng(0)
+    maps = [rng.random((side, side + 3)).astype(np.float32) for side in (4, 9, 9, 5)]
+    masks = [(rng.random(each.shape) < 0.4) * (i % 2) for i, each in enumerate(maps)]
+    frame = evaluate(maps, masks, profile="exact").loc["all"]
+    truth, score = (np.concatenate([np.ravel(each) for each in values]) for values in (masks, maps))
+    assert frame["pixel_auroc"] == pytest.approx(roc_auc_score(truth, score))

@@ -6,9 +6,9 @@ import os
 
 import pytest
 
-from ader import workspace
+from ader import files, workspace
 from ader.errors import UserError
-from ader.files import remove_leftovers, write_atomic
+from ader.files import remove_leftovers, replace_together, write_atomic
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -25,6 +25,39 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert os.listdir(file.parent) == ["file.txt"]
     write_atomic(file, b"new")
     assert file.read_text() == "new"
+
+
+def _seen(folder):
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("moment", range(1, 11))
+def test_files_that_belong_together_are_never_mixed(tmp_path, monkeypatch, moment):
+    """Wherever it fails: the old ones, the new ones, or no last one."""
+    old, new = ({name: f"{age} {name}" for name in ("a", "b", "last")} for age in ("old", "new"))
+    replace_together(tmp_path, old)
+    calls = []
+
+    def failing(function):
+        def call(*given):
+            calls.append(function)
+            if len(calls) == moment:
+                raise OSError("disk gone")
+            return function(*given)
+
+        return call
+
+    monkeypatch.setattr(files, "_temporary", failing(files._temporary))
+    monkeypatch.setattr(os, "replace", failing(os.replace))
+    monkeypatch.setattr(files, "_sync_folder", failing(files._sync_folder))
+    with pytest.raises(OSError, match="disk gone"):
+        replace_together(tmp_path, new)
+    seen = _seen(tmp_path)
+    assert seen in (old, new) or "last" not in seen
+    assert seen.keys() <= old.keys()
+    monkeypatch.undo()
+    replace_together(tmp_path, new)
+    assert _seen(tmp_path) == new
 
 
 def test_leftovers_below_are_removed(tmp_path):

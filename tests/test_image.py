@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
-from ader.data.image import BadImageError, load_image, load_mask, read_image, read_mask
+from ader.data.image import BadImageError, load_image, load_mask, own_mask, read_image, read_mask, read_size
 
 RGB = np.array([[[10, 20, 30], [200, 100, 0]], [[0, 0, 0], [255, 255, 255]]], np.uint8)
 GREY = np.array([[0, 7], [128, 255]], np.uint8)
@@ -257,3 +258,24 @@ def test_unreadable_file(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "open", refuse)  # as root, chmod would not refuse
     with pytest.raises(BadImageError, match=r"cannot be read \(Permission denied\): check its permissions"):
         read_image(path)
+
+
+def test_the_header_tells_the_size(tmp_path):
+    path = saved(Image.new("RGB", (30, 10)), tmp_path / "wide.png")
+    assert read_size(path) == (10, 30)
+    for damaged, match in ((tmp_path / "nope.png", "does not exist"), (tmp_path / "no.png", "is not an image")):
+        if damaged.name == "no.png":
+            damaged.write_bytes(b"not an image")
+        with pytest.raises(BadImageError, match=match):
+            read_size(damaged)
+
+
+@pytest.mark.parametrize("shape", [(5, 8), (10, 16), (3, 20), (1, 1), (23, 7)])
+def test_nearest_masks_follow_opencvs_rule(tmp_path, shape):
+    marked = np.random.default_rng(0).random((10, 16)) > 0.6
+    path = saved(Image.fromarray(marked.astype(np.uint8) * np.uint8(9)), tmp_path / "m.png")
+    mask = load_mask(path, shape, "nearest")
+    assert mask.dtype == np.uint8
+    wanted = torch.nn.functional.interpolate(torch.from_numpy(marked)[None, None].float(), shape, mode="nearest")
+    assert (mask == wanted[0, 0].numpy()).all()
+    assert (own_mask(path) == marked).all()

@@ -17,6 +17,7 @@ from ader.data.index import Index, Sample
 from ader.data.loader import Loader, Order, _Steps, hold_out, shard
 from ader.errors import UserError
 from ader.methods.base import Descent, Pass, Tags
+from ader.sizes import Sizes
 from ader.testing.toy import write_mvtec
 
 
@@ -182,7 +183,7 @@ def test_a_split_without_images_is_named(index):
 
 def test_test_images_come_once_with_their_masks(index):
     seen = []
-    for samples, image_BCHW, mask_BHW in _loader(index, 2).test(3):
+    for samples, image_BCHW, mask_BHW in _loader(index, 2).test(3, Sizes()):
         assert image_BCHW.shape == (len(samples), 3, 16, 16)
         assert [bool(mask.any()) for mask in mask_BHW] == [bool(sample.label) for sample in samples]
         seen += samples

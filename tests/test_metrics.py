@@ -10,9 +10,19 @@ from oracles import flood_fill_regions, pixel_oracle
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from ader.errors import UserError
-from ader.metrics import AVERAGES, IMAGE_METRICS, METRICS, PIXEL_METRICS, SLUGS, curves, evaluate, metric
+from ader.metrics import (
+    AVERAGES,
+    IMAGE_METRICS,
+    METRICS,
+    OBJECT_METRICS,
+    PIXEL_METRICS,
+    SLUGS,
+    curves,
+    evaluate,
+    metric,
+)
 from ader.metrics.curves import Bins
-from ader.metrics.regions import label_regions
+from ader.metrics.regions import label_regions, label_with_scipy
 
 
 def f1_max_from_sklearn(truth, score):
@@ -32,9 +42,9 @@ def random_scores(seed, levels, size=300):
 def test_curves_agree_with_sklearn(seed, levels):
     score, truth = random_scores(seed, levels)
     bins = Bins.from_scores(score, truth)
-    assert curves.auroc(bins) == pytest.approx(roc_auc_score(truth, score), abs=1e-12)
-    assert curves.average_precision(bins) == pytest.approx(average_precision_score(truth, score), abs=1e-12)
-    assert curves.f1_max(bins) == pytest.approx(f1_max_from_sklearn(truth, score), abs=1e-12)
+    assert curves.auroc(bins).value == pytest.approx(roc_auc_score(truth, score), abs=1e-12)
+    assert curves.average_precision(bins).value == pytest.approx(average_precision_score(truth, score), abs=1e-12)
+    assert curves.f1_max(bins).value == pytest.approx(f1_max_from_sklearn(truth, score), abs=1e-12)
 
 
 def random_maps(seed, levels, shape=(4, 9, 11)):
@@ -58,11 +68,18 @@ def test_pixel_metrics_agree_with_brute_force(seed, levels):
 def test_bounds_of_exact_evaluation_are_zero():
     maps, mask = random_maps(0, 7)
     bins = Bins.from_scores(maps.ravel(), mask.ravel(), np.ones(maps.size))
-    for value, bounds in ((curves.auroc, curves.auroc_bounds), (curves.aupro, curves.aupro_bounds)):
-        assert bounds(bins) == (value(bins), value(bins))
-    assert np.ptp(curves.average_precision_bounds(bins)) == 0
-    assert np.ptp(curves.f1_max_bounds(bins)) == np.ptp(curves.iou_max_bounds(bins)) == 0
-    assert np.ptp(curves.range_iou_bounds(bins)) == 0
+    for metric in (
+        curves.auroc,
+        curves.average_precision,
+        curves.f1_max,
+        curves.aupro,
+        curves.iou_max,
+        curves.range_f1,
+        curves.range_recall,
+        curves.range_iou,
+    ):
+        value, low, high = metric(bins)
+        assert value == pytest.approx(low) == pytest.approx(high)
 
 
 def one_bin(p, q, above=((1, 2),)):
@@ -80,7 +97,7 @@ def test_ap_bounds_are_reached(p, q):
     best = np.array([9, 8.5, 8.5] + [5] * p + [4] * q + [0])
     worst = np.array([9, 8.5, 8.5, *np.linspace(5, 4, p), *[6] * q, 0])
     above = ((1, 0), (0, 2))
-    low, high = curves.average_precision_bounds(one_bin(p, q, above))
+    _, low, high = curves.average_precision(one_bin(p, q, above))
     assert high == pytest.approx(average_precision_score(truth, best), abs=1e-12)
     assert low == pytest.approx(average_precision_score(truth, worst), abs=1e-12)
 
@@ -98,8 +115,8 @@ def test_ap_bound_is_accurate_for_huge_counts():
 def test_aupro_bounds_at_the_limit():
     """A wide bin over FPR 0..1 that holds the whole rise of PRO: PRO is 0 or 1 all the way to the limit."""
     bins = Bins(*(np.array([each]) for each in (4.0, 10.0, 1.0, 0.0, 1.0)))
-    assert curves.aupro(bins) == pytest.approx(0.15)
-    assert curves.aupro_bounds(bins) == pytest.approx((0.0, 1.0))
+    assert curves.aupro(bins).value == pytest.approx(0.15)
+    assert curves.aupro(bins)[1:] == pytest.approx((0.0, 1.0))
 
 
 def test_image_quantile_metrics():
@@ -131,31 +148,41 @@ def test_perfect_and_inverted_maps():
     assert inverted["pixel_auroc"] == inverted["pixel_aupro"] == inverted["pixel_acc_02_08"] == 0.0
 
 
-def test_regions_agree_with_flood_fill():
-    mask = np.random.default_rng(3).random((5, 12, 13)) < 0.25
-    mask[2] = False
-    weight_M, count_B = label_regions(mask)
+@pytest.mark.parametrize("label", [label_regions, label_with_scipy], ids=["default", "scipy"])
+@pytest.mark.parametrize("density", [0.05, 0.25, 0.5, 0.8, 1.0])
+def test_regions_agree_with_flood_fill(label, density):
+    mask = (np.random.default_rng(3).random((5, 12, 13)) < density).astype(np.uint8) * 255
+    mask[2] = 0
+    regions = label(mask, mask.any((1, 2)))
+    np.testing.assert_array_equal(regions.position_M, np.flatnonzero(mask))
     weight = np.zeros(mask.shape)
-    weight[mask] = weight_M
+    weight[mask > 0] = regions.weight_M
     for image, mask_HW in enumerate(mask):
-        regions = flood_fill_regions(mask_HW)
-        assert count_B[image] == len(regions)
-        for region in regions:
+        filled = flood_fill_regions(mask_HW)
+        assert regions.count_B[image] == len(filled)
+        for region in filled:
             assert {weight[image][at] for at in region} == {1 / len(region)}
 
 
-def test_regions_join_corners_but_not_images():
-    mask = np.zeros((2, 3, 3), dtype=bool)
-    mask[0, 0, 0] = mask[0, 1, 1] = mask[1, 1, 1] = True
-    weight_M, count_B = label_regions(mask)
-    assert weight_M.tolist() == [0.5, 0.5, 1.0]
-    assert count_B.tolist() == [1, 1]
+@pytest.mark.parametrize("label", [label_regions, label_with_scipy], ids=["default", "scipy"])
+def test_regions_join_corners_but_not_images(label):
+    mask = np.zeros((2, 3, 3), dtype=np.uint8)
+    mask[0, 0, 0] = mask[0, 1, 1] = mask[1, 1, 1] = 1
+    regions = label(mask, np.array([True, True]))
+    assert regions.weight_M.tolist() == [0.5, 0.5, 1.0]
+    assert regions.count_B.tolist() == [1, 1]
+
+
+def test_regions_of_nothing():
+    regions = label_regions(np.zeros((2, 3, 3), np.uint8), np.array([False, False]))
+    assert len(regions.position_M) == len(regions.weight_M) == 0
+    assert regions.count_B.tolist() == [0, 0]
 
 
 def test_names():
-    assert len(set(SLUGS)) == len(SLUGS) == 18
+    assert len(set(SLUGS)) == len(SLUGS) == 21
     assert [each.slug for each in METRICS if not each.higher_is_better] == ["image_fpr95"]
-    assert set(SLUGS) == {*IMAGE_METRICS, *PIXEL_METRICS, *AVERAGES}
+    assert set(SLUGS) == {*IMAGE_METRICS, *OBJECT_METRICS, *PIXEL_METRICS, *AVERAGES}
     assert len({each.heading for each in METRICS}) == len(SLUGS)
     assert AVERAGES["mad"] == (
         "image_auroc",

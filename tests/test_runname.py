@@ -81,7 +81,11 @@ WAYS = [
     ("seed=1",),
     ("image_size=128",),
     ("metric=exact",),
-    ("metric.mantissa_bits=8",),
+    ("metric=ader",),
+    ("metric.size=original",),
+    ("metric.size=256",),
+    ("metric.size=original", "metric.map_interpolation=nearest"),
+    ("metric.mask_interpolation=nearest",),
     ("dataset.categories=[bolt]",),
     ("dataset.categories=[bolt,wood]",),
     ("~method.clip",),
@@ -99,10 +103,10 @@ def test_ways_to_differ():
     assert len(set(names)) == len(names), names
 
 
-@pytest.mark.parametrize(
-    "word",
-    ["trainer.workers=3", "trainer.device=cuda:1", "paths.weights=/w", "save_maps=true", "force=true", "trainer=e100"],
-)
+NOT_IN_THE_NAME = ["trainer.workers=3", "trainer.device=cuda:1", "paths.weights=/w", "save_maps=true", "force=true"]
+
+
+@pytest.mark.parametrize("word", [*NOT_IN_THE_NAME, "trainer=e100", "metric.by_defect=true"])
 def test_what_does_not_change_the_result_is_not_in_the_name(word):
     assert _name(word) == _name()
 

@@ -22,10 +22,11 @@ def main(arguments: Sequence[str]) -> int:
         overrides.append("dataset=demo")  # only to complete the configuration: no image is read
     composed = compose(overrides, flags.config_dir)
 
-    from ader.job import resolve_device, run_options, trainer_options
+    from ader.job import run_options, trainer_options
     from ader.methods.base import build
     from ader.profile import measure
     from ader.randomness import seed_all
+    from ader.task import resolve_device
     from ader.trainer import set_precision
 
     options, trainer = run_options(composed), trainer_options(composed)

@@ -1,12 +1,14 @@
 """Reading images and masks, and the geometry that both share.
 
 The geometry is that of ADer: bilinear resize (Pillow, antialiased) to a square without keeping the aspect
-ratio; masks ``> 0`` before and ``> 0.5`` after. EXIF rotation is not applied, because masks carry none.
+ratio; masks ``> 0`` before and ``> 0.5`` after, or by ADEval's rule the nearest pixel. EXIF rotation is not applied,
+because masks carry none.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from ader.errors import UserError
 
 U8 = npt.NDArray[np.uint8]
+Interpolation = Literal["bilinear", "nearest"]
 AGAIN = "copy or unpack it again"
 
 
@@ -55,11 +58,32 @@ def read_mask(path: Path) -> Image.Image:
     return Image.fromarray((values > 0).astype(np.uint8) * np.uint8(255))
 
 
-def resize(image: Image.Image, size: int) -> Image.Image:
-    """Bilinear resize to ``size`` x ``size`` pixels."""
-    if image.size == (size, size):
+def read_size(path: Path) -> tuple[int, int]:
+    """Height and width of an image, from its header.
+
+    Raises:
+        BadImageError: the file is missing or no image.
+    """
+    width, height = _open(path, decode=False).size
+    return height, width
+
+
+def resize(image: Image.Image, height: int, width: int) -> Image.Image:
+    """Bilinear resize."""
+    if image.size == (width, height):
         return image
-    return image.resize((size, size), Image.Resampling.BILINEAR)
+    return image.resize((width, height), Image.Resampling.BILINEAR)
+
+
+def pick(values_HW: U8, height: int, width: int) -> U8:
+    """Resize to the nearest pixel as OpenCV and ADEval count it: output pixel i takes input pixel floor(i * in / out).
+
+    Pillow's ``NEAREST`` counts from the pixels' centres instead.
+    """
+    rows = np.arange(height) * values_HW.shape[0] // height
+    columns = np.arange(width) * values_HW.shape[1] // width
+    picked: U8 = values_HW[rows[:, None], columns]
+    return picked
 
 
 def load_image(path: Path, size: int) -> U8:
@@ -68,26 +92,51 @@ def load_image(path: Path, size: int) -> U8:
     Raises:
         BadImageError: as for ``read_image``.
     """
-    return np.ascontiguousarray(np.asarray(resize(read_image(path), size)).transpose(2, 0, 1))
+    return np.ascontiguousarray(np.asarray(resize(read_image(path), size, size)).transpose(2, 0, 1))
 
 
-def load_mask(path: Path | None, size: int) -> U8:
-    """The mask at evaluation size: uint8 (size, size), 1 = defective. None gives an empty mask.
+def load_mask(path: Path | None, size: int | tuple[int, int], interpolation: Interpolation = "bilinear") -> U8:
+    """The mask at evaluation size: uint8 (height, width), 1 = defective.
+
+    Args:
+        path: None gives an empty mask.
+        size: (height, width), or the side of a square.
+        interpolation: ``"bilinear"``: cut above one half; ``"nearest"``: see ``pick``.
 
     Raises:
         BadImageError: as for ``read_image``.
     """
+    height, width = (size, size) if isinstance(size, int) else size
     if path is None:
-        return np.zeros((size, size), np.uint8)
+        return np.zeros((height, width), np.uint8)
+    if interpolation == "nearest":
+        return pick(own_mask(path), height, width)
     # 128 / 255 is the first 8-bit value above ADer's 0.5
-    return (np.asarray(resize(read_mask(path), size)) >= 128).astype(np.uint8)
+    return (np.asarray(resize(read_mask(path), height, width)) >= 128).astype(np.uint8)
+
+
+def own_mask(path: Path) -> U8:
+    """The mask as it is in its file: uint8 (height, width), 1 = defective.
+
+    Raises:
+        BadImageError: as for ``read_image``.
+    """
+    return (np.asarray(read_mask(path)) > 0).astype(np.uint8)
 
 
 def _decode(path: Path) -> Image.Image:
     """The first frame of an image file, fully decoded, in a mode with a known range."""
+    image = _open(path, decode=True)
+    _refuse_unknown_range(image, path)
+    return image
+
+
+def _open(path: Path, decode: bool) -> Image.Image:
+    """The first frame of an image file; without ``decode`` only what its header says."""
     try:
         with Image.open(path) as file:
-            file.load()
+            if decode:
+                file.load()
     except FileNotFoundError as error:
         raise BadImageError(path, f"does not exist: {AGAIN}") from error
     except IsADirectoryError as error:
@@ -105,7 +154,6 @@ def _decode(path: Path) -> Image.Image:
         what = str(error) or type(error).__name__
         raise BadImageError(path, f"is truncated or damaged ({what}): {AGAIN}") from error
     image: Image.Image = file  # closing the file keeps the pixels
-    _refuse_unknown_range(image, path)
     return image
 
 

@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from ader import dist
-from ader.data.image import load_image, load_mask
+from ader.data.image import load_image
 from ader.data.index import TEST, Index, Sample
 from ader.errors import UserError, some
 from ader.methods.base import Augment, Batch, Descent, Pass, Stage, Tags
+from ader.sizes import Sizes
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,9 @@ class _Images(Dataset[dict[str, Any]]):
         truth: str,
         seed: int,
         augment: Augment | None,
+        sizes: Sizes,
     ) -> None:
-        self.index, self.samples, self.size = index, samples, size
+        self.index, self.samples, self.size, self.sizes = index, samples, size, sizes
         self.truth, self.seed, self.augment = truth, seed, augment
 
     def __len__(self) -> int:
@@ -145,12 +147,20 @@ class _Images(Dataset[dict[str, Any]]):
         if self.truth in ("image", "pixel"):
             item["label"] = sample.label
         if self.truth == "pixel":
-            mask = load_mask(self.index.path(sample.mask) if sample.mask else None, self.size)
-            item["mask"] = torch.from_numpy(mask)
+            item["mask"] = torch.from_numpy(self.sizes.mask(self.index, sample, (self.size, self.size)))
         if self.augment is not None:
             extra = self.augment(image, np.random.default_rng(seed))
             item["extra"] = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in extra.items()}
         return item
+
+
+def _collate(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """A batch of items; masks of several sizes stay a list."""
+    masks = [item.pop("mask") for item in items if "mask" in item]
+    batch: dict[str, Any] = default_collate(items)
+    if masks:
+        batch["mask"] = default_collate(masks) if len({mask.shape for mask in masks}) == 1 else masks
+    return batch
 
 
 def _shield(worker: int) -> None:
@@ -201,7 +211,8 @@ class Loader:
 
     def train(self, stage: Stage, start: int, stop: int) -> Iterator[Batch]:
         """Steps ``start`` to ``stop`` of a training stage."""
-        images = _Images(self.index, self._training(stage), self.size, self.tags.supervision, self.seed, stage.augment)
+        truth, samples = self.tags.supervision, self._training(stage)
+        images = _Images(self.index, samples, self.size, truth, self.seed, stage.augment, Sizes())
         steps = _Steps(self.order(stage), start, stop, together=isinstance(stage, Descent))
         for item in self._iterate(images, steps):
             yield Batch(
@@ -212,15 +223,27 @@ class Loader:
                 extra={name: value.to(self.device) for name, value in item.get("extra", {}).items()},
             )
 
-    def test(self, batch_size: int) -> Iterator[tuple[list[Sample], Tensor, Tensor]]:
-        """This process's test images, each once: samples, image_BCHW on the device, mask_BHW (uint8 0/1, device)."""
+    def test(
+        self, batch_size: int, sizes: Sizes
+    ) -> Iterator[tuple[list[Sample], Tensor, Tensor | list[Tensor] | None]]:
+        """This process's test images, each once.
+
+        Yields:
+            Samples, image_BCHW on the device, and the masks there (uint8 0/1): mask_BHW, a list of (H, W) where their
+            sizes differ, None for a dataset without any.
+        """
         samples = self.index.split(TEST).samples
         positions = shard(len(samples), dist.rank(), dist.world())
         batches = [[(0, p) for p in positions[i : i + batch_size]] for i in range(0, len(positions), batch_size)]
-        images = _Images(self.index, samples, self.size, "pixel", self.seed, None)
+        truth = "pixel" if self.index.masks else "normal"
+        images = _Images(self.index, samples, self.size, truth, self.seed, None, sizes)
         for item in self._iterate(images, batches):
             chosen = [samples[position] for position in item["position"].tolist()]
-            yield chosen, self._image(item["image"]), item["mask"].to(self.device, non_blocking=True)
+            masks = item.get("mask")
+            if isinstance(masks, list):
+                yield chosen, self._image(item["image"]), [mask.to(self.device, non_blocking=True) for mask in masks]
+            else:
+                yield chosen, self._image(item["image"]), self._move(masks)
 
     def _training(self, stage: Stage) -> tuple[Sample, ...]:
         if stage.split == TEST:
@@ -241,6 +264,7 @@ class Loader:
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator().manual_seed(self.seed),  # else it draws from the run's own random stream
             worker_init_fn=_shield,
+            collate_fn=_collate,
         )
         return iter(loader)
 

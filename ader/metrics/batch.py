@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from ader.errors import UserError, suggest
+from ader.metrics.kernels import Scan, kernels
+from ader.metrics.keys import INFINITY
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -21,13 +23,12 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 @dataclass(frozen=True)
 class Pixels:
-    """The images of a batch that have both a map and pixel truth, on the evaluator's device."""
+    """The images of a batch that have both a map and pixel truth."""
 
-    category_B: Tensor  # int64
-    map_BHW: Tensor  # float32, no NaN
-    mask_BHW: Tensor  # bool
-    any_B: Tensor  # bool, on the CPU: whether the mask has a defective pixel
-    label_B: Tensor  # bool, on the CPU
+    image_B: Tensor  # int64, CPU: which of the batch's images these are
+    map_BHW: Tensor  # float32 without NaN, contiguous, on the evaluator's device
+    mask_BHW: Tensor  # uint8, nonzero where defective, contiguous, on the evaluator's device
+    scan: Scan
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Batch:
     category_B: Tensor  # int64
     score_B: Tensor  # float64, no NaN
     label_B: Tensor  # bool, True where defective
+    groups: list[str]  # "" where there is none
+    defects: list[str]  # "" where not told
     mapped: bool
     pixels: Pixels | None
 
@@ -62,27 +65,48 @@ class BatchChecker:
         mask: Any = None,
         pixel_truth: Any = None,
         names: Sequence[str] | None = None,
+        group: Sequence[str | None] | None = None,
+        defect: Sequence[str | None] | None = None,
     ) -> Batch:
         """Checks one batch; arguments and errors as for `Evaluator.update`."""
         category_B = self._category(category)
         size = len(category_B)
         score_B = _vector("score", score, size, FLOATS).double()
         label_B = self._label(label, size)
+        groups, defects = _names("group", group, size), _names("defect", defect, size)
         who = _Who(self._categories, category_B, names)
-        _refuse_nan("score", score_B, who)
-        map_BHW = None if map is None else self._map(map, size, who)
+        nan_B = score_B.isnan()
+        if nan_B.any():
+            raise _nan("score", who(int(nan_B.nonzero()[0])))
+        map_BHW = None if map is None else self._map(map, size)
         mask_BHW = None if mask is None else self._mask(mask, size, map_BHW)
         truth_B = torch.ones(size, dtype=torch.bool)
         if pixel_truth is not None:
             truth_B = _vector("pixel_truth", pixel_truth, size, (torch.bool,))
         pixels = None
-        if mask_BHW is not None:
-            any_B = mask_BHW.flatten(1).any(1).cpu()
-            _refuse_defect_in_good(any_B & truth_B & ~label_B, who)
-            if map_BHW is not None:
-                pixels = Pixels(category_B.to(self._device), map_BHW, mask_BHW, any_B, label_B)
-                pixels = self._with_truth(pixels, truth_B)
-        return Batch(category_B, score_B, label_B, map_BHW is not None, pixels)
+        if size and map_BHW is not None:
+            pixels = self._pixels(map_BHW, mask_BHW, truth_B & label_B.new_tensor(mask_BHW is not None), label_B, who)
+        elif size and mask_BHW is not None:
+            _refuse_defect_in_good(mask_BHW.flatten(1).amax(1).cpu().bool() & truth_B & ~label_B, who)
+        return Batch(category_B, score_B, label_B, groups, defects, map_BHW is not None, pixels)
+
+    def _pixels(
+        self, map_BHW: Tensor, mask_BHW: Tensor | None, truth_B: Tensor, label_B: Tensor, who: _Who
+    ) -> Pixels | None:
+        """Looks at every pixel once; images without truth are left out of what is returned."""
+        look = kernels(self._device.type).scan
+        found = look(map_BHW.flatten(1), None if mask_BHW is None else mask_BHW.flatten(1))
+        nan_B = (found.low_B < -INFINITY) | (found.high_B > INFINITY)
+        if nan_B.any():
+            raise _nan("map", who(int(nan_B.nonzero()[0])))
+        _refuse_defect_in_good(found.marked_B & truth_B & ~label_B, who)
+        image_B = truth_B.nonzero().view(-1)
+        if mask_BHW is None or len(image_B) == 0:
+            return None
+        if len(image_B) < len(truth_B):
+            keep_B = image_B.to(self._device)
+            map_BHW, mask_BHW, found = map_BHW[keep_B], mask_BHW[keep_B], Scan(*(each[image_B] for each in found))
+        return Pixels(image_B, map_BHW, mask_BHW, found)
 
     def _category(self, category: Any) -> Tensor:
         if isinstance(category, str):
@@ -108,13 +132,11 @@ class BatchChecker:
             raise ValueError(f"label: expected 0 (normal) or 1 (defective), got {label_B[wrong_B][0].item()}")
         return label_B.bool()
 
-    def _map(self, map: Any, size: int, who: _Who) -> Tensor:
+    def _map(self, map: Any, size: int) -> Tensor:
         map_BHW = self._image_like("map", map, FLOATS)
         if map_BHW.ndim != 3 or len(map_BHW) != size or (size and map_BHW.numel() == 0):
             raise ValueError(f"map: expected shape ({size}, H, W), got {tuple(map_BHW.shape)}")
-        map_BHW = map_BHW.float()
-        _refuse_nan("map", map_BHW, who)
-        return map_BHW
+        return map_BHW.float().contiguous()
 
     def _mask(self, mask: Any, size: int, map_BHW: Tensor | None) -> Tensor:
         mask_BHW = self._image_like("mask", mask, (torch.bool, *INTEGERS))
@@ -122,7 +144,9 @@ class BatchChecker:
             raise ValueError(f"mask: expected the map's shape {tuple(map_BHW.shape)}, got {tuple(mask_BHW.shape)}")
         if mask_BHW.ndim != 3 or len(mask_BHW) != size:
             raise ValueError(f"mask: expected shape ({size}, H, W), got {tuple(mask_BHW.shape)}")
-        return mask_BHW.bool()
+        if mask_BHW.dtype not in (torch.bool, torch.uint8):
+            mask_BHW = mask_BHW != 0
+        return mask_BHW.contiguous().view(torch.uint8)
 
     def _image_like(self, what: str, given: Any, dtypes: tuple[torch.dtype, ...]) -> Tensor:
         """Tensors have to be on the evaluator's device; arrays, which have none, are copied there."""
@@ -133,18 +157,6 @@ class BatchChecker:
         _check_dtype(what, given, dtypes)
         image_like: Tensor = given.detach()
         return image_like
-
-    def _with_truth(self, pixels: Pixels, truth_B: Tensor) -> Pixels:
-        if truth_B.all():
-            return pixels
-        keep_B = truth_B.to(self._device)
-        return Pixels(
-            pixels.category_B[keep_B],
-            pixels.map_BHW[keep_B],
-            pixels.mask_BHW[keep_B],
-            pixels.any_B[truth_B],
-            pixels.label_B[truth_B],
-        )
 
 
 class _Who:
@@ -185,12 +197,17 @@ def _check_dtype(what: str, tensor: Tensor, dtypes: tuple[torch.dtype, ...]) -> 
         raise ValueError(f"{what}: expected dtype {expected}, got {str(tensor.dtype).removeprefix('torch.')}")
 
 
-def _refuse_nan(what: str, value: Tensor, who: _Who) -> None:
-    nan = torch.isnan(value)
-    if not nan.any():
-        return
-    position = int(nan.flatten(1).any(1).nonzero()[0]) if value.ndim > 1 else int(nan.nonzero()[0])
-    raise UserError(f"the {what} of {who(position)} is NaN: a score has to be a number (infinities are allowed)")
+def _names(what: str, given: Sequence[str | None] | None, size: int) -> list[str]:
+    """One text per image; "" for None."""
+    if given is None:
+        return [""] * size
+    if isinstance(given, str) or len(given) != size:
+        raise ValueError(f"{what}: expected {size} names, got {given if isinstance(given, str) else len(given)!r}")
+    return ["" if name is None else str(name) for name in given]
+
+
+def _nan(what: str, who: str) -> UserError:
+    return UserError(f"the {what} of {who} is NaN: a score has to be a number (infinities are allowed)")
 
 
 def _refuse_defect_in_good(wrong_B: Tensor, who: _Who) -> None:

@@ -1,8 +1,8 @@
 """Metrics as pure functions of counts per bin, and what the bins can hide.
 
 Every function takes `Bins`, in descending order of score. Exact evaluation is the case in which every
-distinct score is its own bin: ties then get scikit-learn's value. A wider bin hides the order of its pixels;
-the ``*_bounds`` functions give the smallest and the largest value that any order (ties included) could give.
+distinct score is its own bin: ties then get scikit-learn's value. A wider bin hides the order of its pixels, so
+that every metric comes with the smallest and the largest value that any order (ties included) could give.
 
 Letters: K bins, P defective and N normal pixels in total; a curve "above" bin k counts the bins before it.
 Definitions: metrics.md of the project; AP and F1 as in scikit-learn, AUPRO after Bergmann et al., "Uninformed
@@ -14,16 +14,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import digamma
 
 Array = npt.NDArray[np.float64]
-Bounds = tuple[float, float]
 
 AUPRO_LIMIT = 0.3
 RANGE_SHARES = tuple(tenth / 10 for tenth in range(2, 9))
+
+
+class Certified(NamedTuple):
+    """A value, and the smallest and largest that any order of the pixels inside wide bins could give."""
+
+    value: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,18 @@ class Bins:
         edge_K = value_K[::-1].astype(np.float64)
         return cls(defective_K, normal_K, weight_K, edge_K, edge_K)
 
+    def joined(self) -> Bins:
+        """Neighbouring bins without a defective pixel as one: no curve depends on the order of normal pixels alone.
+
+        Fewer bins, the same values and bounds of all metrics that do not ask where bins lie.
+        """
+        empty_K = self.defective_K == 0
+        start_K = np.append(True, ~(empty_K[1:] & empty_K[:-1]))[: len(empty_K)]
+        first = np.flatnonzero(start_K)
+        last = np.append(first[1:], len(empty_K)) - 1
+        sums = (np.add.reduceat(each, first) for each in (self.defective_K, self.normal_K, self.weight_K))
+        return Bins(*sums, self.low_K[last], self.high_K[first], self.rounding)
+
     @cached_property
     def wide_K(self) -> npt.NDArray[np.bool_]:
         """Whether the bin can hold more than one distinct score."""
@@ -97,28 +117,19 @@ class Bins:
         return float(self.normal_K.sum())
 
 
-def auroc(bins: Bins) -> float:
-    """Area under TPR(FPR), trapezoidal: inside a bin every pair counts one half."""
-    pairs = np.dot(bins.normal_K, bins.tp_above_K + bins.defective_K / 2)
-    return float(pairs / bins.positives / bins.negatives)
+def auroc(bins: Bins) -> Certified:
+    """Area under TPR(FPR), trapezoidal: inside a bin every pair counts one half.
+
+    A wide bin's pairs may all be in the wrong or all in the right order.
+    """
+    pairs = bins.positives * bins.negatives
+    value = float(np.dot(bins.normal_K, bins.tp_above_K + bins.defective_K / 2)) / pairs
+    half = float(np.dot(bins.defective_K[bins.wide_K], bins.normal_K[bins.wide_K])) / 2 / pairs
+    return Certified(value, value - half, value + half)
 
 
-def auroc_bounds(bins: Bins) -> Bounds:
-    """Smallest and largest AUROC: a wide bin's pairs may all be in the wrong or all in the right order."""
-    hidden = np.dot(bins.defective_K[bins.wide_K], bins.normal_K[bins.wide_K])
-    half = float(hidden / 2 / bins.positives / bins.negatives)
-    value = auroc(bins)
-    return value - half, value + half
-
-
-def average_precision(bins: Bins) -> float:
-    """Step-wise average precision; the middle of `average_precision_bounds` where bins are wide."""
-    low, high = average_precision_bounds(bins)
-    return (low + high) / 2
-
-
-def average_precision_bounds(bins: Bins) -> Bounds:
-    """Smallest and largest average precision.
+def average_precision(bins: Bins) -> Certified:
+    """Step-wise average precision; the middle of what is possible where bins are wide.
 
     Worst: the normal pixels of a bin first, then its defective pixels with distinct scores. Best: all
     defective pixels first, and tied. Tied, because step-wise AP gives tied pixels the precision at the end
@@ -130,7 +141,7 @@ def average_precision_bounds(bins: Bins) -> Bounds:
     tied = p * ((tp + p) / (tp + p + fp + q))
     worst = np.where(bins.wide_K[k], _sum_of_precisions(p, tp, fp + q), tied)
     best = np.where(bins.wide_K[k], p * ((tp + p) / (tp + p + fp)), tied)
-    return float(worst.sum() / bins.positives), float(best.sum() / bins.positives)
+    return _middle(float(worst.sum()) / bins.positives, float(best.sum()) / bins.positives)
 
 
 def _sum_of_precisions(p: Array, tp: Array, f: Array) -> Array:
@@ -165,93 +176,57 @@ def _recall(tp: Array, fp: Array, positives: float) -> Array:
 Score = Callable[[Array, Array, float], Array]
 
 
-def f1_max(bins: Bins) -> float:
-    """Largest F1 over the thresholds at the bins' lower edges (each of them can be reached)."""
-    return float(_f1(bins.tp_K, bins.fp_K, bins.positives).max())
+def f1_max(bins: Bins) -> Certified:
+    """Largest F1 over all thresholds: at the bins' lower edges, each of which can be reached."""
+    return _largest(bins, _f1)
 
 
-def f1_max_bounds(bins: Bins) -> Bounds:
-    """F1 at the best bin edge, and the best that any threshold inside a bin could give."""
-    return f1_max(bins), _best_inside(bins, _f1)
+def iou_max(bins: Bins) -> Certified:
+    """Largest TP / (TP + FP + FN) over all thresholds."""
+    return _largest(bins, _iou)
 
 
-def iou_max(bins: Bins) -> float:
-    """Largest TP / (TP + FP + FN) over the thresholds at the bins' lower edges."""
-    return float(_iou(bins.tp_K, bins.fp_K, bins.positives).max())
-
-
-def iou_max_bounds(bins: Bins) -> Bounds:
-    """IoU at the best bin edge, and the best that any threshold inside a bin could give."""
-    return iou_max(bins), _best_inside(bins, _iou)
-
-
-def _best_inside(bins: Bins, score: Score) -> float:
+def _largest(bins: Bins, score: Score) -> Certified:
     """Best case inside a wide bin: a threshold above all its normal, below all its defective pixels."""
+    value = float(score(bins.tp_K, bins.fp_K, bins.positives).max())
     fp_K = np.where(bins.wide_K, bins.fp_above_K, bins.fp_K)
-    return float(score(bins.tp_K, fp_K, bins.positives).max())
+    return Certified(value, value, float(score(bins.tp_K, fp_K, bins.positives).max()))
 
 
-def aupro(bins: Bins, limit: float = AUPRO_LIMIT) -> float:
-    """Area under PRO(FPR) up to FPR = ``limit``, linear between points, divided by the limit."""
-    above_K, width_K, rise_K = _pro_steps(bins, limit)
-    return float(np.dot(width_K, above_K + rise_K / 2) / limit)
-
-
-def aupro_bounds(bins: Bins, limit: float = AUPRO_LIMIT) -> Bounds:
-    """Smallest and largest AUPRO.
+def aupro(bins: Bins, limit: float = AUPRO_LIMIT) -> Certified:
+    """Area under PRO(FPR) up to FPR = ``limit``, linear between points, divided by the limit.
 
     The true curve is monotone, so inside a wide bin it lies between PRO before and after the whole bin, also
     where the limit cuts the bin: there the full rise of the bin may come before the limit, or after it.
     """
-    above_K, width_K, rise_K = _pro_steps(bins, limit)
-    linear_K = above_K + rise_K / 2
-    low_K = np.where(bins.wide_K, above_K, linear_K)
-    high_K = np.where(bins.wide_K, above_K + bins.weight_K / bins.weight_K.sum(), linear_K)
-    return float(np.dot(width_K, low_K) / limit), float(np.dot(width_K, high_K) / limit)
-
-
-def _pro_steps(bins: Bins, limit: float) -> tuple[Array, Array, Array]:
-    """Per bin: PRO above it, its width in FPR up to the limit, and PRO's linear rise over that width."""
-    weight_above_K = np.cumsum(bins.weight_K) - bins.weight_K
-    total = bins.weight_K.sum()
+    total = float(bins.weight_K.sum())
     # In pixels, so that a bin's width is exact; only the limit is not a whole number.
     width_K = np.clip(limit * bins.negatives - bins.fp_above_K, 0.0, bins.normal_K)
-    share_K = width_K / np.maximum(bins.normal_K, 1.0)
-    return weight_above_K / total, width_K / bins.negatives, share_K * bins.weight_K / total
+    above_K = np.cumsum(bins.weight_K) - bins.weight_K
+    linear_K = above_K + width_K / np.maximum(bins.normal_K, 1.0) * bins.weight_K / 2
+    low_K = np.where(bins.wide_K, above_K, linear_K)
+    high_K = np.where(bins.wide_K, above_K + bins.weight_K, linear_K)
+    scale = limit * bins.negatives * total
+    return Certified(*(float(np.dot(width_K, each)) / scale for each in (linear_K, low_K, high_K)))
 
 
-def range_f1(bins: Bins) -> float:
-    """Mean F1 at 0.2, 0.3, ... 0.8 of the score range; the middle of the bounds where bins are wide."""
-    return _middle(range_f1_bounds(bins))
-
-
-def range_f1_bounds(bins: Bins) -> Bounds:
-    """Smallest and largest mean F1 over the range's thresholds."""
+def range_f1(bins: Bins) -> Certified:
+    """Mean F1 at 0.2, 0.3, ... 0.8 of the score range; the middle of what is possible where bins are wide."""
     return _over_range(bins, _f1)
 
 
-def range_recall(bins: Bins) -> float:
+def range_recall(bins: Bins) -> Certified:
     """Mean recall ("Acc" in the InvAD paper) at 0.2, 0.3, ... 0.8 of the score range."""
-    return _middle(range_recall_bounds(bins))
-
-
-def range_recall_bounds(bins: Bins) -> Bounds:
-    """Smallest and largest mean recall over the range's thresholds."""
     return _over_range(bins, _recall)
 
 
-def range_iou(bins: Bins) -> float:
+def range_iou(bins: Bins) -> Certified:
     """Mean IoU at 0.2, 0.3, ... 0.8 of the score range."""
-    return _middle(range_iou_bounds(bins))
-
-
-def range_iou_bounds(bins: Bins) -> Bounds:
-    """Smallest and largest mean IoU over the range's thresholds."""
     return _over_range(bins, _iou)
 
 
-def _middle(bounds: Bounds) -> float:
-    return (bounds[0] + bounds[1]) / 2
+def _middle(low: float, high: float) -> Certified:
+    return Certified((low + high) / 2, low, high)
 
 
 def range_thresholds(smallest: float, largest: float) -> Array:
@@ -264,21 +239,21 @@ def has_finite_range(bins: Bins) -> bool:
     return bool(np.isfinite(bins.low_K[-1]) and np.isfinite(bins.high_K[0]))
 
 
-def _over_range(bins: Bins, score: Score) -> Bounds:
+def _over_range(bins: Bins, score: Score) -> Certified:
     """Mean of ``score`` at the range's thresholds, at the worst and best split of the bins they fall into.
 
     NaN if the range is infinite. Constant scores exceed no threshold: 0.
     """
     if not has_finite_range(bins):
-        return float("nan"), float("nan")
+        return _middle(float("nan"), float("nan"))
     threshold_T = range_thresholds(bins.low_K[-1], bins.high_K[0])
     # Bins wholly above a threshold, and bins that reach above it: edges are sorted, so counting is searching.
-    whole_T = np.searchsorted(-bins.low_K, -threshold_T, side="left")
-    reach_T = np.searchsorted(-bins.high_K, -threshold_T, side="left")
+    whole_T = len(bins.low_K) - np.searchsorted(bins.low_K[::-1], threshold_T, side="right")
+    reach_T = len(bins.high_K) - np.searchsorted(bins.high_K[::-1], threshold_T, side="right")
     tp, fp = np.append(0.0, bins.tp_K), np.append(0.0, bins.fp_K)
     worst = score(tp[whole_T], fp[reach_T], bins.positives)
     best = score(tp[reach_T], fp[whole_T], bins.positives)
-    return float(worst.mean()), float(best.mean())
+    return _middle(float(worst.mean()), float(best.mean()))
 
 
 def quantile(score_N: Array, share: float) -> float:

@@ -11,7 +11,7 @@ Letters: B images, H rows, W columns (pixels).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,36 +20,48 @@ import torch
 from torch import Tensor
 
 from ader.errors import UserError
-from ader.metrics.batch import BatchChecker, Pixels, as_tensor
+from ader.metrics.batch import Batch, BatchChecker, Pixels, as_tensor
 from ader.metrics.curves import Bins
-from ader.metrics.exact import ExactState, ImageState
-from ader.metrics.histogram import MANTISSA_BITS, HistogramState
+from ader.metrics.exact import ExactState, Images, ImageState
+from ader.metrics.histogram import BINS, HistogramState
+from ader.metrics.kernels import Scan
 from ader.metrics.names import SLUGS, check_profile
 from ader.metrics.regions import label_regions
-from ader.metrics.results import Row, add_averages, add_image_metrics, add_pixel_metrics
+from ader.metrics.results import (
+    Row,
+    add_averages,
+    add_image_metrics,
+    add_object_metrics,
+    add_pixel_metrics,
+    add_published_metrics,
+)
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 MEAN = "mean"
+BATCH = 32  # images that `evaluate` counts at a time
 _TALLIES = ("regions", "vanished", "pixel_images", "normal_pixels", "defective_pixels", "mapped")
 
 
 class PixelState(Protocol):
-    """What a metric profile has to offer; see `HistogramState`."""
+    """What a metric profile has to offer; see `HistogramState`. Rows are categories, or parts of them."""
 
-    def add(self, category_B: Tensor, map_BHW: Tensor, mask_BHW: Tensor, weight_M: Tensor) -> None:
+    def extend(self, rows: int) -> None:
+        """Adds empty rows."""
+
+    def add(self, row_B: Tensor, map_BHW: Tensor, position_M: Tensor, weight_M: Tensor, scan: Scan) -> None:
         """Counts the pixels of a batch."""
 
-    def merge(self, other: Any) -> None:
-        """Adds a state of the same kind and settings."""
+    def merge(self, other: Any, rows: Sequence[int]) -> None:
+        """Adds a state of the same kind and settings to these rows, one for each of the other's."""
 
-    def bins(self, category: int) -> Bins:
-        """Counts of one category, in descending order of score."""
+    def bins(self, rows: Sequence[int]) -> Bins:
+        """Counts of some rows together, in descending order of score."""
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors on the CPU."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Replaces the counts."""
+        """Fills an empty state with as many rows."""
 
 
 class Evaluator:
@@ -61,13 +73,15 @@ class Evaluator:
     Args:
         categories: names, in the order of the table's rows; ``"mean"`` is taken.
         device: where maps and masks are and the counting is done.
-        profile: ``"histogram"`` (memory independent of the number of pixels, values with bounds) or
-            ``"exact"`` (keeps and sorts every score).
-        mantissa_bits: resolution of the histogram's bins, see `HistogramState`; no effect on ``"exact"``.
+        profile: ``"histogram"`` (memory independent of the number of pixels, values with bounds), ``"exact"``
+            (keeps and sorts every score) or ``"ader"`` (the definitions of the published ADer tables, see
+            `published`: keeps every score, and takes image labels from the masks where those are known).
+        bins: budget per category of the histogram, see `layout`; no effect on the other profiles.
+        by_defect: keep the kinds of defect apart, for `breakdown`; the histogram then has a budget for each.
 
     Raises:
         UserError: unknown profile; no, repeated or reserved category names.
-        ValueError: ``mantissa_bits`` out of range.
+        ValueError: too few ``bins``.
     """
 
     def __init__(
@@ -75,18 +89,22 @@ class Evaluator:
         categories: Sequence[str],
         device: torch.device | str = "cpu",
         profile: str = "histogram",
-        mantissa_bits: int = MANTISSA_BITS,
+        bins: int = BINS,
+        by_defect: bool = False,
     ) -> None:
         self.categories = _check_categories(categories)
         self.profile = check_profile(profile)
-        self.mantissa_bits = mantissa_bits
+        self.bins = bins
+        self.by_defect = by_defect
         self.device = torch.empty(0, device=device).device  # "cuda" becomes "cuda:0", as tensors report it
         self._checker = BatchChecker(self.categories, self.device)
         self._images = ImageState()
+        # A row of the pixel state for each category; by defect: for its normal images, and for each kind of defect.
+        self._row_of = {(category, ""): category for category in range(len(self.categories))}
         self._pixels: PixelState = (
-            ExactState(len(self.categories), self.device)
-            if profile == "exact"
-            else HistogramState(len(self.categories), self.device, mantissa_bits)
+            HistogramState(len(self.categories), self.device, bins)
+            if profile == "histogram"
+            else ExactState(len(self.categories), self.device)
         )
         self._tally = torch.zeros((len(self.categories), len(_TALLIES)), dtype=torch.int64)
         self._rows: list[Row] | None = None
@@ -100,6 +118,8 @@ class Evaluator:
         mask: Any = None,
         pixel_truth: Any = None,
         names: Sequence[str] | None = None,
+        group: Sequence[str | None] | None = None,
+        defect: Sequence[str | None] | None = None,
     ) -> None:
         """Counts a batch, of any size, none included. Nothing is counted if the batch is refused.
 
@@ -108,39 +128,63 @@ class Evaluator:
             score: (B,) floating; higher is more anomalous; infinities are ordered. Kept in float64.
             label: (B,) 0 normal, 1 defective; from the dataset, not from a resized mask.
             map: (B, H, W) floating, on the evaluator's device; None: the batch counts for image metrics only.
-                float16, bfloat16 and float64 are converted to float32, so float64 scores may become ties.
+                float16, bfloat16 and float64 are converted to float32, so float64 scores may become ties. Sizes
+                may differ from batch to batch.
             mask: (B, H, W) bool or integer, nonzero where defective; None: as for ``map``. A defective image
                 with an empty mask stays a defective image, and its pixels count as normal.
             pixel_truth: (B,) bool, False where the mask is unknown: those count for image metrics only.
                 Default: every mask given is known.
             names: per image, for error messages.
+            group: per image, the object that it shows (unique within its category), or None; for object metrics.
+            defect: per image, its kind of defect; for `breakdown`.
 
         Raises:
             UserError: NaN in a score or map, a normal image with a defective mask, an unknown category name.
             ValueError: a shape, dtype, device or index other than expected.
         """
-        batch = self._checker.check(category, score, label, map, mask, pixel_truth, names)
+        batch = self._checker.check(category, score, label, map, mask, pixel_truth, names, group, defect)
         if len(batch.category_B) == 0:
             return
         self._rows = None
-        self._images.add(batch.category_B, batch.score_B, batch.label_B)
+        label_B = batch.label_B
+        if self.profile == "ader" and batch.pixels is not None:
+            label_B = label_B.clone()
+            label_B[batch.pixels.image_B] = batch.pixels.scan.marked_B
+        self._images.add(batch.category_B, batch.score_B, label_B, batch.groups, batch.defects)
         if batch.mapped:
             self._add_tally("mapped", batch.category_B, torch.ones_like(batch.category_B))
-        if batch.pixels is not None and len(batch.pixels.category_B):
-            self._add_pixels(batch.pixels)
+        if batch.pixels is not None:
+            self._add_pixels(batch, batch.pixels)
 
-    def _add_pixels(self, pixels: Pixels) -> None:
-        category_B = pixels.category_B.cpu()
-        defective = pixels.any_B.to(self.device)
-        regions = label_regions(pixels.mask_BHW[defective].cpu().numpy())
-        weight_M = torch.from_numpy(regions.weight_M).to(self.device)
-        self._pixels.add(pixels.category_B, pixels.map_BHW, pixels.mask_BHW, weight_M)
+    def _add_pixels(self, batch: Batch, pixels: Pixels) -> None:
+        marked_B, image_B = pixels.scan.marked_B, pixels.image_B
+        mask_BHW = pixels.mask_BHW if self.device.type == "cpu" else _to_host(pixels.mask_BHW, marked_B)
+        regions = label_regions(mask_BHW.numpy(), marked_B.numpy())
+        position_M, weight_M = (torch.from_numpy(each).to(self.device) for each in regions[:2])
+        self._pixels.add(self._rows_for(batch, image_B), pixels.map_BHW, position_M, weight_M, pixels.scan)
+        category_B, size = batch.category_B[image_B], pixels.map_BHW[0].numel()
+        defective_B = torch.from_numpy(regions.size_B)
         self._add_tally("pixel_images", category_B, torch.ones_like(category_B))
-        marked_B = pixels.mask_BHW.flatten(1).sum(dim=1).cpu()
-        self._add_tally("defective_pixels", category_B, marked_B)
-        self._add_tally("normal_pixels", category_B, pixels.mask_BHW[0].numel() - marked_B)
-        self._add_tally("vanished", category_B, (pixels.label_B & ~pixels.any_B).long())
-        self._add_tally("regions", category_B[pixels.any_B], torch.from_numpy(regions.count_B))
+        self._add_tally("defective_pixels", category_B, defective_B)
+        self._add_tally("normal_pixels", category_B, size - defective_B)
+        self._add_tally("vanished", category_B, (batch.label_B[image_B] & ~marked_B).long())
+        self._add_tally("regions", category_B, torch.from_numpy(regions.count_B))
+
+    def _rows_for(self, batch: Batch, image_B: Tensor) -> Tensor:
+        """Rows of the pixel state, made as they are met."""
+        if not self.by_defect:
+            return batch.category_B[image_B]
+        rows = []
+        for image in image_B.tolist():
+            name = batch.defects[image] if batch.label_B[image] else ""
+            rows.append(self._row((int(batch.category_B[image]), name)))
+        return torch.tensor(rows, dtype=torch.int64)
+
+    def _row(self, part: tuple[int, str]) -> int:
+        if part not in self._row_of:
+            self._row_of[part] = len(self._row_of)
+            self._pixels.extend(1)
+        return self._row_of[part]
 
     def _add_tally(self, name: str, category_B: Tensor, amount_B: Tensor) -> None:
         self._tally[:, _TALLIES.index(name)].index_add_(0, category_B, amount_B)
@@ -149,16 +193,29 @@ class Evaluator:
         """Adds all that ``other`` has counted; ``other`` stays as it is and may live on another device.
 
         Raises:
-            ValueError: profile, resolution or category names (their order included) differ.
+            ValueError: profile, bins, by_defect or category names (their order included) differ.
         """
-        for setting in ("profile", "categories", "mantissa_bits"):
+        for setting in ("profile", "categories", "bins", "by_defect"):
             mine, theirs = getattr(self, setting), getattr(other, setting)
             if mine != theirs:
                 raise ValueError(f"merge: expected an evaluator with {setting} {mine!r}, got {theirs!r}")
         self._rows = None
         self._images.merge(other._images)
-        self._pixels.merge(other._pixels)
+        self._pixels.merge(other._pixels, [self._row(part) for part in other._row_of])
         self._tally += other._tally
+
+    def all_reduce(self, group: Any = None) -> None:
+        """Every process of a ``torch.distributed`` group ends with what all of them have counted.
+
+        One collective: an all-gather of the bins in use (which differ from process to process), merged in the order
+        of the ranks, so that all processes get the same numbers.
+        """
+        states: list[Any] = [None] * torch.distributed.get_world_size(group)
+        torch.distributed.all_gather_object(states, self.state_dict(), group)
+        whole = Evaluator(self.categories, self.device, self.profile, self.bins, self.by_defect)
+        for state in states:
+            whole.merge(Evaluator.from_state_dict(state, self.device))
+        self.__dict__.update(whole.__dict__)
 
     def compute(self) -> pd.DataFrame:
         """All metrics: a row per category and ``mean``, a column per slug; fractions, NaN where undefined.
@@ -176,14 +233,36 @@ class Evaluator:
         """
         return self._frame([row.half for row in self._results()])
 
+    def breakdown(self) -> pd.DataFrame:
+        """All metrics for each kind of defect: its images against all normal ones of the category.
+
+        A row per (category, defect), in the order of the categories and of the names; columns as in `compute`.
+
+        Raises:
+            ValueError: the evaluator was not made with ``by_defect``.
+        """
+        if not self.by_defect:
+            raise ValueError("breakdown: expected an evaluator made with by_defect=True")
+        values: dict[tuple[str, str], dict[str, float]] = {}
+        for category, name in enumerate(self.categories):
+            images = self._images.images(category)
+            for defect in np.unique(images.defect_N[images.label_N]).tolist():
+                mine_N = ~images.label_N | (images.defect_N == defect)
+                rows = [self._row_of[part] for part in ((category, ""), (category, defect)) if part in self._row_of]
+                values[name, defect] = self._result(category, images.where(mine_N), rows).value
+        index = pd.MultiIndex.from_tuples(list(values), names=["category", "defect"]) if values else None
+        frame: pd.DataFrame = pd.DataFrame(list(values.values()), index=index, columns=list(SLUGS), dtype=np.float64)
+        return frame
+
     def counts(self) -> pd.DataFrame:
         """What stands behind each category, int64: ``normal`` and ``defective`` images, ``regions``,
         ``vanished`` defects (label 1, empty mask), ``pixel_images`` (images that count for pixel metrics) with
-        their ``normal_pixels`` and ``defective_pixels``."""
-        labels = [self._images.scores(category)[1] for category in range(len(self.categories))]
-        columns = {"normal": [int((~each).sum()) for each in labels]}
-        columns["defective"] = [int(each.sum()) for each in labels]
+        their ``normal_pixels`` and ``defective_pixels``, and ``objects`` (distinct groups)."""
+        images = [self._images.images(category) for category in range(len(self.categories))]
+        columns = {"normal": [int((~each.label_N).sum()) for each in images]}
+        columns["defective"] = [int(each.label_N.sum()) for each in images]
         columns |= {name: self._tally[:, i].tolist() for i, name in enumerate(_TALLIES) if name != "mapped"}
+        columns["objects"] = [len(set(each.group_N.tolist()) - {""}) for each in images]
         counts: pd.DataFrame = pd.DataFrame(columns, index=self._index(), dtype=np.int64)
         return counts
 
@@ -198,12 +277,14 @@ class Evaluator:
         return support
 
     def state_dict(self) -> dict[str, Any]:
-        """All that was counted: strings, integers and CPU tensors, loadable with ``weights_only=True``."""
+        """All that was counted: strings, numbers and CPU tensors, loadable with ``weights_only=True``."""
         return {
             "version": STATE_VERSION,
             "categories": list(self.categories),
             "profile": self.profile,
-            "mantissa_bits": self.mantissa_bits,
+            "bins": self.bins,
+            "by_defect": self.by_defect,
+            "parts": list(self._row_of),
             "images": self._images.state_dict(),
             "pixels": self._pixels.state_dict(),
             "tally": self._tally.clone(),
@@ -219,7 +300,9 @@ class Evaluator:
         if state.get("version") != STATE_VERSION:
             found = state.get("version")
             raise UserError(f"evaluator state has version {found!r}, expected {STATE_VERSION}: evaluate again")
-        evaluator = cls(state["categories"], device, state["profile"], state["mantissa_bits"])
+        evaluator = cls(state["categories"], device, state["profile"], state["bins"], state["by_defect"])
+        for category, defect in state["parts"]:
+            evaluator._row((category, defect))
         evaluator._images.load_state_dict(state["images"])
         evaluator._pixels.load_state_dict(state["pixels"])
         evaluator._tally = state["tally"].cpu().clone()
@@ -228,14 +311,24 @@ class Evaluator:
     def _results(self) -> list[Row]:
         """Values, bounds and reasons per category; kept until something is added."""
         if self._rows is None:
-            self._rows = [self._row(category) for category in range(len(self.categories))]
+            self._rows = [self._category_result(category) for category in range(len(self.categories))]
         return self._rows
 
-    def _row(self, category: int) -> Row:
+    def _category_result(self, category: int) -> Row:
+        rows = [row for (owner, _), row in self._row_of.items() if owner == category]
+        return self._result(category, self._images.images(category), rows)
+
+    def _result(self, category: int, images: Images, rows: Sequence[int]) -> Row:
+        """All metrics of some images of a category, and the rows of the pixel state that hold their pixels."""
         row = Row()
-        add_image_metrics(row, *self._images.scores(category))
+        add_image_metrics(row, images)
+        add_object_metrics(row, images)
         mapped = int(self._tally[category, _TALLIES.index("mapped")])
-        add_pixel_metrics(row, self._pixels.bins(category), mapped)
+        if self.profile == "ader":
+            assert isinstance(self._pixels, ExactState)
+            add_published_metrics(row, *self._pixels.scores(rows), mapped)
+        else:
+            add_pixel_metrics(row, self._pixels.bins(rows), mapped)
         add_averages(row)
         return row
 
@@ -259,6 +352,13 @@ def _check_categories(categories: Sequence[str]) -> list[str]:
     return names
 
 
+def _to_host(mask_BHW: Tensor, marked_B: Tensor) -> Tensor:
+    """The masks on the CPU; only those with a defective pixel are copied."""
+    host_BHW = torch.zeros(mask_BHW.shape, dtype=torch.uint8)
+    host_BHW[marked_B] = mask_BHW[marked_B.to(mask_BHW.device)].cpu()
+    return host_BHW
+
+
 def evaluate(
     maps: Any,
     masks: Any,
@@ -266,6 +366,7 @@ def evaluate(
     labels: Any = None,
     categories: Sequence[str] | None = None,
     profile: str = "histogram",
+    groups: Sequence[str | None] | None = None,
 ) -> pd.DataFrame:
     """All metrics of arrays in memory, in one call: `Evaluator.compute` of everything.
 
@@ -278,6 +379,7 @@ def evaluate(
         categories: per image, its category's name; rows appear in the order of first mention.
             Default: all images belong to one category, ``"all"``.
         profile: as for `Evaluator`.
+        groups: per image, the object that it shows, or None.
 
     Raises:
         UserError, ValueError: as for `Evaluator.update`; or what a default would be made from is missing.
@@ -286,15 +388,38 @@ def evaluate(
     scores = _default(scores, maps, "scores", "maps", lambda map: map.max())
     labels = _default(labels, masks, "labels", "masks", lambda mask: (mask != 0).any())
     names = ["all"] * len(scores) if categories is None else list(categories)
-    for what, given in (("maps", maps), ("masks", masks), ("labels", labels), ("categories", names)):
-        if given is not None and len(given) != len(scores):
-            raise ValueError(f"{what}: expected {len(scores)} entries, got {len(given)}")
+    given = {"maps": maps, "masks": masks, "labels": labels, "categories": names, "groups": groups}
+    for what, values in given.items():
+        if values is not None and len(values) != len(scores):
+            raise ValueError(f"{what}: expected {len(scores)} entries, got {len(values)}")
     device = maps[0].device if maps is not None and len(maps) else "cpu"
     evaluator = Evaluator(list(dict.fromkeys(names)) or ["all"], device, profile)
-    for i in range(len(scores)):
-        image, truth = (None if each is None else each[i][None] for each in (maps, masks))
-        evaluator.update(names[i : i + 1], scores[i : i + 1], labels[i : i + 1], image, truth, names=[f"{i}"])
+    for start, stop in _runs(maps, masks, len(scores)):
+        image, truth = (None if each is None else _stack(each[start:stop]) for each in (maps, masks))
+        evaluator.update(
+            names[start:stop],
+            scores[start:stop],
+            labels[start:stop],
+            image,
+            truth,
+            names=[f"{i}" for i in range(start, stop)],
+            group=None if groups is None else groups[start:stop],
+        )
     return evaluator.compute()
+
+
+def _runs(maps: Any, masks: Any, count: int) -> Iterator[tuple[int, int]]:
+    """Batches of images of one size."""
+    shapes = [tuple(each[i].shape for each in (maps, masks) if each is not None) for i in range(count)]
+    start = 0
+    for stop in range(1, count + 1):
+        if stop == count or stop - start == BATCH or shapes[stop] != shapes[start]:
+            yield start, stop
+            start = stop
+
+
+def _stack(images: Any) -> Any:
+    return images if isinstance(images, Tensor) else torch.stack(images)
 
 
 def _to_tensors(images: Any) -> Any:

@@ -1,11 +1,12 @@
 """States that keep every score: the image scores of all profiles, and the reference for the pixel histogram.
 
-Letters: B images, H rows, W columns, M defective pixels, N scores kept, C categories.
+Letters: B images, H rows, W columns, M defective pixels, N scores kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,43 +15,82 @@ import torch
 from torch import Tensor
 
 from ader.metrics.curves import Bins
+from ader.metrics.kernels import Scan
+
+Array = npt.NDArray[np.floating[Any]]
 
 
 def _join(parts: list[Tensor], dtype: torch.dtype) -> Tensor:
     return torch.cat(parts) if parts else torch.zeros(0, dtype=dtype)
 
 
+@dataclass(frozen=True)
+class Images:
+    """Images of one category: ``score_N`` float64; ``label_N`` bool, True where defective; ``group_N``: views of one
+    object share a name, "" where there is none; ``defect_N``: the kind of defect, "" where not told."""
+
+    score_N: npt.NDArray[np.float64]
+    label_N: npt.NDArray[np.bool_]
+    group_N: npt.NDArray[np.str_]
+    defect_N: npt.NDArray[np.str_]
+
+    def where(self, mine_N: npt.NDArray[np.bool_]) -> Images:
+        """Some of the images."""
+        return Images(*(each[mine_N] for each in (self.score_N, self.label_N, self.group_N, self.defect_N)))
+
+    def objects(self) -> Images:
+        """One entry per object: the largest score, and defective if any view is. Images without group are objects."""
+        name_N = np.where(self.group_N == "", [f"image {i}" for i in range(len(self.group_N))], self.group_N)
+        is_group_N = self.group_N != ""
+        _, which_N = np.unique(np.stack([is_group_N.astype(str), name_N]), axis=1, return_inverse=True)
+        which_N = which_N.reshape(-1)
+        objects = int(which_N.max(initial=-1)) + 1
+        score, label = np.full(objects, -np.inf), np.zeros(objects, bool)
+        np.maximum.at(score, which_N, self.score_N)
+        np.logical_or.at(label, which_N, self.label_N)
+        return Images(score, label, np.zeros(objects, "U1"), np.zeros(objects, "U1"))
+
+
 class ImageState:
-    """Category, score and label of every image, on the CPU: a few bytes per image."""
+    """What is known of every image, on the CPU: a few bytes per image."""
 
     _DTYPES = (torch.int64, torch.float64, torch.bool)
+    _NAMES = ("category", "score", "label")
 
     def __init__(self) -> None:
         self._parts: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
+        self._groups: list[str] = []
+        self._defects: list[str] = []
 
-    def add(self, category_B: Tensor, score_B: Tensor, label_B: Tensor) -> None:
-        """Keeps a batch: int64 indices, float64 scores, bool labels (True: defective), all on the CPU."""
+    def add(
+        self, category_B: Tensor, score_B: Tensor, label_B: Tensor, groups: Sequence[str], defects: Sequence[str]
+    ) -> None:
+        """Keeps a batch: int64 indices, float64 scores, bool labels (True: defective), all on the CPU; names or ""."""
         for part, tensor in zip(self._parts, (category_B, score_B, label_B), strict=True):
             part.append(tensor.clone())
+        self._groups += groups
+        self._defects += defects
 
-    def scores(self, category: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-        """Scores and labels of one category, in no particular order."""
-        category_N, score_N, label_N = self._joined()
+    def images(self, category: int) -> Images:
+        """The images of one category, in no particular order."""
+        category_N, score_N, label_N = (each.numpy() for each in self._joined())
         mine = category_N == category
-        return score_N[mine].numpy(), label_N[mine].numpy()
+        names = ([each[i] for i in np.flatnonzero(mine)] for each in (self._groups, self._defects))
+        return Images(score_N[mine], label_N[mine], *(np.array(each, dtype=np.str_) for each in names))
 
     def merge(self, other: ImageState) -> None:
         """Adds the images of ``other``, which stays as it is."""
-        self.add(*other._joined())
+        self.add(*other._joined(), list(other._groups), list(other._defects))
 
     def state_dict(self) -> dict[str, Any]:
         """Copies of all that is kept."""
-        return {name: each.clone() for name, each in zip(("category", "score", "label"), self._joined(), strict=True)}
+        tensors = {name: each.clone() for name, each in zip(self._NAMES, self._joined(), strict=True)}
+        return {**tensors, "groups": list(self._groups), "defects": list(self._defects)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Replaces what is kept by a `state_dict`."""
-        self._parts = ([], [], [])
-        self.add(*(state[name].cpu() for name in ("category", "score", "label")))
+        self.__init__()  # type: ignore[misc]
+        self.add(*(state[name].cpu() for name in self._NAMES), state["groups"], state["defects"])
 
     def _joined(self) -> tuple[Tensor, Tensor, Tensor]:
         category, score, label = (_join(part, dtype) for part, dtype in zip(self._parts, self._DTYPES, strict=True))
@@ -59,58 +99,68 @@ class ImageState:
 
 
 class ExactState:
-    """Every pixel's score, 13 bytes per pixel: the sorting reference with the histogram's interface.
+    """Every pixel's score, 5 bytes per pixel and 8 per defective one: the sorting reference.
 
     Args:
-        categories: how many; the state knows them by index only.
+        rows: how many categories (or parts of them); the state knows them by index only.
         device: where the scores are kept; sorting is done on the CPU, one category at a time.
     """
 
-    profile = "exact"
     _DTYPES = (torch.float32, torch.bool, torch.float64)
     _NAMES = ("score", "mask", "weight")
 
-    def __init__(self, categories: int, device: torch.device | str = "cpu") -> None:
+    def __init__(self, rows: int, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
-        self._parts: list[tuple[list[Tensor], list[Tensor], list[Tensor]]] = [([], [], []) for _ in range(categories)]
+        self._parts: list[tuple[list[Tensor], list[Tensor], list[Tensor]]] = []
+        self.extend(rows)
 
-    def add(self, category_B: Tensor, map_BHW: Tensor, mask_BHW: Tensor, weight_M: Tensor) -> None:
+    def extend(self, rows: int) -> None:
+        """Adds empty rows."""
+        self._parts += [([], [], []) for _ in range(rows)]
+
+    def add(self, row_B: Tensor, map_BHW: Tensor, position_M: Tensor, weight_M: Tensor, scan: Scan) -> None:
         """Keeps the pixels of a batch; arguments as for `HistogramState.add`."""
-        weight_BHW = torch.zeros_like(map_BHW, dtype=torch.float64)
-        weight_BHW[mask_BHW] = weight_M
-        for category in torch.bincount(category_B).nonzero().view(-1).tolist():
-            mine = category_B == category
-            batch = (map_BHW[mine].reshape(-1), mask_BHW[mine].reshape(-1), weight_BHW[mine].reshape(-1))
-            for part, tensor in zip(self._parts[category], batch, strict=True):
+        map_BN = map_BHW.flatten(1)
+        mask_BN = torch.zeros_like(map_BN, dtype=torch.bool)
+        mask_BN.view(-1)[position_M] = True
+        owner_M = torch.div(position_M, map_BN.shape[1], rounding_mode="floor")
+        row_B = row_B.to(self.device)
+        for row in torch.unique(row_B).tolist():
+            mine = row_B == row
+            batch = (map_BN[mine].view(-1), mask_BN[mine].view(-1), weight_M[mine[owner_M]])
+            for part, tensor in zip(self._parts[row], batch, strict=True):
                 part.append(tensor)
 
-    def merge(self, other: ExactState) -> None:
-        """Adds the scores of ``other``, which stays as it is."""
-        for mine, theirs in zip(self._parts, other._parts, strict=True):
-            for part, more in zip(mine, theirs, strict=True):
+    def merge(self, other: ExactState, rows: Sequence[int]) -> None:
+        """Adds the scores of ``other``, which stays as it is, to these rows, one for each of the other's."""
+        for row, theirs in zip(rows, other._parts, strict=True):
+            for part, more in zip(self._parts[row], theirs, strict=True):
                 part.extend(tensor.to(self.device) for tensor in list(more))
 
-    def bins(self, category: int) -> Bins:
-        """One bin per distinct score of a category, in descending order."""
-        score_N, mask_N, weight_N = (each.cpu().numpy() for each in self._joined(category))
-        return Bins.from_scores(score_N, mask_N, weight_N)
-
-    def _joined(self, category: int) -> tuple[Tensor, Tensor, Tensor]:
-        score, mask, weight = (
-            _join(part, dtype) for part, dtype in zip(self._parts[category], self._DTYPES, strict=True)
+    def scores(self, rows: Sequence[int]) -> tuple[Array, npt.NDArray[np.bool_], Array]:
+        """Scores (float32) of some rows, whether each pixel is defective, and its weight (0 where normal)."""
+        parts = [[tensor for row in rows for tensor in self._parts[row][i]] for i in range(3)]
+        score, mask, weight_M = (
+            _join(part, dtype).cpu().numpy() for part, dtype in zip(parts, self._DTYPES, strict=True)
         )
+        weight = np.zeros(len(score))
+        weight[mask] = weight_M
         return score, mask, weight
+
+    def bins(self, rows: Sequence[int]) -> Bins:
+        """One bin per distinct score of some rows, in descending order."""
+        return Bins.from_scores(*self.scores(rows))
 
     def state_dict(self) -> dict[str, Any]:
         """Copies of all that is kept, on the CPU."""
-        state: dict[str, Any] = {}
-        for category in range(len(self._parts)):
-            for name, tensor in zip(self._NAMES, self._joined(category), strict=True):
-                state[f"{name}.{category}"] = tensor.cpu().clone()
-        return state
+        return {
+            f"{name}.{row}": _join(part, dtype).cpu().clone()
+            for row, parts in enumerate(self._parts)
+            for name, part, dtype in zip(self._NAMES, parts, self._DTYPES, strict=True)
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Replaces what is kept by a `state_dict`, onto the state's own device."""
-        for category in range(len(self._parts)):
-            score, mask, weight = ([state[f"{name}.{category}"].to(self.device, copy=True)] for name in self._NAMES)
-            self._parts[category] = (score, mask, weight)
+        for row in range(len(self._parts)):
+            score, mask, weight = ([state[f"{name}.{row}"].to(self.device, copy=True)] for name in self._NAMES)
+            self._parts[row] = (score, mask, weight)

@@ -1,17 +1,15 @@
-"""The histogram state: bins that follow the float format, so that no score range is needed in advance.
+"""The histogram state: counts per bin, one pass, memory that does not grow with the data, and bounds on what is lost.
 
-The bits of a float32, read as an integer with the sign applied, grow with the value; the top bits of that key
-are a bin number. Bins are log-spaced with relative width 2^-m for m kept mantissa bits, the same on every
-machine, so histograms of batches, processes and runs add up. There are 2^(9 + m) bins; memory is only spent
-on those in use: the first 12 bits (sign, exponent, 3 mantissa bits) name a page, and a category gets a page
-when a score falls on it.
+Bins follow the float format, so no score range is needed in advance; `layout` decides how fine they are, the same
+way for any order and partition of the data, so that histograms of batches, processes and runs add up.
 
-Letters: B images, H rows, W columns, M defective pixels, C categories, S pages in use, F bins per page.
+Letters: B images, N pixels per image, M defective pixels, R rows (categories), T counting threads, S places, K bins.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -19,162 +17,242 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ader.metrics.curves import Array, Bins
+from ader.metrics.curves import Bins
+from ader.metrics.kernels import Kernels, Scan, Tables, kernels
+from ader.metrics.keys import CHUNK_BITS, CHUNKS, PAGE_BITS, PAGES, bits_key, key_value
+from ader.metrics.layout import Int, Layout, is_graded
 
-PAGES = 4096
-PAGE_SHIFT = 20  # key bits below the page number: 23 mantissa bits less the 3 that belong to the page
-MANTISSA_BITS = 16
-
-
-def float_key(score: Tensor) -> Tensor:
-    """Order-preserving int32 key of float32 scores: -0.0 and 0.0 share key 0, infinities are the extremes."""
-    bits = score.contiguous().view(torch.int32)
-    return torch.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
+BINS = 1 << 19  # per row; 20 bytes each with two counting threads
+SPARE = 1 << 17  # places made at a time, at least
+ROUND = 1 << 32  # the counts' modulus
 
 
-def key_value(key: npt.NDArray[np.int64]) -> Array:
-    """The score of each key: inverse of `float_key`."""
-    magnitude = np.abs(key).astype(np.int32).view(np.float32).astype(np.float64)
-    return np.where(key < 0, -magnitude, magnitude)
+@dataclass(frozen=True)
+class Content:
+    """All bins with a count, and what else makes up the state of each row; arrays on the CPU."""
+
+    row_K: Int
+    key_K: Int
+    shift_K: Int
+    normal_K: Int
+    defective_K: Int
+    weight_K: npt.NDArray[np.float64]
+    low_R: Int
+    high_R: Int
+    bits_R: Int
+    cap_R: Int
 
 
 class HistogramState:
-    """Counts per category and float-format bin; two states with the same settings add up.
+    """Counts per row and bin; two states with the same settings add up.
 
     Args:
-        categories: how many; the histogram knows them by index only.
+        rows: how many categories (or parts of them); the histogram knows them by index only.
         device: where the counts live and the counting is done.
-        mantissa_bits: of float32's 23, how many a bin keeps, 3..23. Relative bin width 2^-mantissa_bits; 24
-            bytes per bin, 2^(mantissa_bits - 3) bins per page in use, at most 4,096 pages per category.
+        bins: budget per row, see `layout`.
+        use: kernels other than the fastest ones for the device.
 
     Raises:
-        ValueError: ``mantissa_bits`` out of range.
+        ValueError: ``bins`` too small.
     """
 
-    profile = "histogram"
-
-    def __init__(self, categories: int, device: torch.device | str = "cpu", mantissa_bits: int = MANTISSA_BITS) -> None:
-        if not 3 <= mantissa_bits <= 23:
-            raise ValueError(f"mantissa_bits: expected 3..23, got {mantissa_bits}")
-        self.mantissa_bits = mantissa_bits
-        self._shift = 23 - mantissa_bits
-        self._fine = 1 << (mantissa_bits - 3)
+    def __init__(
+        self, rows: int, device: torch.device | str = "cpu", bins: int = BINS, use: Kernels | None = None
+    ) -> None:
+        self.bins_per_row = bins
         self.device = torch.device(device)
-        self._slot = torch.full((categories * PAGES,), -1, dtype=torch.int64, device=device)
-        self._pages = 0
-        self._defective_SF = torch.zeros((0, self._fine), dtype=torch.int64, device=device)
-        self._normal_SF = torch.zeros((0, self._fine), dtype=torch.int64, device=device)
-        self._weight_SF = torch.zeros((0, self._fine), dtype=torch.float64, device=device)
-        self._smallest_C = torch.full((categories,), torch.inf, dtype=torch.float32, device=device)
-        self._largest_C = torch.full((categories,), -torch.inf, dtype=torch.float32, device=device)
+        self._kernels = use or kernels(self.device.type)
+        self._layout = Layout(rows, bins)
+        self._counts = (  # as in `Tables`; at least one place, so that every index is one
+            torch.zeros((self._kernels.threads(), 1), dtype=torch.int32, device=device),
+            torch.zeros(1, dtype=torch.int32, device=device),
+            torch.zeros(1, dtype=torch.float64, device=device),
+        )
+        self._carry: tuple[Tensor, Tensor] | None = None  # normal_S, defective_S beyond the counts' modulus
+        self._since_R = np.zeros(rows, np.int64)  # pixels counted since the last carry
+        self._images_R = np.zeros(rows, np.int64)  # images counted here
+        self._low_R = np.full(rows, np.iinfo(np.int64).max)
+        self._high_R = np.full(rows, np.iinfo(np.int64).min)
+        self._bits_R = np.zeros(rows, np.int64)
+        self._version = -1
 
-    def add(self, category_B: Tensor, map_BHW: Tensor, mask_BHW: Tensor, weight_M: Tensor) -> None:
-        """Counts the pixels of a batch; everything on the state's device.
+    def add(self, row_B: Tensor, map_BHW: Tensor, position_M: Tensor, weight_M: Tensor, scan: Scan) -> None:
+        """Counts the pixels of a batch.
 
         Args:
-            category_B: int64 indices.
-            map_BHW: float32 scores without NaN.
-            mask_BHW: bool, True where defective.
-            weight_M: float64 weights of the defective pixels, in the order of ``mask_BHW.nonzero()``.
+            row_B: int64 indices, on the CPU.
+            map_BHW: float32 scores without NaN, contiguous, on the state's device.
+            position_M: int64, flat positions of the defective pixels in the batch, on the state's device.
+            weight_M: float64, their weights, on the state's device.
+            scan: of the batch.
         """
-        self._smallest_C.scatter_reduce_(0, category_B, map_BHW.amin((1, 2)), "amin")
-        self._largest_C.scatter_reduce_(0, category_B, map_BHW.amax((1, 2)), "amax")
-        key = self._bin_key(float_key(map_BHW))
-        page = (key >> PAGE_SHIFT) + PAGES // 2
-        row = (page + (category_B * PAGES)[:, None, None]).view(-1)
-        fine = ((key >> self._shift) & (self._fine - 1)).view(-1)
-        index = self._slots_of(row).mul_(self._fine).add_(fine)
-        mask = mask_BHW.reshape(-1)
-        defective = index[mask]
-        self._normal_SF.view(-1).scatter_add_(0, index, (~mask).long())
-        self._defective_SF.view(-1).scatter_add_(0, defective, torch.ones_like(defective))
-        self._weight_SF.view(-1).scatter_add_(0, defective, weight_M)
+        map_BN, rows = map_BHW.flatten(1), row_B.numpy()
+        self._extend(rows, *(each.numpy() for each in scan[:3]))
+        self._expect(np.bincount(rows, minlength=len(self._since_R)) * map_BN.shape[1])
+        row_B = row_B.to(self.device)
+        start = 0
+        while start < len(rows):
+            # While scores still fall where none did before, it is better to make room often than for all at once.
+            seen = self._images_R[rows[start:]]
+            stop = min(len(rows), start + len(np.unique(rows[start:])) * max(1, 3 * int(seen.min())))
+            self._count(row_B[start:stop], map_BN[start:stop])
+            np.add.at(self._images_R, rows[start:stop], 1)
+            start = stop
+        if len(position_M):
+            self._kernels.mark(self._tables(), row_B, map_BN, position_M, weight_M)
 
-    def _bin_key(self, key: Tensor) -> Tensor:
-        """Gives zero a bin of its own, as maps cut at zero are common: denormals next to it move up a bin."""
-        if self._shift == 0:
-            return key
-        return torch.where(key > 0, key.clamp_min(1 << self._shift), key)
+    def _count(self, row_B: Tensor, map_BN: Tensor) -> None:
+        """Counts pixels as normal, and gives those bins that are the first to fall somewhere."""
+        missed = self._kernels.count(self._tables(), row_B, map_BN)
+        if len(missed):
+            score = self._kernels.take(map_BN.reshape(-1), missed)
+            row = row_B.cpu().numpy()[missed.cpu().numpy() // map_BN.shape[1]]
+            self._make_room(row, bits_key(score.cpu().numpy().view(np.int32)).astype(np.int64))
+            self._kernels.count(self._tables(), torch.from_numpy(row).to(self.device), score.view(-1, 1))
 
-    def _slots_of(self, row: Tensor) -> Tensor:
-        """Where in the pool each (category, page) row lies; rows not met before get a slot."""
-        slot = self._slot.index_select(0, row)
-        missing = row[slot < 0]
-        if len(missing) == 0:
-            return slot
-        fresh = torch.unique(missing)
-        self._reserve(self._pages + len(fresh))
-        self._slot[fresh] = torch.arange(self._pages, self._pages + len(fresh), device=self.device)
-        self._pages += len(fresh)
-        return self._slot.index_select(0, row)
+    def _extend(self, rows: Int, low: Int, high: Int, bits: Int) -> None:
+        """Takes in the extreme keys and the bits in use of rows."""
+        np.minimum.at(self._low_R, rows, low)
+        np.maximum.at(self._high_R, rows, high)
+        np.bitwise_or.at(self._bits_R, rows, bits)
 
-    def _reserve(self, pages: int) -> None:
-        """Grows the pool to at least that many pages, by an eighth at a time so that copying stays rare."""
-        room = len(self._normal_SF)
-        if pages <= room:
-            return
-        grow = max(pages - room, room // 8)
-        self._defective_SF, self._normal_SF, self._weight_SF = (
-            torch.cat([pool, pool.new_zeros((grow, self._fine))])
-            for pool in (self._defective_SF, self._normal_SF, self._weight_SF)
-        )
+    def _tables(self) -> Tables:
+        """The layout and the counts as the kernels take them."""
+        if self._version != self._layout.version:
+            layout = (self._layout.base_P, self._layout.shift_P, self._layout.node_NC)
+            self._on_device = tuple(torch.from_numpy(each).to(self.device) for each in layout)
+            self._version = self._layout.version
+        return Tables(*self._on_device, *self._counts)
 
-    def merge(self, other: HistogramState) -> None:
-        """Adds the counts of ``other``, which stays as it is; it may live on another device."""
-        row, pools = other._used()
-        slot = self._slots_of(row.to(self.device))
-        for mine, theirs in zip((self._defective_SF, self._normal_SF, self._weight_SF), pools, strict=True):
-            mine.index_add_(0, slot, theirs.to(self.device))
-        self._smallest_C = torch.minimum(self._smallest_C, other._smallest_C.to(self.device))
-        self._largest_C = torch.maximum(self._largest_C, other._largest_C.to(self.device))
+    def _make_room(self, row_N: Int, key_N: Int, shift_N: Int | None = None, cap_R: Int | None = None) -> None:
+        """Gives all keys a place, and moves the counts of bins that get coarser thereby."""
+        move = self._layout.admit(row_N, key_N, shift_N, cap_R)
+        arrays = [*self._counts, *(self._carry or ())]
+        missing = self._layout.size - arrays[0].shape[-1]
+        if missing > 0:
+            missing = max(missing, SPARE, arrays[0].shape[-1] // 4)  # some more, so that copying stays rare
+            for i in range(len(arrays)):
+                arrays[i] = torch.nn.functional.pad(arrays[i], (0, missing))
+            self._counts, self._carry = (arrays[0], arrays[1], arrays[2]), self._carry and (arrays[3], arrays[4])
+        for array in arrays if len(move.source_K) else ():
+            self._kernels.move(array, *(torch.from_numpy(each).to(self.device) for each in move))
 
-    def _used(self) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-        """The (category, page) rows in use, ascending, and copies of their counts."""
-        row = (self._slot >= 0).nonzero().view(-1)
-        slot = self._slot[row]
-        return row, (self._defective_SF[slot], self._normal_SF[slot], self._weight_SF[slot])
+    def _expect(self, pixels_R: Int) -> None:
+        """Adds the counts to 64-bit ones, if otherwise they could now come round to 0."""
+        if (self._since_R + pixels_R >= ROUND).any():
+            wide = self._wide(torch.arange(self._counts[1].shape[0], device=self.device))
+            self._carry = (torch.from_numpy(wide[0]).to(self.device), torch.from_numpy(wide[1]).to(self.device))
+            self._counts[0].zero_()
+            self._counts[1].zero_()
+            self._since_R[:] = 0
+        self._since_R += pixels_R
 
-    def bins(self, category: int) -> Bins:
-        """The bins in use of one category, in descending order of score."""
-        slot_P = self._slot[category * PAGES : (category + 1) * PAGES]
-        page = (slot_P >= 0).nonzero().view(-1)
-        counts = [pool[slot_P[page]].view(-1) for pool in (self._defective_SF, self._normal_SF, self._weight_SF)]
-        used = ((counts[0] + counts[1]) > 0).nonzero().view(-1).flip(0)
-        defective_K, normal_K, weight_K = (each[used].double().cpu().numpy() for each in counts)
-        first = page[used // self._fine] - PAGES // 2
-        start = ((first << PAGE_SHIFT) + ((used % self._fine) << self._shift)).cpu().numpy()
-        low_K, high_K = self._edges(start, category)
+    def _wide(self, place: Tensor) -> tuple[Int, Int]:
+        """Normal and defective pixels at some places, on the CPU."""
+        normal_TK, defective_K = (self._kernels.take(each, place).cpu().numpy() for each in self._counts[:2])
+        normal = normal_TK.sum(0, dtype=np.int64) & (ROUND - 1)
+        defective = defective_K.astype(np.int64) & (ROUND - 1)
+        if self._carry is not None:
+            more = [self._kernels.take(each, place).cpu().numpy() for each in self._carry]
+            normal, defective = normal + more[0], defective + more[1]
+        return normal, defective
+
+    def extend(self, rows: int) -> None:
+        """Adds empty rows."""
+        fresh = HistogramState(rows, bins=self.bins_per_row, use=self._kernels)
+        self._layout.extend(rows)
+        for name in ("_since_R", "_images_R", "_low_R", "_high_R", "_bits_R"):
+            setattr(self, name, np.concatenate([getattr(self, name), getattr(fresh, name)]))
+
+    def merge(self, other: HistogramState, rows: Sequence[int]) -> None:
+        """Adds the counts of ``other``, which stays as it is, to these rows, one for each of the other's.
+
+        The other may live on another device.
+        """
+        self._add_content(other.content(), np.array(rows))
+
+    def _add_content(self, content: Content, rows: Int) -> None:
+        """Adds bins; row ``i`` of theirs is ``rows[i]`` here."""
+        self._extend(rows, content.low_R, content.high_R, content.bits_R)
+        row_K = rows[content.row_K]
+        cap_R = self._layout.caps()
+        np.minimum.at(cap_R, rows, content.cap_R)
+        self._make_room(row_K, content.key_K, content.shift_K, cap_R)
+        place = torch.from_numpy(self._layout.place(row_K, content.key_K)).to(self.device)
+        pixels_K = content.normal_K + content.defective_K
+        pixels_R = np.bincount(row_K, pixels_K, minlength=len(self._since_R)).astype(np.int64)
+        if (pixels_R < ROUND).all():
+            self._expect(pixels_R)
+            arrays, kind = (self._counts[0][0], self._counts[1], self._counts[2]), np.int32
+        else:
+            zeros = torch.zeros_like(self._counts[1], dtype=torch.int64)
+            self._carry = self._carry or (zeros, zeros.clone())
+            arrays, kind = (*self._carry, self._counts[2]), np.int64
+        values = (content.normal_K.astype(kind), content.defective_K.astype(kind), content.weight_K)
+        for array, each in zip(arrays, values, strict=True):
+            self._kernels.add(array, place, torch.from_numpy(each).to(self.device))
+
+    def content(self, rows: Sequence[int] | None = None) -> Content:
+        """All bins with a count (of some rows), ascending in row and key."""
+        blocks = self._layout.blocks(np.arange(len(self._low_R)) if rows is None else np.array(rows))
+        row_K, key_K, place_K, shift_K = blocks.bins()
+        place = torch.from_numpy(place_K).to(self.device)
+        normal, defective = self._wide(place)
+        weight = self._kernels.take(self._counts[2], place).cpu().numpy()
+        at = np.flatnonzero(normal + defective)
+        counts = (each[at] for each in (normal, defective, weight))
+        state = (self._low_R.copy(), self._high_R.copy(), self._bits_R.copy(), self._layout.caps())
+        return Content(row_K[at], key_K[at], shift_K[at], *counts, *state)
+
+    def bins(self, rows: Sequence[int]) -> Bins:
+        """The bins in use of some rows together, in descending order of score."""
+        content = self.content(rows)
+        key_K, shift_K = content.key_K, content.shift_K
+        counts = (content.normal_K, content.defective_K, content.weight_K)
+        if len(rows) > 1:
+            key_K, shift_K, counts = _join(key_K, shift_K, counts)
+        normal_K, defective_K, weight_K = (each[::-1].astype(np.float64) for each in counts)
+        chosen = np.array(rows)
+        low, high = content.low_R[chosen].min(), content.high_R[chosen].max()
+        common = _trailing_zeros(int(np.bitwise_or.reduce(content.bits_R[chosen])))
+        last_K = np.where(shift_K > common, key_K + (1 << shift_K) - 1, key_K)
         # Every addition of a weight or a bin may lose half an ulp of a fraction.
         rounding = 1e-11 + float(np.finfo(np.float64).eps) * float(defective_K.sum() + normal_K.sum())
+        low_K, high_K = key_value(np.maximum(key_K, low)[::-1]), key_value(np.minimum(last_K, high)[::-1])
         return Bins(defective_K, normal_K, weight_K, low_K, high_K, rounding)
 
-    def _edges(self, start_K: npt.NDArray[np.int64], category: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Smallest and largest score that each bin can hold, cut to the category's own extremes."""
-        step = 1 << self._shift
-        last_K = np.where(start_K == 0, 0, start_K + step - 1)
-        first_K = np.where((start_K == step) & (step > 1), 1, start_K)
-        extremes = torch.stack([self._smallest_C[category], self._largest_C[category]])
-        smallest, largest = float_key(extremes).long().tolist()
-        return key_value(np.maximum(first_K, smallest)), key_value(np.minimum(last_K, largest))
-
     def nbytes(self) -> int:
-        """Bytes of the counts and the page table."""
-        tensors = (self._slot, self._defective_SF, self._normal_SF, self._weight_SF)
+        """Bytes of the counts and of the layout's tables."""
+        tensors = (*vars(self._tables()).values(), *(self._carry or ()))
         return sum(each.numel() * each.element_size() for each in tensors)
 
     def state_dict(self) -> dict[str, Any]:
-        """Copies of the counts on the CPU, pages in use only."""
-        row, pools = self._used()
-        names = ("row", "defective", "normal", "weight", "smallest", "largest")
-        tensors = (row, *pools, self._smallest_C.clone(), self._largest_C.clone())
-        return {name: tensor.cpu() for name, tensor in zip(names, tensors, strict=True)}
+        """All bins in use; tensors on the CPU."""
+        content = self.content()
+        return {each.name: torch.from_numpy(getattr(content, each.name)) for each in fields(Content)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Replaces the counts by those of `state_dict`, onto the state's own device."""
-        row = state["row"].to(self.device)
-        self._slot.fill_(-1)
-        self._slot[row] = torch.arange(len(row), device=self.device)
-        self._pages = len(row)
-        self._defective_SF, self._normal_SF, self._weight_SF, self._smallest_C, self._largest_C = (
-            state[name].to(self.device, copy=True) for name in ("defective", "normal", "weight", "smallest", "largest")
-        )
+        """Adds what `state_dict` gave to a state that has counted nothing yet."""
+        content = Content(**{each.name: state[each.name].numpy() for each in fields(Content)})
+        self._add_content(content, np.arange(len(self._low_R)))
+
+
+def _join(key_K: Int, shift_K: Int, counts: Sequence[npt.NDArray[Any]]) -> tuple[Int, Int, list[npt.NDArray[Any]]]:
+    """Bins of several rows as bins of one: in every page as coarse as the coarsest of them."""
+    page_K = (key_K >> PAGE_BITS) + PAGES // 2
+    # A page has one resolution in each row; in a graded one, a chunk has.
+    unit_K = np.where(is_graded(page_K), PAGES + (key_K >> CHUNK_BITS) + (PAGES * CHUNKS), page_K)
+    units, unit_K = np.unique(unit_K, return_inverse=True)
+    shift_U = np.zeros(len(units), np.int64)
+    np.maximum.at(shift_U, unit_K, shift_K)
+    shift_K = shift_U[unit_K]
+    joined, first, which_K = np.unique(key_K >> shift_K << shift_K, return_index=True, return_inverse=True)
+    sums = [np.zeros(len(joined), each.dtype) for each in counts]
+    for total, each in zip(sums, counts, strict=True):
+        np.add.at(total, which_K, each)
+    return joined, shift_K[first], sums
+
+
+def _trailing_zeros(bits: int) -> int:
+    """Low bits that no score has: all scores are multiples of two to that power, as integers."""
+    return (bits & -bits).bit_length() - 1 if bits else 32

@@ -7,7 +7,7 @@ from typing import Literal
 
 from ader.errors import UserError, suggest
 
-PROFILES = ("histogram", "exact")
+PROFILES = ("histogram", "exact", "ader")
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Metric:
 
     slug: str
     heading: str
-    group: Literal["image", "pixel", "average"]
+    group: Literal["image", "object", "pixel", "average"]
     description: str
     higher_is_better: bool = True
     components: tuple[str, ...] = ()
@@ -39,6 +39,12 @@ _IMAGE = (
     ),
     Metric("image_pg2", "I-PG2", "image", "share of good images below the 2 % quantile of defective scores"),
     Metric("image_pb2", "I-PB2", "image", "share of defective images above the 98 % quantile of good scores"),
+)
+
+_OBJECT = (
+    Metric("object_auroc", "O-AUROC", "object", "image_auroc over objects: the largest score of an object's views"),
+    Metric("object_ap", "O-AP", "object", "image_ap over objects"),
+    Metric("object_f1max", "O-F1max", "object", "image_f1max over objects"),
 )
 
 _PIXEL = (
@@ -88,9 +94,10 @@ _AVERAGE = (
     ),
 )
 
-METRICS: tuple[Metric, ...] = (*_IMAGE, *_PIXEL, *_AVERAGE)
+METRICS: tuple[Metric, ...] = (*_IMAGE, *_OBJECT, *_PIXEL, *_AVERAGE)
 SLUGS: tuple[str, ...] = tuple(each.slug for each in METRICS)
 IMAGE_METRICS: tuple[str, ...] = tuple(each.slug for each in _IMAGE)
+OBJECT_METRICS: tuple[str, ...] = tuple(each.slug for each in _OBJECT)
 PIXEL_METRICS: tuple[str, ...] = tuple(each.slug for each in _PIXEL)
 AVERAGES: dict[str, tuple[str, ...]] = {each.slug: each.components for each in _AVERAGE}
 

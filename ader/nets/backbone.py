@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ader.errors import UserError, suggest
+from ader.files import sha256
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def _create(options: BackboneOptions, layers: tuple[int, ...]) -> tuple[Any, dic
         return net, {"name": options.name, "source": "random", "sha256": None}
     file = _local_file(options)
     if file is not None:
-        return _load(options.name, layers, file), {"name": options.name, "source": str(file), "sha256": _sha256(file)}
+        return _load(options.name, layers, file), {"name": options.name, "source": str(file), "sha256": sha256(file)}
     try:
         with _offline_when_unreachable():
             net = _features(options.name, layers, pretrained=True)
@@ -200,14 +201,6 @@ def _read(file: Path) -> dict[str, Tensor]:
         return dict(state)
     except Exception as error:  # damaged zip, damaged header, refused pickle: all are the file's fault
         raise UserError(f"weights file {file} cannot be read ({type(error).__name__}): replace it") from error
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def state_sha256(state: Mapping[str, Tensor]) -> str:

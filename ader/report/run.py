@@ -1,8 +1,8 @@
-"""What a run tells: its beginning, its result files, its table."""
+"""What an evaluation tells: its beginning, its result files, its table."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,30 +10,51 @@ import pandas as pd
 
 from ader import __version__, record
 from ader.console import Console, duration
+from ader.data.index import TEST
 from ader.errors import some
 from ader.job import Job
 from ader.methods.base import Method
+from ader.metrics import OBJECT_METRICS
 from ader.profile import count_macs, count_parameters
-from ader.report.table import chance, render
+from ader.report.table import chance, render, render_defects
 from ader.settings import Part
+from ader.sizes import Sizes
+from ader.task import Task
+
+#: What one must know of a metric profile to read its numbers.
+PROFILES = {
+    "exact": "metric=exact: pixel metrics are exact, every score was sorted",
+    "ader": "metric=ader: as ADer's published tables were computed; other profiles give other numbers",
+}
+
+#: What is timed, and what it is called.
+TIMES = {
+    "train_seconds": "training",
+    "predict_seconds": "prediction",
+    "read_seconds": "reading",
+    "evaluate_seconds": "evaluation",
+}
 
 
-def announce(job: Job) -> None:
-    """Says what will be run, on what, and where the results go."""
-    index, counts = job.index, job.index.counts()
+def announce(task: Task, *lines: str) -> None:
+    """Says what will be evaluated, on what (``lines``), and where the results go."""
+    index, counts = task.index, task.index.counts()
     train, good, bad = (sum(row[column] for row in counts.values()) for column in range(3))
-    say = job.console.say
-    say(f"ader {__version__}  {title(job)}")
-    say(f"data     {len(counts)} categories: {train} training, {good} normal and {bad} defective test images")
-    say(f"         {index.root}")
-    say(f"device   {job.device}, {job.trainer.precision}, images {job.options.image_size}x{job.options.image_size}")
-    say(f"results  {job.folder}")
+    task.console.say(f"ader {__version__}  {title(task)}")
+    data = f"{len(counts)} categories: {train} training, {good} normal and {bad} defective test images"
+    for line in (f"data     {data}", f"         {index.root}", *lines, f"results  {task.folder}"):
+        task.console.say(line)
 
 
-def title(job: Job) -> str:
+def device_line(job: Job) -> str:
+    """Where and how a method is computed."""
+    return f"device   {job.device}, {job.trainer.precision}, images {job.options.image_size}x{job.options.image_size}"
+
+
+def title(task: Task) -> str:
     """``demo / multi_class / rd / e100-s42``."""
-    choices = job.composed.choices
-    parts = (job.place.label, choices["setting"], choices["method"], job.folder.name)
+    choices = task.composed.choices
+    parts = (task.place.label, choices["setting"], choices["method"], task.folder.name)
     return " / ".join(parts)
 
 
@@ -59,42 +80,51 @@ def describe(job: Job, part: Part, method: Method) -> dict[str, Any]:
     }
 
 
-def write(job: Job) -> None:
-    """Writes the tables, and last the record that makes them a result."""
-    evaluator = job.evaluator
-    record.write_table(job.folder / "metrics.csv", evaluator.compute())
-    record.write_table(job.folder / "bounds.csv", evaluator.bounds())
-    record.write_table(job.folder / "counts.csv", evaluator.counts())
-    composed = job.composed
-    choices = {**composed.choices, "dataset": job.place.label}
+def write(task: Task) -> None:
+    """Writes the tables, and the record that makes them a result; an earlier result is replaced as a whole."""
+    evaluator, composed = task.evaluator, task.composed
+    frame = evaluator.compute()
+    tables = {"metrics.csv": frame, "bounds.csv": evaluator.bounds(), "counts.csv": evaluator.counts()}
+    if task.extras.by_defect:
+        tables["defects.csv"] = evaluator.breakdown()
+    files = {name: record.as_csv(table) for name, table in tables.items()}
+    files["scores.csv"] = _scores(task).to_csv(index=False)
     content = {
         "status": "done",
-        "title": title(job),
-        "choices": choices,
-        "seed": job.options.seed,
+        "title": title(task),
+        "choices": {**composed.choices, "dataset": task.place.label},
+        "seed": composed.values.get("seed"),
         "config": composed.values,
-        "config_hash": record.digest(job.place.fingerprint),
-        "index_hash": job.index.digest(),
+        "config_hash": record.digest(task.place.fingerprint),
+        "overrides": composed.overrides,
+        "config_dir": composed.config_dir,
+        "data_root": str(task.index.root),
+        "data_hash": task.place.fingerprint["data"],
+        "index_hash": task.index.digest(),
         "profile": evaluator.profile,
-        "maps": job.options.save_maps,
-        "caveats": list(dict.fromkeys(text for facts in job.facts.values() for text in facts["caveats"])),
-        "parts": job.facts,
-        "rows": record.rows(evaluator.compute()),
-        "undefined": _reasons(evaluator.undefined()),
+        "maps": task.extras.maps,
+        "by_defect": task.extras.by_defect,
+        **task.origin,
+        "caveats": list(dict.fromkeys(text for facts in task.facts.values() for text in facts["caveats"])),
+        "parts": task.facts,
+        "rows": record.rows(frame),
+        "undefined": _reasons(_worth_saying(task)),
         **record.provenance(),
     }
-    record.write(job.folder, content)
+    with task.interrupt.patiently():
+        record.write(task.folder, files, content)
 
 
 def show(folder: Path, console: Console) -> None:
-    """Prints a finished run's table, and what one must know to read it."""
+    """Prints a result's tables, and what one must know to read them."""
     result = record.read(folder)
     assert result is not None
-    frame = record.read_table(folder / "metrics.csv")
-    bounds = record.read_table(folder / "bounds.csv")
-    counts = record.read_table(folder / "counts.csv")
+    frame, bounds, counts = (record.read_table(folder / f"{name}.csv") for name in ("metrics", "bounds", "counts"))
     frame.loc["chance"] = chance(counts)
-    console.say("\n" + render(frame, f"{result['title']}  (percent)"))
+    profile = "" if result["profile"] == "histogram" else f"  metric={result['profile']}"
+    console.say("\n" + render(frame, f"{result['title']}{profile}  (percent)"))
+    if result["by_defect"]:
+        console.say("\n" + render_defects(record.read_table(folder / "defects.csv")))
     for line in ["", *_footnotes(frame, bounds, counts, result), f"written to {folder}"]:
         console.say(line)
 
@@ -102,12 +132,24 @@ def show(folder: Path, console: Console) -> None:
 def _footnotes(frame: pd.DataFrame, bounds: pd.DataFrame, counts: pd.DataFrame, result: Mapping[str, Any]) -> list[str]:
     lines = []
     widest = bounds.drop(index="mean").max()
-    if result["profile"] == "histogram" and widest.notna().any():
+    if result["profile"] in PROFILES:
+        lines.append(PROFILES[result["profile"]])
+    elif widest.notna().any():
         lines.append(
             f"pixel metrics are certified: the exact value is within {100 * widest.max():.4f} points "
             f"({widest.idxmax()}; bounds.csv)"
         )
+    options = result["config"]["metric"]
+    sizes = Sizes(options["size"], options["map_interpolation"], options["mask_interpolation"])
+    if sizes != Sizes():
+        lines.append(f"metric.size={sizes.size}: {sizes.rule()}")
     lines.append("chance: what random scores would reach on the same images")
+    if result["by_defect"]:
+        lines.append("per defect: its images and pixels against the category's normal ones; all metrics in defects.csv")
+    images = sum(facts["test_images"] for facts in result["parts"].values())
+    maxima = sum(facts.get("scores_from_maps", 0) for facts in result["parts"].values())
+    if maxima:
+        lines.append(f"the scores of {maxima} of {images} images are the largest values of their maps")
     defined = frame.drop(index=["mean", "chance"]).notna().sum()
     partial = [f"{slug} {count}" for slug, count in defined.items() if 0 < count < len(counts)]
     if partial:
@@ -117,22 +159,36 @@ def _footnotes(frame: pd.DataFrame, bounds: pd.DataFrame, counts: pd.DataFrame, 
     vanished = counts["vanished"]
     for category, count in vanished[vanished > 0].items():
         lines.append(
-            f"{category}: {count:.0f} defects vanish from the mask at this image size; the images stay defective"
+            f"{category}: {count:.0f} defects vanish from the mask at the evaluation size; "
+            + ("their images count as normal" if result["profile"] == "ader" else "the images stay defective")
         )
     lines += [f"CAUTION: {caveat}" for caveat in result["caveats"]]
-    lines.append(_times(result["parts"]))
+    lines.append(_times(result["parts"].values()))
     return lines
 
 
-def _times(parts: Mapping[str, Mapping[str, Any]]) -> str:
-    train = sum(sum(facts["stage_seconds"].values()) for facts in parts.values())
-    predict = sum(facts["predict_seconds"] for facts in parts.values())
-    evaluate = sum(facts["evaluate_seconds"] for facts in parts.values())
-    images = sum(facts["test_images"] for facts in parts.values())
-    return (
-        f"training {duration(train)}, prediction {duration(predict)} ({images / max(predict, 1e-9):.1f} images/s), "
-        f"evaluation {duration(evaluate)}"
-    )
+def _times(parts: Iterable[Mapping[str, Any]]) -> str:
+    """How long each kind of work took, over all parts."""
+    totals: dict[str, float] = {}
+    for facts in parts:
+        work = {name: facts[name] for name in ("predict_seconds", "read_seconds", "evaluate_seconds") if name in facts}
+        if "stage_seconds" in facts:
+            work = {"train_seconds": sum(facts["stage_seconds"].values()), **work}
+        for name, amount in (*work.items(), ("images", facts["test_images"])):
+            totals[name] = totals.get(name, 0) + amount
+    texts = []
+    for name, noun in TIMES.items():
+        if name in totals:
+            pace = f" ({totals['images'] / max(totals[name], 1e-9):.1f} images/s)" if name == "predict_seconds" else ""
+            texts.append(f"{noun} {duration(totals[name])}{pace}")
+    return ", ".join(texts)
+
+
+def _worth_saying(task: Task) -> dict[tuple[str, str], str]:
+    """Why values are missing, except that a dataset without groups has no object metrics."""
+    grouped = any(sample.group is not None for sample in task.index.split(TEST))
+    undefined = task.evaluator.undefined()
+    return {key: reason for key, reason in undefined.items() if grouped or key[1] not in OBJECT_METRICS}
 
 
 def _reasons(undefined: Mapping[tuple[str, str], str]) -> dict[str, list[str]]:
@@ -142,3 +198,12 @@ def _reasons(undefined: Mapping[tuple[str, str], str]) -> dict[str, list[str]]:
         if category not in reasons.setdefault(reason, []):
             reasons[reason].append(category)
     return reasons
+
+
+def _scores(task: Task) -> pd.DataFrame:
+    """Every test image's score, with what the dataset says of it."""
+    rows = [
+        (sample.image, sample.category, sample.defect, sample.label, task.scores[sample.image])
+        for sample in task.index.split(TEST)
+    ]
+    return pd.DataFrame(rows, columns=["image", "category", "defect", "label", "score"])

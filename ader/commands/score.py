@@ -1,0 +1,45 @@
+"""``ader score``: evaluates maps that another program made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ader.errors import UserError
+
+USAGE = """\
+ader score MAPS dataset=NAME [key=value ...]
+
+Evaluates anomaly maps that any program saved against a dataset's masks. MAPS is a folder with a map
+for every test image, <category>/<defect>/<stem>.npy|npz|tiff|png (what save_maps=true writes; also
+<category>/test/<defect>/<stem>, or the image's own path with another ending), or ADEval's .pkl.
+
+  dataset.root=DIR  dataset.categories=[a,b]
+  scores=FILE.csv               image scores (columns image, score); else the largest value of each map
+  name=NAME                     stands for the maps in the results; else the name of their folder
+  metric=histogram|exact|ader   metric.size=input|original|N   metric.by_defect=true
+  metric.mask_interpolation=bilinear|nearest   metric.map_interpolation=bilinear|nearest
+  device=cpu|cuda  workers=N  paths.data=DIR  paths.results=DIR  force=true  run=NAME
+  --config-dir DIR              a folder with options of your own
+  --cfg                         print the composed configuration
+
+metric.size=input (the default) takes maps as they are and resizes the masks to them. Results are in
+RESULTS/<dataset>/maps/<name>/<run>; the scores.csv of a run is a file for scores=.
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Evaluates, and prints the table that a run prints."""
+    from ader.config import compose, take_flags
+
+    flags, words = take_flags(arguments)
+    if not words or ("=" in words[0] and not Path(words[0]).exists()):
+        raise UserError("the maps are not given: ader score MAPS dataset=NAME [key=value ...] (ader score --help)")
+    composed = compose(words[1:], flags.config_dir, root="score")
+    if flags.cfg:
+        print(composed.as_yaml(), end="")
+        return 0
+    from ader.score import score
+
+    score(composed, Path(words[0]).expanduser())
+    return 0

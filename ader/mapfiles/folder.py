@@ -1,0 +1,137 @@
+"""A folder of maps: where the file of each test image may lie, what lies there, and facts for the record."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from ader.data.index import TEST, Index, Sample
+from ader.datasets.base import CLUTTER
+from ader.errors import UserError
+from ader.mapfiles.formats import READERS, unreadable
+
+BLOCK = 4096  # bytes
+
+
+class Found(NamedTuple):
+    """What a folder holds.
+
+    Attributes:
+        names: every file that could be a test image's map; none, one or more.
+        extra: sorted names of the map files that belong to no test image.
+        expected: the file names that the first image without a map could have.
+    """
+
+    names: dict[Sample, list[str]]
+    extra: tuple[str, ...]
+    expected: str
+
+
+def find_files(folder: Path, index: Index) -> Found:
+    """Lists the map files of a folder and the test images that they may belong to; opens none."""
+    samples = index.split(TEST).samples
+    own = {_own(sample): sample.image for sample in samples}
+    layouts = {sample: _layouts(sample, own) for sample in samples}
+    deepest = max((stem.count("/") for stems in layouts.values() for stem in stems), default=0)
+    by_stem: dict[str, list[str]] = defaultdict(list)
+    for name in _map_files(folder, deepest + 2):  # deeper than needed, to name what a wrong folder holds
+        by_stem[composed(str(PurePosixPath(name).with_suffix("")))].append(name)
+    found = {}
+    for sample, stems in layouts.items():
+        candidates = [name for stem in stems for name in by_stem.get(stem, [])]
+        found[sample] = [name for name in candidates if not _is_image(folder / name, index, sample)]
+    taken = {name for names in found.values() for name in names}
+    extra = tuple(sorted(name for names in by_stem.values() for name in names if name not in taken))
+    return Found(found, extra, _expected(found, layouts))
+
+
+def describe_files(folder: Path, names: Iterable[str]) -> dict[str, Any]:
+    """Facts for the record about the map files ``names`` of a folder.
+
+    Raises:
+        UserError: one of them cannot be read.
+    """
+    files = set(names)
+    endings = Counter(Path(name).suffix.lower() for name in files)
+    return {
+        "kind": "folder",
+        "path": str(folder),
+        "files": len(files),
+        "format": dict(sorted(endings.items())),
+        # .tif and .tiff, which one function reads, are one kind; scores of two kinds may be on two scales
+        "mixed": len({READERS[ending] for ending in endings}) > 1,
+        "sha256": _blocks_digest(folder, files),
+        "sha256_of": f"names, sizes and up to three blocks of {BLOCK} bytes of each map file",
+    }
+
+
+def _own(sample: Sample) -> str:
+    """The image's path without its extension."""
+    return composed(str(PurePosixPath(sample.image).with_suffix("")))
+
+
+def _layouts(sample: Sample, own: Mapping[str, str]) -> list[str]:
+    """Where a sample's map may lie, without extension; not where another image's own path is."""
+    stem = PurePosixPath(sample.image).stem
+    saved = composed(f"{sample.category}/{sample.defect}/{stem}")
+    common = composed(f"{sample.category}/test/{sample.defect}/{stem}")
+    others = [name for name in (saved, common) if own.get(name, sample.image) == sample.image]
+    return list(dict.fromkeys([_own(sample), *others]))
+
+
+def _expected(found: Mapping[Sample, Sequence[str]], layouts: Mapping[Sample, Sequence[str]]) -> str:
+    """The file names that the first image without a map could have."""
+    lacking = next((sample for sample in found if not found[sample]), None)
+    if lacking is None:
+        return ""
+    return (
+        f"looked there for {' or '.join(layouts[lacking])} with one of {' '.join(sorted(READERS))}: "
+        "put the maps there, or name only the categories that have some in dataset.categories"
+    )
+
+
+def _map_files(folder: Path, deepest: int, prefix: str = "") -> Iterator[str]:
+    """POSIX paths of the map files below ``folder``, at most ``deepest`` folders deep (links may run in circles)."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be listed ({error.strerror}): change its permissions") from error
+    for entry in entries:
+        if entry.name.startswith(".") or entry.name in CLUTTER:
+            continue
+        if entry.is_dir():
+            if deepest > 0:
+                yield from _map_files(folder / entry.name, deepest - 1, f"{prefix}{entry.name}/")
+        elif Path(entry.name).suffix.lower() in READERS:
+            yield prefix + entry.name
+
+
+def _is_image(path: Path, index: Index, sample: Sample) -> bool:
+    """Whether a file is the sample's image itself: maps may lie beside the images, and an image is no map of itself."""
+    return os.path.realpath(path) == os.path.realpath(index.path(sample.image))
+
+
+def _blocks_digest(folder: Path, names: Set[str]) -> str:
+    """SHA-256 over names, sizes and blocks: whole files would take as long to read as their evaluation."""
+    digest = hashlib.sha256()
+    for name in sorted(names):
+        try:
+            with (folder / name).open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                digest.update(f"{composed(name)}:{size}".encode("utf-8", "surrogateescape"))
+                for place in sorted({0, size // 2, max(0, size - BLOCK)}):
+                    file.seek(place)
+                    digest.update(file.read(BLOCK))
+        except OSError as error:
+            raise unreadable(folder / name, error) from error
+    return digest.hexdigest()
+
+
+def composed(text: str) -> str:
+    """Accents composed, as the datasets' stems are: some file systems store them decomposed."""
+    return unicodedata.normalize("NFC", text)

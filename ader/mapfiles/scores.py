@@ -1,0 +1,59 @@
+"""The CSV of image scores, with the columns ``image`` and ``score``: its rows, checked one by one."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from ader.errors import UserError
+
+
+class Row(NamedTuple):
+    """A line of the CSV."""
+
+    line: int
+    image: str
+    score: float
+
+    def __str__(self) -> str:
+        return f"line {self.line} ({self.image!r})"
+
+
+def read_rows(path: Path) -> tuple[list[Row], str]:
+    """All rows, and the file's SHA-256.
+
+    Raises:
+        UserError: a row is too long, too short or no number, or the file is no such CSV.
+    """
+    try:
+        content = path.read_bytes()
+        rows = list(_rows(path, io.StringIO(content.decode("utf-8-sig"), newline="")))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        what = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise UserError(f"scores: {path} cannot be read ({what}): give a CSV in UTF-8") from error
+    return rows, hashlib.sha256(content).hexdigest()
+
+
+def _rows(path: Path, file: Iterable[str]) -> Iterator[Row]:
+    reader = csv.DictReader(file, strict=True)
+    header = reader.fieldnames or []
+    if not {"image", "score"} <= set(header):
+        raise UserError(f"{path} must begin with the header image,score; it begins with {','.join(header)[:100]!r}")
+    for row in reader:
+        image, text = row["image"], row["score"]
+        if None in row or text is None:
+            raise UserError(
+                f"{path}, line {reader.line_num} has another number of fields than the header: quote commas in names"
+            )
+        try:
+            score = float(text)
+        except ValueError:
+            score = math.nan
+        if math.isnan(score):
+            raise UserError(f"{path}, line {reader.line_num} ({image!r}): the score {text[:40]!r} is not a number")
+        yield Row(reader.line_num, image, score)

@@ -1,0 +1,99 @@
+"""The passes over every pixel: one module per compiler, all with the same results.
+
+``torch`` works everywhere and is the reference; ``numba`` is for the CPU and ``triton`` for CUDA, where they are
+installed. The environment variable ``ADER_KERNELS=torch`` leaves the compiled ones out.
+
+Letters: B images, N pixels per image, M defective pixels, T counting threads, S places, P pages of all rows, C
+chunks per page, D sparse pages (nodes).
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Scan(NamedTuple):
+    """What must be known of each image before it is counted; tensors on the CPU.
+
+    ``low_B`` and ``high_B``: smallest and largest key, int64; beyond `keys.INFINITY` if there is a NaN.
+    ``bits_B``: all scores' bits, or-ed, int64. ``marked_B``: bool, whether the mask has a defective pixel.
+    """
+
+    low_B: Tensor
+    high_B: Tensor
+    bits_B: Tensor
+    marked_B: Tensor
+
+
+@dataclass
+class Tables:
+    """A `layout.Layout` and the counts at its places, on the device.
+
+    ``normal_TS`` holds the pixels of each counting thread, modulo 2^32; their sum counts the normal pixels.
+    """
+
+    base_P: Tensor  # int32
+    shift_P: Tensor  # int32
+    node_DC: Tensor  # int32
+    normal_TS: Tensor  # int32
+    defective_S: Tensor  # int32, modulo 2^32
+    weight_S: Tensor  # float64
+
+
+class Kernels(Protocol):
+    """One module of this package."""
+
+    def threads(self) -> int:
+        """How many parts of ``normal_TS`` can be used."""
+
+    def scan(self, map_BN: Tensor, mask_BN: Tensor | None) -> Scan:
+        """Looks at a batch: float32 scores, uint8 masks (0 where normal)."""
+
+    def count(self, tables: Tables, row_B: Tensor, map_BN: Tensor) -> Tensor:
+        """Counts all pixels as normal; returns the flat positions (int64) of those that have no place yet."""
+
+    def mark(self, tables: Tables, row_B: Tensor, map_BN: Tensor, position_M: Tensor, weight_M: Tensor) -> None:
+        """Makes pixels that were counted as normal defective ones; all of them have places."""
+
+    def take(self, array: Tensor, place_K: Tensor) -> Tensor:
+        """What is at some places (along the last axis)."""
+
+    def add(self, array: Tensor, place_K: Tensor, value_K: Tensor) -> None:
+        """Adds to places of an array with one axis; a place may come twice."""
+
+    def move(self, array: Tensor, source_K: Tensor, target_K: Tensor) -> None:
+        """Adds what is at some places to others (along the last axis), and leaves 0; places may be in both lists."""
+
+
+COMPILERS = {"cpu": "numba", "cuda": "triton"}
+
+
+@functools.cache
+def kernels(kind: str) -> Kernels:
+    """The fastest kernels for a kind of device (``cpu``, ``cuda``) that can be used here."""
+    return compiled(kind) or load("torch")
+
+
+@functools.cache
+def compiled(kind: str) -> Any:
+    """The compiled kernels for a kind of device; None if the compiler is not installed, or not wanted."""
+    name = COMPILERS.get(kind)
+    if name is None or os.environ.get("ADER_KERNELS") == "torch":
+        return None
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        return None
+    return load(name)
+
+
+def load(name: str) -> Any:
+    """The kernels of one compiler: ``torch``, ``numba`` or ``triton``."""
+    return importlib.import_module(f"ader.metrics.kernels.with_{name}")

@@ -1,0 +1,70 @@
+"""At which size maps and masks are compared.
+
+Letters: B images, H rows, W columns (pixels).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from ader.data.image import U8, Interpolation, load_mask, own_mask, read_size
+from ader.data.index import Index, Sample
+
+#: As predicted, as the dataset has it, or the side of a square.
+Size = Literal["input", "original"] | Annotated[int, Field(ge=16, le=8192)]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The evaluation size, and how maps and masks get there.
+
+    Attributes:
+        size: ``"input"``: maps stay as they are and masks are resized to them (ADer). ``"original"``: maps are resized
+            to the masks, which stay as they are (ADEval). A number: both are resized to a square of that side.
+        map_interpolation: ``"bilinear"`` as OpenCV's INTER_LINEAR: half-pixel centres, no antialiasing; ``"nearest"``.
+        mask_interpolation: see ``load_mask``.
+    """
+
+    size: Size = "input"
+    map_interpolation: Interpolation = "bilinear"
+    mask_interpolation: Interpolation = "bilinear"
+
+    def mask(self, index: Index, sample: Sample, map_size: tuple[int, int]) -> U8:
+        """A sample's mask at the evaluation size, uint8 0/1; empty where there is no file.
+
+        Args:
+            index: where the sample is from.
+            sample: the image.
+            map_size: height and width of its map.
+
+        Raises:
+            BadImageError: the mask, or the image that has none, cannot be read.
+        """
+        path = None if sample.mask is None else index.path(sample.mask)
+        if self.size == "original":
+            return np.zeros(read_size(index.path(sample.image)), np.uint8) if path is None else own_mask(path)
+        size = map_size if self.size == "input" else (self.size, self.size)
+        return load_mask(path, size, self.mask_interpolation)
+
+    def fit(self, map_BHW: Tensor, size: tuple[int, int]) -> Tensor:
+        """Maps at another size (height, width)."""
+        if map_BHW.shape[1:] == size:
+            return map_BHW
+        if self.map_interpolation == "nearest":
+            return interpolate(map_BHW[:, None], size, mode="nearest")[:, 0]
+        return interpolate(map_BHW[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+
+    def rule(self) -> str:
+        """One clause for a table's footnote."""
+        masks = "bilinear, cut above one half" if self.mask_interpolation == "bilinear" else "nearest"
+        if self.size == "input":
+            return f"masks are resized to the maps ({masks})"
+        if self.size == "original":
+            return f"maps are resized to the masks of the dataset ({self.map_interpolation})"
+        return f"maps ({self.map_interpolation}) and masks ({masks}) are resized to {self.size}x{self.size}"

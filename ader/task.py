@@ -1,0 +1,187 @@
+"""One evaluation, wherever its predictions come from: what its steps share, and the folder that it works in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ader import dist, record, workspace
+from ader.arguments import validated
+from ader.config import Composed
+from ader.console import Console
+from ader.data import Index, load_index
+from ader.data.image import Interpolation
+from ader.errors import UserError
+from ader.interrupt import Interrupt
+from ader.metrics import Evaluator
+from ader.runname import Place
+from ader.sizes import Size, Sizes
+
+
+@dataclass(frozen=True)
+class MetricOptions:
+    """The group ``metric``."""
+
+    profile: str
+    size: Size
+    map_interpolation: Interpolation
+    mask_interpolation: Interpolation
+    by_defect: bool
+
+    @property
+    def sizes(self) -> Sizes:
+        """At which size maps and masks are compared."""
+        return Sizes(self.size, self.map_interpolation, self.mask_interpolation)
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What a result holds besides the tables per category, because it was asked for.
+
+    Attributes:
+        maps: every anomaly map.
+        by_defect: a table per kind of defect.
+    """
+
+    maps: bool = False
+    by_defect: bool = False
+
+    @classmethod
+    def of(cls, result: Mapping[str, Any] | None) -> Extras:
+        """Those of a record; none where there is no record."""
+        return cls() if result is None else cls(result["maps"], result["by_defect"])
+
+    def __or__(self, other: Extras) -> Extras:
+        return Extras(self.maps or other.maps, self.by_defect or other.by_defect)
+
+
+@dataclass(kw_only=True)
+class Task:
+    """Something to evaluate, and what was found so far.
+
+    Attributes:
+        composed: the configuration.
+        metric: a part of it, checked.
+        device: where everything is computed.
+        index: all samples.
+        place: the dataset's label, the results folder and the task's fingerprint.
+        interrupt: where signals are noted.
+        extras: what the result will hold besides the tables.
+        origin: what the record says of where the predictions come from.
+        console: silent until the task is at work.
+        evaluator: counts of all parts.
+        facts: per part, what the record says of it.
+        scores: of the test images.
+        earlier: the record of the result that the folder held before, or None.
+        finished: whether that has everything that was asked for.
+    """
+
+    composed: Composed
+    metric: MetricOptions
+    device: torch.device
+    index: Index
+    place: Place
+    interrupt: Interrupt
+    extras: Extras
+    origin: dict[str, Any] = field(default_factory=dict)
+    console: Console = field(default_factory=lambda: Console(quiet=True))
+    evaluator: Evaluator = field(init=False)
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    scores: dict[str, float] = field(default_factory=dict)
+    earlier: dict[str, Any] | None = None
+    finished: bool = False
+
+    def __post_init__(self) -> None:
+        self.evaluator = self.new_evaluator()
+
+    @property
+    def folder(self) -> Path:
+        """Of the results."""
+        return self.place.folder
+
+    def new_evaluator(self) -> Evaluator:
+        """An empty evaluator with the task's categories and metric options."""
+        return Evaluator(list(self.index.categories), self.device, self.metric.profile, by_defect=self.extras.by_defect)
+
+    def add(self, part: str, evaluator: Evaluator, facts: dict[str, Any], scores: Mapping[str, float]) -> None:
+        """Adds what one part has found: its counts, what the record says of it, and its images' scores."""
+        self.evaluator.merge(evaluator)
+        self.facts[part] = facts
+        self.scores.update(scores)
+
+    def take_up(self) -> None:
+        """Sees what the folder holds. A result that is made again keeps the extras that it had."""
+        self.earlier = record.read(self.folder)
+        there = Extras.of(self.earlier)
+        self.finished = self.earlier is not None and there | self.extras == there
+        self.extras |= there
+        self.evaluator = self.new_evaluator()
+
+
+@contextmanager
+def at_work(task: Task, force: bool) -> Iterator[None]:
+    """Holds the task's folder for its configuration, and keeps in its log what goes wrong.
+
+    Args:
+        task: gets its console, and knows afterwards what the folder held.
+        force: throw away what the folder holds.
+
+    Raises:
+        UserError: another run holds the folder, or it belongs to another configuration.
+    """
+    with ExitStack() as stack:
+        if dist.is_main():
+            stack.enter_context(workspace.exclusive(task.folder))
+            if force:
+                workspace.clear(task.folder)
+            workspace.claim(task.folder, task.composed.values, task.place.fingerprint)
+        dist.barrier()
+        task.console = stack.enter_context(Console(task.folder / "run.log", quiet=not dist.is_main()))
+        stack.enter_context(task.console.keeping_errors())
+        task.take_up()
+        yield
+
+
+def metric_options(composed: Composed) -> MetricOptions:
+    """The group ``metric``, checked."""
+    return MetricOptions(**validated(MetricOptions, composed.values["metric"], where="metric"))
+
+
+def read_index(composed: Composed) -> Index:
+    """The samples of the configured dataset."""
+    options = {key: value for key, value in composed.values["dataset"].items() if key not in ("about", "label")}
+    if not options.pop("check_counts"):
+        options["counts"] = None
+    index = load_index(options.pop("name"), options.pop("root"), **options)
+    if not any(sample.split == "test" for sample in index):
+        raise UserError(f"dataset {index.name!r} at {index.root} has no test images: nothing could be evaluated")
+    return index
+
+
+def resolve_device(name: str, key: str = "trainer.device") -> torch.device:
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:i`` as a device that is there; ``key`` is for messages.
+
+    Raises:
+        UserError: no such device.
+    """
+    kind, _, number = name.partition(":")
+    if name == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+    if kind not in ("cpu", "cuda") or (":" in name and (kind == "cpu" or not number.isdigit())):
+        raise UserError(f"{key}={name!r} is not a device: choose from auto, cpu, cuda, cuda:0, cuda:1, ...")
+    if kind == "cpu":
+        return torch.device("cpu")
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if number and processes > 1:
+        raise UserError(f"{key}={name} is one GPU for {processes} processes: set {key}=cuda")
+    seen = torch.cuda.device_count()
+    if int(number or 0) >= seen or processes > max(1, seen):
+        wanted = f"{processes} processes need as many GPUs" if processes > 1 else f"{key}={name} is not there"
+        raise UserError(f"{wanted}: torch sees {seen} CUDA devices")
+    return torch.device("cuda", int(number or os.environ.get("LOCAL_RANK", "0")))
