@@ -183,10 +183,7 @@ def test(job: Job, method: Method, loader: Loader) -> tuple[Evaluator, dict[str,
     evaluator = job.new_evaluator()
     facts, scores = predict(job, method, loader, evaluator)
     if dist.world() > 1:
-        states = dist.gather_objects(evaluator.state_dict())
-        evaluator = job.new_evaluator()
-        for state in states:
-            evaluator.merge(Evaluator.from_state_dict(state, device=job.device))
+        evaluator.all_reduce()
     return evaluator, facts, scores
 
 

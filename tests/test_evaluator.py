@@ -5,11 +5,10 @@ import functools
 import numpy as np
 import pytest
 import torch
-
 from sklearn.metrics import roc_auc_score
 
 from ader.errors import UserError
-from ader.metrics import AVERAGES, OBJECT_METRICS, PIXEL_METRICS, SLUGS, Evaluator, evaluate
+from ader.metrics import AVERAGES, PIXEL_METRICS, SLUGS, Evaluator, evaluate
 from ader.metrics.layout import LEAST_BINS
 from ader.metrics.published import pixel_metrics
 from ader.metrics.regions import label_regions

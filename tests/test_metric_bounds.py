@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from ader.metrics import PIXEL_METRICS, Evaluator, evaluate
 from ader.metrics.batch import BatchChecker
 from ader.metrics.histogram import HistogramState
-from ader.metrics.keys import float_key, key_value
+from ader.metrics.keys import float_key, key_float
 from ader.metrics.layout import LEAST_BINS
 
 
@@ -174,7 +174,7 @@ def test_float_key_orders_as_floats_do():
     key = float_key(torch.tensor([*ordered, np.inf], dtype=torch.float32))
     assert (key[1:] > key[:-1]).all()
     assert float_key(torch.tensor([-0.0])).item() == 0
-    np.testing.assert_array_equal(key_value(key.long().numpy()), np.float32([*ordered, np.inf]))
+    np.testing.assert_array_equal(key_float(key.long().numpy()), np.float32([*ordered, np.inf]))
 
 
 @pytest.mark.parametrize("bins", [LEAST_BINS, 1 << 19])
@@ -210,7 +210,7 @@ def test_memory_does_not_grow_with_pixels():
 
 
 def test_memory_is_bounded():
-    """However many different scores there are: 20 bytes per bin and two counting threads, and the tables."""
+    """However many different scores there are: 16 bytes per bin, and the tables."""
     rng = np.random.default_rng(0)
     evaluator = Evaluator(["a"], bins=LEAST_BINS)
     for _ in range(8):

@@ -68,7 +68,7 @@ def test_pixel_metrics_agree_with_brute_force(seed, levels):
 def test_bounds_of_exact_evaluation_are_zero():
     maps, mask = random_maps(0, 7)
     bins = Bins.from_scores(maps.ravel(), mask.ravel(), np.ones(maps.size))
-    for metric in (
+    for of in (
         curves.auroc,
         curves.average_precision,
         curves.f1_max,
@@ -78,7 +78,7 @@ def test_bounds_of_exact_evaluation_are_zero():
         curves.range_recall,
         curves.range_iou,
     ):
-        value, low, high = metric(bins)
+        value, low, high = of(bins)
         assert value == pytest.approx(low) == pytest.approx(high)
 
 

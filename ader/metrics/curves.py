@@ -78,8 +78,10 @@ class Bins:
         start_K = np.append(True, ~(empty_K[1:] & empty_K[:-1]))[: len(empty_K)]
         first = np.flatnonzero(start_K)
         last = np.append(first[1:], len(empty_K)) - 1
-        sums = (np.add.reduceat(each, first) for each in (self.defective_K, self.normal_K, self.weight_K))
-        return Bins(*sums, self.low_K[last], self.high_K[first], self.rounding)
+        defective_K, normal_K, weight_K = (
+            np.add.reduceat(each, first) for each in (self.defective_K, self.normal_K, self.weight_K)
+        )
+        return Bins(defective_K, normal_K, weight_K, self.low_K[last], self.high_K[first], self.rounding)
 
     @cached_property
     def wide_K(self) -> npt.NDArray[np.bool_]:

@@ -17,8 +17,6 @@ from torch import Tensor
 from ader.metrics.curves import Bins
 from ader.metrics.kernels import Scan
 
-Array = npt.NDArray[np.floating[Any]]
-
 
 def _join(parts: list[Tensor], dtype: torch.dtype) -> Tensor:
     return torch.cat(parts) if parts else torch.zeros(0, dtype=dtype)
@@ -36,7 +34,7 @@ class Images:
 
     def where(self, mine_N: npt.NDArray[np.bool_]) -> Images:
         """Some of the images."""
-        return Images(*(each[mine_N] for each in (self.score_N, self.label_N, self.group_N, self.defect_N)))
+        return Images(self.score_N[mine_N], self.label_N[mine_N], self.group_N[mine_N], self.defect_N[mine_N])
 
     def objects(self) -> Images:
         """One entry per object: the largest score, and defective if any view is. Images without group are objects."""
@@ -90,7 +88,8 @@ class ImageState:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Replaces what is kept by a `state_dict`."""
         self.__init__()  # type: ignore[misc]
-        self.add(*(state[name].cpu() for name in self._NAMES), state["groups"], state["defects"])
+        category, score, label = (state[name].cpu() for name in self._NAMES)
+        self.add(category, score, label, state["groups"], state["defects"])
 
     def _joined(self) -> tuple[Tensor, Tensor, Tensor]:
         category, score, label = (_join(part, dtype) for part, dtype in zip(self._parts, self._DTYPES, strict=True))
@@ -137,7 +136,9 @@ class ExactState:
             for part, more in zip(self._parts[row], theirs, strict=True):
                 part.extend(tensor.to(self.device) for tensor in list(more))
 
-    def scores(self, rows: Sequence[int]) -> tuple[Array, npt.NDArray[np.bool_], Array]:
+    def scores(
+        self, rows: Sequence[int]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
         """Scores (float32) of some rows, whether each pixel is defective, and its weight (0 where normal)."""
         parts = [[tensor for row in rows for tensor in self._parts[row][i]] for i in range(3)]
         score, mask, weight_M = (

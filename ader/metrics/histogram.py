@@ -3,7 +3,7 @@
 Bins follow the float format, so no score range is needed in advance; `layout` decides how fine they are, the same
 way for any order and partition of the data, so that histograms of batches, processes and runs add up.
 
-Letters: B images, N pixels per image, M defective pixels, R rows (categories), T counting threads, S places, K bins.
+Letters: B images, N pixels per image, M defective pixels, R rows (categories), K bins.
 """
 
 from __future__ import annotations
@@ -19,11 +19,22 @@ from torch import Tensor
 
 from ader.metrics.curves import Bins
 from ader.metrics.kernels import Kernels, Scan, Tables, kernels
-from ader.metrics.keys import CHUNK_BITS, CHUNKS, PAGE_BITS, PAGES, bits_key, key_value
+from ader.metrics.keys import (
+    CHUNK_BITS,
+    CHUNKS,
+    INFINITY,
+    PAGE_BITS,
+    PAGES,
+    SIGN,
+    bits_float,
+    float_bits,
+    key_float,
+)
 from ader.metrics.layout import Int, Layout, is_graded
 
-BINS = 1 << 19  # per row; 20 bytes each with two counting threads
+BINS = 1 << 19  # per row; 16 bytes each
 SPARE = 1 << 17  # places made at a time, at least
+SAMPLE = 1 << 14  # pixels of an image that are looked at before a row is counted for the first time
 ROUND = 1 << 32  # the counts' modulus
 
 
@@ -32,7 +43,7 @@ class Content:
     """All bins with a count, and what else makes up the state of each row; arrays on the CPU."""
 
     row_K: Int
-    key_K: Int
+    bits_K: Int
     shift_K: Int
     normal_K: Int
     defective_K: Int
@@ -63,14 +74,15 @@ class HistogramState:
         self.device = torch.device(device)
         self._kernels = use or kernels(self.device.type)
         self._layout = Layout(rows, bins)
-        self._counts = (  # as in `Tables`; at least one place, so that every index is one
-            torch.zeros((self._kernels.threads(), 1), dtype=torch.int32, device=device),
-            torch.zeros(1, dtype=torch.int32, device=device),
-            torch.zeros(1, dtype=torch.float64, device=device),
+        # As in `Tables`. On the CPU there is room for all budgets at once: memory is only spent on what is touched.
+        room = rows * bins if self.device.type == "cpu" else 1
+        kinds = (np.int32, np.int32, np.float64)
+        self._counts: tuple[Tensor, ...] = tuple(
+            torch.from_numpy(np.zeros(room, kind)).to(self.device) for kind in kinds
         )
-        self._carry: tuple[Tensor, Tensor] | None = None  # normal_S, defective_S beyond the counts' modulus
+        self._carry: tuple[Tensor, ...] = ()  # normal_S, defective_S beyond the counts' modulus
         self._since_R = np.zeros(rows, np.int64)  # pixels counted since the last carry
-        self._images_R = np.zeros(rows, np.int64)  # images counted here
+        self._seen_R = np.zeros(rows, np.bool_)  # whether anything was counted here
         self._low_R = np.full(rows, np.iinfo(np.int64).max)
         self._high_R = np.full(rows, np.iinfo(np.int64).min)
         self._bits_R = np.zeros(rows, np.int64)
@@ -89,26 +101,20 @@ class HistogramState:
         map_BN, rows = map_BHW.flatten(1), row_B.numpy()
         self._extend(rows, *(each.numpy() for each in scan[:3]))
         self._expect(np.bincount(rows, minlength=len(self._since_R)) * map_BN.shape[1])
+        unseen = np.flatnonzero(~self._seen_R[rows])
+        if len(unseen):  # most of what falls where nothing did before, found in a few pixels: quicker than in all
+            self._seen_R[rows] = True
+            some = map_BN[torch.from_numpy(unseen).to(self.device), :: map_BN.shape[1] // SAMPLE + 1]
+            self._make_room(rows[unseen].repeat(some.shape[1]), float_bits(some.cpu().numpy().reshape(-1)))
         row_B = row_B.to(self.device)
-        start = 0
-        while start < len(rows):
-            # While scores still fall where none did before, it is better to make room often than for all at once.
-            seen = self._images_R[rows[start:]]
-            stop = min(len(rows), start + len(np.unique(rows[start:])) * max(1, 3 * int(seen.min())))
-            self._count(row_B[start:stop], map_BN[start:stop])
-            np.add.at(self._images_R, rows[start:stop], 1)
-            start = stop
-        if len(position_M):
-            self._kernels.mark(self._tables(), row_B, map_BN, position_M, weight_M)
-
-    def _count(self, row_B: Tensor, map_BN: Tensor) -> None:
-        """Counts pixels as normal, and gives those bins that are the first to fall somewhere."""
         missed = self._kernels.count(self._tables(), row_B, map_BN)
         if len(missed):
             score = self._kernels.take(map_BN.reshape(-1), missed)
-            row = row_B.cpu().numpy()[missed.cpu().numpy() // map_BN.shape[1]]
-            self._make_room(row, bits_key(score.cpu().numpy().view(np.int32)).astype(np.int64))
+            row = rows[missed.cpu().numpy() // map_BN.shape[1]]
+            self._make_room(row, float_bits(score.cpu().numpy()))
             self._kernels.count(self._tables(), torch.from_numpy(row).to(self.device), score.view(-1, 1))
+        if len(position_M):
+            self._kernels.mark(self._tables(), row_B, map_BN, position_M, weight_M)
 
     def _extend(self, rows: Int, low: Int, high: Int, bits: Int) -> None:
         """Takes in the extreme keys and the bits in use of rows."""
@@ -119,7 +125,7 @@ class HistogramState:
     def _tables(self) -> Tables:
         """The layout and the counts as the kernels take them."""
         if self._version != self._layout.version:
-            layout = (self._layout.base_P, self._layout.shift_P, self._layout.node_NC)
+            layout = (self._layout.pages(), self._layout.node_NC)
             self._on_device = tuple(torch.from_numpy(each).to(self.device) for each in layout)
             self._version = self._layout.version
         return Tables(*self._on_device, *self._counts)
@@ -127,20 +133,20 @@ class HistogramState:
     def _make_room(self, row_N: Int, key_N: Int, shift_N: Int | None = None, cap_R: Int | None = None) -> None:
         """Gives all keys a place, and moves the counts of bins that get coarser thereby."""
         move = self._layout.admit(row_N, key_N, shift_N, cap_R)
-        arrays = [*self._counts, *(self._carry or ())]
-        missing = self._layout.size - arrays[0].shape[-1]
+        arrays = [*self._counts, *self._carry]
+        missing = self._layout.size - len(arrays[0])
         if missing > 0:
-            missing = max(missing, SPARE, arrays[0].shape[-1] // 4)  # some more, so that copying stays rare
+            missing = max(missing, SPARE, len(arrays[0]) // 4)  # some more, so that copying stays rare
             for i in range(len(arrays)):
                 arrays[i] = torch.nn.functional.pad(arrays[i], (0, missing))
-            self._counts, self._carry = (arrays[0], arrays[1], arrays[2]), self._carry and (arrays[3], arrays[4])
+            self._counts, self._carry = tuple(arrays[:3]), tuple(arrays[3:])
         for array in arrays if len(move.source_K) else ():
             self._kernels.move(array, *(torch.from_numpy(each).to(self.device) for each in move))
 
     def _expect(self, pixels_R: Int) -> None:
         """Adds the counts to 64-bit ones, if otherwise they could now come round to 0."""
         if (self._since_R + pixels_R >= ROUND).any():
-            wide = self._wide(torch.arange(self._counts[1].shape[0], device=self.device))
+            wide = self._wide(torch.arange(len(self._counts[1]), device=self.device))
             self._carry = (torch.from_numpy(wide[0]).to(self.device), torch.from_numpy(wide[1]).to(self.device))
             self._counts[0].zero_()
             self._counts[1].zero_()
@@ -149,10 +155,9 @@ class HistogramState:
 
     def _wide(self, place: Tensor) -> tuple[Int, Int]:
         """Normal and defective pixels at some places, on the CPU."""
-        normal_TK, defective_K = (self._kernels.take(each, place).cpu().numpy() for each in self._counts[:2])
-        normal = normal_TK.sum(0, dtype=np.int64) & (ROUND - 1)
-        defective = defective_K.astype(np.int64) & (ROUND - 1)
-        if self._carry is not None:
+        narrow = (self._kernels.take(each, place).cpu().numpy() for each in self._counts[:2])
+        normal, defective = (each.astype(np.int64) & (ROUND - 1) for each in narrow)
+        if self._carry:
             more = [self._kernels.take(each, place).cpu().numpy() for each in self._carry]
             normal, defective = normal + more[0], defective + more[1]
         return normal, defective
@@ -161,7 +166,7 @@ class HistogramState:
         """Adds empty rows."""
         fresh = HistogramState(rows, bins=self.bins_per_row, use=self._kernels)
         self._layout.extend(rows)
-        for name in ("_since_R", "_images_R", "_low_R", "_high_R", "_bits_R"):
+        for name in ("_since_R", "_seen_R", "_low_R", "_high_R", "_bits_R"):
             setattr(self, name, np.concatenate([getattr(self, name), getattr(fresh, name)]))
 
     def merge(self, other: HistogramState, rows: Sequence[int]) -> None:
@@ -177,54 +182,61 @@ class HistogramState:
         row_K = rows[content.row_K]
         cap_R = self._layout.caps()
         np.minimum.at(cap_R, rows, content.cap_R)
-        self._make_room(row_K, content.key_K, content.shift_K, cap_R)
-        place = torch.from_numpy(self._layout.place(row_K, content.key_K)).to(self.device)
+        self._make_room(row_K, content.bits_K, content.shift_K, cap_R)
+        place = torch.from_numpy(self._layout.place(row_K, content.bits_K)).to(self.device)
         pixels_K = content.normal_K + content.defective_K
         pixels_R = np.bincount(row_K, pixels_K, minlength=len(self._since_R)).astype(np.int64)
         if (pixels_R < ROUND).all():
             self._expect(pixels_R)
-            arrays, kind = (self._counts[0][0], self._counts[1], self._counts[2]), np.int32
+            arrays = self._counts
         else:
             zeros = torch.zeros_like(self._counts[1], dtype=torch.int64)
             self._carry = self._carry or (zeros, zeros.clone())
-            arrays, kind = (*self._carry, self._counts[2]), np.int64
-        values = (content.normal_K.astype(kind), content.defective_K.astype(kind), content.weight_K)
-        for array, each in zip(arrays, values, strict=True):
-            self._kernels.add(array, place, torch.from_numpy(each).to(self.device))
+            arrays = (*self._carry, self._counts[2])
+        for array, each in zip(arrays, (content.normal_K, content.defective_K, content.weight_K), strict=True):
+            self._kernels.add(array, place, torch.from_numpy(each).to(self.device, array.dtype))
 
     def content(self, rows: Sequence[int] | None = None) -> Content:
-        """All bins with a count (of some rows), ascending in row and key."""
+        """All bins with a count (of some rows), ascending in row and bits."""
         blocks = self._layout.blocks(np.arange(len(self._low_R)) if rows is None else np.array(rows))
-        row_K, key_K, place_K, shift_K = blocks.bins()
+        row_K, bits_K, place_K, shift_K = blocks.bins()
         place = torch.from_numpy(place_K).to(self.device)
         normal, defective = self._wide(place)
-        weight = self._kernels.take(self._counts[2], place).cpu().numpy()
         at = np.flatnonzero(normal + defective)
-        counts = (each[at] for each in (normal, defective, weight))
-        state = (self._low_R.copy(), self._high_R.copy(), self._bits_R.copy(), self._layout.caps())
-        return Content(row_K[at], key_K[at], shift_K[at], *counts, *state)
+        weight = self._kernels.take(self._counts[2], place).cpu().numpy()
+        bins = (row_K[at], bits_K[at], shift_K[at], normal[at], defective[at], weight[at])
+        return Content(*bins, self._low_R.copy(), self._high_R.copy(), self._bits_R.copy(), self._layout.caps())
 
     def bins(self, rows: Sequence[int]) -> Bins:
         """The bins in use of some rows together, in descending order of score."""
         content = self.content(rows)
-        key_K, shift_K = content.key_K, content.shift_K
-        counts = (content.normal_K, content.defective_K, content.weight_K)
+        bits_K, shift_K = content.bits_K, content.shift_K
+        counts: Sequence[npt.NDArray[Any]] = (content.normal_K, content.defective_K, content.weight_K)
         if len(rows) > 1:
-            key_K, shift_K, counts = _join(key_K, shift_K, counts)
-        normal_K, defective_K, weight_K = (each[::-1].astype(np.float64) for each in counts)
+            bits_K, shift_K, counts = _join(bits_K, shift_K, counts)
         chosen = np.array(rows)
-        low, high = content.low_R[chosen].min(), content.high_R[chosen].max()
         common = _trailing_zeros(int(np.bitwise_or.reduce(content.bits_R[chosen])))
-        last_K = np.where(shift_K > common, key_K + (1 << shift_K) - 1, key_K)
+        span_K = np.where(shift_K > common, (1 << shift_K) - 1, 0)
+        first_K, last_K = bits_float(bits_K), bits_float(np.minimum(bits_K + span_K, bits_K & SIGN | INFINITY))
+        # Without the sign, bits grow away from 0: positive scores from the end, then negative ones from the start.
+        positive = int(np.searchsorted(bits_K, SIGN))
+        low_K, high_K = _falling(first_K, last_K, positive), _falling(last_K, first_K, positive)
+        normal_K, defective_K, weight_K = (_falling(each, each, positive).astype(np.float64) for each in counts)
+        columns = [normal_K, defective_K, weight_K, low_K, high_K]
+        if 0 < positive < len(bits_K) and bits_K[0] == 0 and bits_K[positive] == SIGN:
+            columns = _join_zeros(columns, positive)
+        normal_K, defective_K, weight_K, low_K, high_K = columns
+        if len(low_K):
+            smallest, largest = key_float(np.array([content.low_R[chosen].min(), content.high_R[chosen].max()]))
+            low_K, high_K = np.maximum(low_K, smallest), np.minimum(high_K, largest)
         # Every addition of a weight or a bin may lose half an ulp of a fraction.
         rounding = 1e-11 + float(np.finfo(np.float64).eps) * float(defective_K.sum() + normal_K.sum())
-        low_K, high_K = key_value(np.maximum(key_K, low)[::-1]), key_value(np.minimum(last_K, high)[::-1])
         return Bins(defective_K, normal_K, weight_K, low_K, high_K, rounding)
 
     def nbytes(self) -> int:
-        """Bytes of the counts and of the layout's tables."""
-        tensors = (*vars(self._tables()).values(), *(self._carry or ()))
-        return sum(each.numel() * each.element_size() for each in tensors)
+        """Bytes of the counts in use and of the layout's tables."""
+        tables = sum(each.numel() * each.element_size() for each in self._tables()[:2])
+        return tables + self._layout.size * sum(each.element_size() for each in (*self._counts, *self._carry))
 
     def state_dict(self) -> dict[str, Any]:
         """All bins in use; tensors on the CPU."""
@@ -237,20 +249,35 @@ class HistogramState:
         self._add_content(content, np.arange(len(self._low_R)))
 
 
-def _join(key_K: Int, shift_K: Int, counts: Sequence[npt.NDArray[Any]]) -> tuple[Int, Int, list[npt.NDArray[Any]]]:
+def _join(bits_K: Int, shift_K: Int, counts: Sequence[npt.NDArray[Any]]) -> tuple[Int, Int, list[npt.NDArray[Any]]]:
     """Bins of several rows as bins of one: in every page as coarse as the coarsest of them."""
-    page_K = (key_K >> PAGE_BITS) + PAGES // 2
+    page_K = bits_K >> PAGE_BITS
     # A page has one resolution in each row; in a graded one, a chunk has.
-    unit_K = np.where(is_graded(page_K), PAGES + (key_K >> CHUNK_BITS) + (PAGES * CHUNKS), page_K)
+    unit_K = np.where(is_graded(page_K), PAGES + (bits_K >> CHUNK_BITS) + (PAGES * CHUNKS), page_K)
     units, unit_K = np.unique(unit_K, return_inverse=True)
     shift_U = np.zeros(len(units), np.int64)
     np.maximum.at(shift_U, unit_K, shift_K)
     shift_K = shift_U[unit_K]
-    joined, first, which_K = np.unique(key_K >> shift_K << shift_K, return_index=True, return_inverse=True)
+    joined, first, which_K = np.unique(bits_K >> shift_K << shift_K, return_index=True, return_inverse=True)
     sums = [np.zeros(len(joined), each.dtype) for each in counts]
     for total, each in zip(sums, counts, strict=True):
         np.add.at(total, which_K, each)
     return joined, shift_K[first], sums
+
+
+def _falling(positive_K: npt.NDArray[Any], negative_K: npt.NDArray[Any], positive: int) -> npt.NDArray[Any]:
+    """From the order of bits to that of falling scores; the first so many bins are positive."""
+    return np.concatenate([positive_K[:positive][::-1], negative_K[positive:]])
+
+
+def _join_zeros(columns: list[npt.NDArray[np.float64]], positive: int) -> list[npt.NDArray[np.float64]]:
+    """0.0 and -0.0 are one score, so the bins that start with them are one bin. The last columns: low and high."""
+    joined = []
+    for number, column in enumerate(columns):
+        above, below = column[positive - 1 : positive + 1]
+        both = (above + below, below, above)[max(0, number - 2)]
+        joined.append(np.concatenate([column[: positive - 1], [both], column[positive + 1 :]]))
+    return joined
 
 
 def _trailing_zeros(bits: int) -> int:

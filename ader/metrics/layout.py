@@ -39,35 +39,37 @@ NEAR = 8  # powers of two
 RARE = 15  # pages
 FAR_LOSS = 3  # bits of resolution that farther pages have less
 ENOUGH = 12  # log2 of the bins of a page that make it resolve one part in 32,768
-BELOW_ONE = PAGES // 2 + (126 << 3 | 7)  # [0.9375, 1)
-ABOVE_MINUS_ONE = PAGES - 1 - BELOW_ONE  # [-1, -0.9375)
+BELOW_ONE = 126 << 3 | 7  # page of [0.9375, 1); with the sign bit, of its negatives
 GRADES = 10 * 128  # bins that grading takes, if full resolution ends one chunk from 1
 OCTAVES = 256
 SPARSE_CHUNKS = CHUNKS // 2  # with more, equal bins resolve as much as bins by chunk
+MANY = 1 << 12  # scores that are quicker counted than sorted
 LEAST_BINS = 1 << 14
 ABSENT = -1
+PAGE_SHIFT_BITS = 5  # of an entry of `Layout.pages`
+PAGE_SHIFT_MASK = (1 << PAGE_SHIFT_BITS) - 1
 SHIFT_BITS = 4  # of an entry of ``node_NC``
 SHIFT_MASK = (1 << SHIFT_BITS) - 1
 
 
 class Blocks(NamedTuple):
-    """Runs of neighbouring bins: their row, the key where the first one starts, its place, key bits that a bin does
+    """Runs of neighbouring bins: their row, the bits where the first one starts, its place, bits that a bin does
     not resolve, and how many bins there are."""
 
     row_L: Int
-    key_L: Int
+    bits_L: Int
     place_L: Int
     shift_L: Int
     length_L: Int
 
     def bins(self) -> tuple[Int, Int, Int, Int]:
-        """Row, key at the start, place and shift of every bin; keys of a row ascend if the blocks' do."""
+        """Row, bits at the start, place and shift of every bin; bits of a row ascend if the blocks' do."""
         start_L = np.cumsum(self.length_L) - self.length_L
-        row_K, key_K, place_K, shift_K, start_K = (
-            np.repeat(each, self.length_L) for each in (self.row_L, self.key_L, self.place_L, self.shift_L, start_L)
+        row_K, bits_K, place_K, shift_K, start_K = (
+            np.repeat(each, self.length_L) for each in (self.row_L, self.bits_L, self.place_L, self.shift_L, start_L)
         )
         within_K = np.arange(len(row_K)) - start_K
-        return row_K, key_K + (within_K << shift_K), place_K + within_K, shift_K
+        return row_K, bits_K + (within_K << shift_K), place_K + within_K, shift_K
 
 
 class Move(NamedTuple):
@@ -91,7 +93,7 @@ class Layout:
     Attributes:
         base_P: int32; `ABSENT`; or the place of a dense page's first bin; or ``-2 - n`` of a sparse page, whose
             chunks are row ``n`` of ``node_NC``.
-        shift_P: int32; key bits that a bin of a dense page does not resolve.
+        shift_P: int32; bits that a bin of a dense page does not resolve.
         node_NC: int32; of each chunk of a sparse page ``place << 4 | shift``, or `ABSENT`.
         size: places given out so far: so many counts are needed.
         version: grows when one of the tables changes.
@@ -110,6 +112,7 @@ class Layout:
         self.version = 0
         self._cap_R = np.zeros(0, dtype=np.int64)
         self._chunks_P = np.zeros(0, dtype=np.int32)  # met so far; a dense page's are no longer counted
+        self._slot_P = np.zeros(0, dtype=np.int64)
         self._free_nodes = list(range(len(self.node_NC)))
         self._free = [NONE for _ in range(PAGE_BITS + 1)]  # places of blocks, by log2 of their length
         self.extend(rows)
@@ -121,40 +124,45 @@ class Layout:
         self.base_P = np.concatenate([self.base_P, np.full(pages, ABSENT, dtype=np.int32)])
         self.shift_P = np.concatenate([self.shift_P, np.zeros(pages, dtype=np.int32)])
         self._chunks_P = np.concatenate([self._chunks_P, np.zeros(pages, dtype=np.int32)])
+        self._slot_P = np.zeros(len(self._chunks_P), dtype=np.int64)  # scratch
         self._cap_R = np.concatenate([self._cap_R, np.full(rows, self.largest_cap, dtype=np.int64)])
 
-    def place(self, row_N: Int, key_N: Int) -> Int:
-        """Place of the bin of each key in its row; `ABSENT` where there is none yet."""
-        page_N = _page(row_N, key_N)
+    def place(self, row_N: Int, bits_N: Int) -> Int:
+        """Place of the bin of each score in its row; `ABSENT` where there is none yet."""
+        page_N = _page(row_N, bits_N)
         base_N, shift_N = self.base_P[page_N].astype(np.int64), self.shift_P[page_N]
-        place_N = np.where(base_N >= 0, base_N + ((key_N & ((1 << PAGE_BITS) - 1)) >> shift_N), ABSENT)
+        place_N = np.where(base_N >= 0, base_N + ((bits_N & ((1 << PAGE_BITS) - 1)) >> shift_N), ABSENT)
         sparse = base_N < ABSENT
-        key, entry = key_N[sparse], self.node_NC[-2 - base_N[sparse], _chunk(key_N[sparse])].astype(np.int64)
-        within = (key & ((1 << CHUNK_BITS) - 1)) >> (entry & SHIFT_MASK)
+        bits, entry = bits_N[sparse], self.node_NC[-2 - base_N[sparse], _chunk(bits_N[sparse])].astype(np.int64)
+        within = (bits & ((1 << CHUNK_BITS) - 1)) >> (entry & SHIFT_MASK)
         place_N[sparse] = np.where(entry == ABSENT, ABSENT, (entry >> SHIFT_BITS) + within)
         return place_N
 
+    def pages(self) -> npt.NDArray[np.int32]:
+        """For each page ``place << 5 | shift`` if it is dense; else as ``base_P``: what kernels look up."""
+        return np.where(self.base_P >= 0, self.base_P << PAGE_SHIFT_BITS | self.shift_P, self.base_P)
+
     def blocks(self, rows: Int) -> Blocks:
-        """All bins of some rows, in ascending order of row and key."""
+        """All bins of some rows, in ascending order of row and bits."""
         return self._blocks(np.flatnonzero(self.base_P != ABSENT), rows)
 
     def caps(self) -> Int:
         """The rows' caps: log2 of the bins that a page near the largest score may have."""
         return self._cap_R.copy()
 
-    def admit(self, row_N: Int, key_N: Int, shift_N: Int | None = None, cap_R: Int | None = None) -> Move:
+    def admit(self, row_N: Int, bits_N: Int, shift_N: Int | None = None, cap_R: Int | None = None) -> Move:
         """Makes room for scores, or for the bins of another histogram with as many rows.
 
         Args:
-            row_N, key_N: where the scores, or the bins, are.
+            row_N, bits_N: where the scores, or the bins, are.
             shift_N: of the bins.
             cap_R: the other histogram's caps.
 
         Returns:
             Counts that have to be moved before anything is counted.
         """
-        page_N = _page(row_N, key_N)
-        code = self._new_chunks(page_N, _chunk(key_N))
+        page_N = _page(row_N, bits_N)
+        code = self._new_chunks(page_N, _chunk(bits_N))
         if cap_R is None and len(code) == 0:
             return STAY
         self.version += 1
@@ -172,14 +180,16 @@ class Layout:
 
     def _new_chunks(self, page_N: Int, chunk_N: Int) -> Int:
         """The chunks (page << 12 | chunk of the page) that have no bins yet, each once, ascending."""
-        pages = np.unique(page_N)
+        pages = np.flatnonzero(np.bincount(page_N)) if len(page_N) > MANY else np.unique(page_N)
+        self._slot_P[pages] = np.arange(len(pages)) << 12
         met = np.zeros((len(pages), CHUNKS), dtype=np.bool_)
-        met[np.searchsorted(pages, page_N), chunk_N] = True  # quicker than sorting as many chunks as there are pixels
+        met.reshape(-1)[self._slot_P[page_N] + chunk_N] = True  # quicker than sorting chunks, one for each pixel
         base = self.base_P[pages].astype(np.int64)
         met[base >= 0] = False
         met[base < ABSENT] &= self.node_NC[-2 - base[base < ABSENT]] == ABSENT
-        at, chunk = np.nonzero(met)
-        return (pages[at] << 12) + chunk
+        found = np.flatnonzero(met)
+        code: Int = (pages[found >> 12] << 12) + (found & (CHUNKS - 1))
+        return code
 
     def _resolve(self, row: int) -> tuple[Int, Int, npt.NDArray[np.bool_]]:
         """The rule: pages of a row whose bins must change (or begin), their new shifts, and whether they are dense."""
@@ -200,13 +210,14 @@ class Layout:
         return page[change], shift[change], dense[change]
 
     def _chunk_shifts(self, code: Int) -> Int:
-        """Key bits that the bins of a sparse page's chunks do not resolve."""
+        """Bits that the bins of a sparse page's chunks do not resolve."""
         page, chunk = code >> 12, code & (CHUNKS - 1)
-        distance = np.where(page % PAGES == BELOW_ONE, CHUNKS - 1 - chunk, chunk)  # from 1 or -1, in chunks
-        steps = np.log2(np.maximum(distance, 0.5) / max(1, self.bins >> 14))
+        distance = np.maximum(CHUNKS - 1 - chunk, 0.5)  # from 1 or -1, in chunks
+        steps = np.log2(distance / max(1, self.bins >> 14))
         grade = np.clip(np.floor(steps) + 1, 0, CHUNK_BITS).astype(np.int64)
         shift = self.shift_P[page].astype(np.int64)
-        return np.where(is_graded(page % PAGES), np.minimum(grade, shift), shift)
+        shifts: Int = np.where(is_graded(page % PAGES), np.minimum(grade, shift), shift)
+        return shifts
 
     def _too_fine(self, cap: int, page: Int, chunks: Int, height: Int) -> bool:
         """Whether the budget does not allow this cap."""
@@ -234,7 +245,7 @@ class Layout:
         """Gives pages their new bins, and new chunks theirs."""
         old = self.base_P[page]
         moved = page[old != ABSENT]
-        row_K, key_K, source_K, _ = self._blocks(moved).bins() if len(moved) else (NONE, NONE, NONE, NONE)
+        row_K, bits_K, source_K, _ = self._blocks(moved).bins() if len(moved) else (NONE, NONE, NONE, NONE)
         if len(moved):
             code = np.concatenate([code, self._release(moved)])
         self.shift_P[page] = shift
@@ -245,7 +256,7 @@ class Layout:
         code, base = code[base < ABSENT], base[base < ABSENT]
         shifts = self._chunk_shifts(code)
         self.node_NC[-2 - base, code & (CHUNKS - 1)] = self._take(CHUNK_BITS - shifts) << SHIFT_BITS | shifts
-        return Move(source_K, self.place(row_K, key_K)) if len(moved) else STAY
+        return Move(source_K, self.place(row_K, bits_K)) if len(moved) else STAY
 
     def _release(self, page: Int) -> Int:
         """Gives back the places and nodes of pages; the chunks that the sparse ones had."""
@@ -254,28 +265,30 @@ class Layout:
             self._give_back(int(length).bit_length() - 1, blocks.place_L[blocks.length_L == length])
         sparse = page[self.base_P[page] < ABSENT]
         node = -2 - self.base_P[sparse].astype(np.int64)
-        at, chunk = np.nonzero(self.node_NC[node] != ABSENT)
+        found = np.flatnonzero(self.node_NC[node] != ABSENT)
         self.node_NC[node] = ABSENT
         self._free_nodes += node.tolist()
-        return (sparse[at] << 12) + chunk
+        code: Int = (sparse[found >> 12] << 12) + (found & (CHUNKS - 1))
+        return code
 
     def _blocks(self, page: Int, rows: Int | None = None) -> Blocks:
         """The bins of pages (ascending), of some rows only."""
         if rows is not None:
             page = page[np.isin(page // PAGES, rows)]
         base = self.base_P[page].astype(np.int64)
-        at, chunk = np.nonzero(self.node_NC[-2 - base[base < ABSENT]] != ABSENT)
+        found = np.flatnonzero(self.node_NC[-2 - base[base < ABSENT]] != ABSENT)
+        at, chunk = found >> 12, found & (CHUNKS - 1)
         sparse_page, node = page[base < ABSENT][at], -2 - base[base < ABSENT][at]
         dense_page = page[base >= 0]
         pages = np.concatenate([dense_page, sparse_page])
         within = np.concatenate([np.zeros_like(dense_page), chunk << CHUNK_BITS])
         entry = self.node_NC[node, chunk].astype(np.int64)
         shift = np.concatenate([self.shift_P[dense_page].astype(np.int64), entry & SHIFT_MASK])
-        bits = np.where(np.arange(len(pages)) < len(dense_page), PAGE_BITS, CHUNK_BITS)
+        log = np.where(np.arange(len(pages)) < len(dense_page), PAGE_BITS, CHUNK_BITS) - shift
         place = np.concatenate([base[base >= 0], entry >> SHIFT_BITS])
-        row, key = pages // PAGES, ((pages % PAGES - PAGES // 2) << PAGE_BITS) + within
-        order = np.lexsort((key, row))
-        return Blocks(*(each[order] for each in (row, key, place, shift, 1 << (bits - shift))))
+        row, bits = pages // PAGES, (pages % PAGES << PAGE_BITS) + within
+        order = np.lexsort((bits, row))
+        return Blocks(*(each[order] for each in (row, bits, place, shift, 1 << log)))
 
     def _take(self, log_L: Int) -> Int:
         """Places of free blocks of 2^log bins each."""
@@ -317,7 +330,8 @@ class Layout:
 
 def is_graded(page: Int) -> npt.NDArray[np.bool_]:
     """Whether a page (0..4095) has a resolution of its own; see the module."""
-    return (page == BELOW_ONE) | (page == ABOVE_MINUS_ONE)
+    graded: npt.NDArray[np.bool_] = (page & (PAGES // 2 - 1)) == BELOW_ONE
+    return graded
 
 
 def _top(height: Int) -> int:
@@ -325,11 +339,11 @@ def _top(height: Int) -> int:
     return int(np.sort(height)[-RARE - 1]) if len(height) > RARE else 0
 
 
-def _page(row_N: Int, key_N: Int) -> Int:
-    """Index of a key's page among those of all rows."""
-    return row_N * PAGES + (key_N >> PAGE_BITS) + PAGES // 2
+def _page(row_N: Int, bits_N: Int) -> Int:
+    """Index of a score's page among those of all rows."""
+    return row_N * PAGES + (bits_N >> PAGE_BITS)
 
 
-def _chunk(key_N: Int) -> Int:
-    """Index of a key's chunk in its page."""
-    return (key_N >> CHUNK_BITS) & (CHUNKS - 1)
+def _chunk(bits_N: Int) -> Int:
+    """Index of a score's chunk in its page."""
+    return (bits_N >> CHUNK_BITS) & (CHUNKS - 1)

@@ -3,8 +3,8 @@
 ``torch`` works everywhere and is the reference; ``numba`` is for the CPU and ``triton`` for CUDA, where they are
 installed. The environment variable ``ADER_KERNELS=torch`` leaves the compiled ones out.
 
-Letters: B images, N pixels per image, M defective pixels, T counting threads, S places, P pages of all rows, C
-chunks per page, D sparse pages (nodes).
+Letters: B images, N pixels per image, M defective pixels, S places, P pages of all rows, C chunks per page, D sparse
+pages (nodes).
 """
 
 from __future__ import annotations
@@ -12,10 +12,8 @@ from __future__ import annotations
 import functools
 import importlib
 import os
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-import torch
 from torch import Tensor
 
 
@@ -32,26 +30,18 @@ class Scan(NamedTuple):
     marked_B: Tensor
 
 
-@dataclass
-class Tables:
-    """A `layout.Layout` and the counts at its places, on the device.
+class Tables(NamedTuple):
+    """A `layout.Layout` and the counts at its places, on the device."""
 
-    ``normal_TS`` holds the pixels of each counting thread, modulo 2^32; their sum counts the normal pixels.
-    """
-
-    base_P: Tensor  # int32
-    shift_P: Tensor  # int32
-    node_DC: Tensor  # int32
-    normal_TS: Tensor  # int32
-    defective_S: Tensor  # int32, modulo 2^32
+    page_P: Tensor  # int32, `Layout.pages`
+    node_DC: Tensor  # int32, `Layout.node_NC`
+    normal_S: Tensor  # int32, as all counts modulo 2^32
+    defective_S: Tensor  # int32
     weight_S: Tensor  # float64
 
 
 class Kernels(Protocol):
     """One module of this package."""
-
-    def threads(self) -> int:
-        """How many parts of ``normal_TS`` can be used."""
 
     def scan(self, map_BN: Tensor, mask_BN: Tensor | None) -> Scan:
         """Looks at a batch: float32 scores, uint8 masks (0 where normal)."""
@@ -63,13 +53,13 @@ class Kernels(Protocol):
         """Makes pixels that were counted as normal defective ones; all of them have places."""
 
     def take(self, array: Tensor, place_K: Tensor) -> Tensor:
-        """What is at some places (along the last axis)."""
+        """What is at some places."""
 
     def add(self, array: Tensor, place_K: Tensor, value_K: Tensor) -> None:
-        """Adds to places of an array with one axis; a place may come twice."""
+        """Adds to what is at some places; a place may come twice."""
 
     def move(self, array: Tensor, source_K: Tensor, target_K: Tensor) -> None:
-        """Adds what is at some places to others (along the last axis), and leaves 0; places may be in both lists."""
+        """Adds what is at some places to others, and leaves 0; a place may be in both lists."""
 
 
 COMPILERS = {"cpu": "numba", "cuda": "triton"}
@@ -78,7 +68,8 @@ COMPILERS = {"cpu": "numba", "cuda": "triton"}
 @functools.cache
 def kernels(kind: str) -> Kernels:
     """The fastest kernels for a kind of device (``cpu``, ``cuda``) that can be used here."""
-    return compiled(kind) or load("torch")
+    found: Kernels = compiled(kind) or load("torch")
+    return found
 
 
 @functools.cache

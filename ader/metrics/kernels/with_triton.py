@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ader.metrics import keys, layout
 from ader.metrics.kernels import Scan, Tables
-from ader.metrics.kernels.with_torch import add, mark, move, take, threads
+from ader.metrics.kernels.with_torch import add, mark, move, take
 
-__all__ = ["add", "count", "mark", "move", "scan", "take", "threads"]
+__all__ = ["add", "count", "mark", "move", "scan", "take"]
 
 SIGN = tl.constexpr(0x7FFFFFFF)
 PAGE_BITS = tl.constexpr(keys.PAGE_BITS)
@@ -21,10 +21,12 @@ CHUNK_BITS = tl.constexpr(keys.CHUNK_BITS)
 IN_PAGE = tl.constexpr((1 << keys.PAGE_BITS) - 1)
 IN_CHUNK = tl.constexpr((1 << keys.CHUNK_BITS) - 1)
 PAGES = tl.constexpr(keys.PAGES)
-HALF = tl.constexpr(keys.PAGES // 2)
+LAST_PAGE = tl.constexpr(keys.PAGES - 1)
 LAST_CHUNK = tl.constexpr(keys.CHUNKS - 1)
 CHUNKS = tl.constexpr(keys.CHUNKS)
 ABSENT = tl.constexpr(layout.ABSENT)
+PAGE_SHIFT_BITS = tl.constexpr(layout.PAGE_SHIFT_BITS)
+PAGE_SHIFT_MASK = tl.constexpr(layout.PAGE_SHIFT_MASK)
 SHIFT_BITS = tl.constexpr(layout.SHIFT_BITS)
 SHIFT_MASK = tl.constexpr(layout.SHIFT_MASK)
 BLOCK = 1024
@@ -68,8 +70,7 @@ def _scan(
 def _count(
     bits_N: Any,
     row_B: Any,
-    base_P: Any,
-    shift_P: Any,
+    page_P: Any,
     node_DC: Any,
     normal_S: Any,
     missed: Any,
@@ -82,16 +83,13 @@ def _count(
     inside = position < total
     bits = tl.load(bits_N + position, mask=inside, other=0)
     row = tl.load(row_B + position // pixels, mask=inside, other=0)
-    sign = bits >> 31
-    key = ((bits & SIGN) ^ sign) - sign
-    page = row * PAGES + (key >> PAGE_BITS) + HALF
-    base = tl.load(base_P + page, mask=inside, other=ABSENT)
-    shift = tl.load(shift_P + page, mask=inside, other=0)
-    dense = base + ((key & IN_PAGE) >> shift)
+    page = row * PAGES + ((bits >> PAGE_BITS) & LAST_PAGE)
+    base = tl.load(page_P + page, mask=inside, other=ABSENT)
+    dense = (base >> PAGE_SHIFT_BITS) + ((bits & IN_PAGE) >> (base & PAGE_SHIFT_MASK))
     sparse = inside & (base < ABSENT)
     node = tl.where(sparse, -2 - base, 0).to(tl.int64)
-    entry = tl.load(node_DC + node * CHUNKS + ((key >> CHUNK_BITS) & LAST_CHUNK), mask=sparse, other=ABSENT)
-    within = (key & IN_CHUNK) >> (entry & SHIFT_MASK)
+    entry = tl.load(node_DC + node * CHUNKS + ((bits >> CHUNK_BITS) & LAST_CHUNK), mask=sparse, other=ABSENT)
+    within = (bits & IN_CHUNK) >> (entry & SHIFT_MASK)
     place = tl.where(base >= 0, dense, tl.where(entry >= 0, (entry >> SHIFT_BITS) + within, ABSENT))
     hit = inside & (place >= 0)
     tl.atomic_add(normal_S + place, 1, mask=hit, sem="relaxed")
@@ -121,7 +119,7 @@ def count(tables: Tables, row_B: Tensor, map_BN: Tensor) -> Tensor:
     total = map_BN.numel()
     missed = torch.empty(total, dtype=torch.int64, device=map_BN.device)
     found = torch.zeros(1, dtype=torch.int32, device=map_BN.device)
-    where = (tables.base_P, tables.shift_P, tables.node_DC, tables.normal_TS[0])
+    where = (tables.page_P, tables.node_DC, tables.normal_S)
     grid = (triton.cdiv(total, BLOCK),)
     bits_N = map_BN.reshape(-1).view(torch.int32)
     _count[grid](bits_N, row_B, *where, missed, found, map_BN.shape[1], total, block=BLOCK)
