@@ -104,7 +104,7 @@ class Evaluator:
         self._pixels: PixelState = (
             HistogramState(len(self.categories), self.device, bins)
             if profile == "histogram"
-            else ExactState(len(self.categories), self.device)
+            else ExactState(len(self.categories))
         )
         self._tally = torch.zeros((len(self.categories), len(_TALLIES)), dtype=torch.int64)
         self._rows: list[Row] | None = None

@@ -102,14 +102,14 @@ class ExactState:
 
     Args:
         rows: how many categories (or parts of them); the state knows them by index only.
-        device: where the scores are kept; sorting is done on the CPU, one category at a time.
+
+    Scores are kept and sorted on the CPU, whose memory is larger.
     """
 
     _DTYPES = (torch.float32, torch.bool, torch.float64)
     _NAMES = ("score", "mask", "weight")
 
-    def __init__(self, rows: int, device: torch.device | str = "cpu") -> None:
-        self.device = torch.device(device)
+    def __init__(self, rows: int) -> None:
         self._parts: list[tuple[list[Tensor], list[Tensor], list[Tensor]]] = []
         self.extend(rows)
 
@@ -119,11 +119,10 @@ class ExactState:
 
     def add(self, row_B: Tensor, map_BHW: Tensor, position_M: Tensor, weight_M: Tensor, scan: Scan) -> None:
         """Keeps the pixels of a batch; arguments as for `HistogramState.add`."""
-        map_BN = map_BHW.flatten(1)
+        map_BN, position_M, weight_M = map_BHW.flatten(1).cpu(), position_M.cpu(), weight_M.cpu()
         mask_BN = torch.zeros_like(map_BN, dtype=torch.bool)
         mask_BN.view(-1)[position_M] = True
         owner_M = torch.div(position_M, map_BN.shape[1], rounding_mode="floor")
-        row_B = row_B.to(self.device)
         for row in torch.unique(row_B).tolist():
             mine = row_B == row
             batch = (map_BN[mine].view(-1), mask_BN[mine].view(-1), weight_M[mine[owner_M]])
@@ -134,16 +133,14 @@ class ExactState:
         """Adds the scores of ``other``, which stays as it is, to these rows, one for each of the other's."""
         for row, theirs in zip(rows, other._parts, strict=True):
             for part, more in zip(self._parts[row], theirs, strict=True):
-                part.extend(tensor.to(self.device) for tensor in list(more))
+                part.extend(list(more))
 
     def scores(
         self, rows: Sequence[int]
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
         """Scores (float32) of some rows, whether each pixel is defective, and its weight (0 where normal)."""
         parts = [[tensor for row in rows for tensor in self._parts[row][i]] for i in range(3)]
-        score, mask, weight_M = (
-            _join(part, dtype).cpu().numpy() for part, dtype in zip(parts, self._DTYPES, strict=True)
-        )
+        score, mask, weight_M = (_join(part, dtype).numpy() for part, dtype in zip(parts, self._DTYPES, strict=True))
         weight = np.zeros(len(score))
         weight[mask] = weight_M
         return score, mask, weight
@@ -153,15 +150,15 @@ class ExactState:
         return Bins.from_scores(*self.scores(rows))
 
     def state_dict(self) -> dict[str, Any]:
-        """Copies of all that is kept, on the CPU."""
+        """Copies of all that is kept."""
         return {
-            f"{name}.{row}": _join(part, dtype).cpu().clone()
+            f"{name}.{row}": _join(part, dtype).clone()
             for row, parts in enumerate(self._parts)
             for name, part, dtype in zip(self._NAMES, parts, self._DTYPES, strict=True)
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Replaces what is kept by a `state_dict`, onto the state's own device."""
+        """Replaces what is kept by a `state_dict`."""
         for row in range(len(self._parts)):
-            score, mask, weight = ([state[f"{name}.{row}"].to(self.device, copy=True)] for name in self._NAMES)
+            score, mask, weight = ([state[f"{name}.{row}"].cpu().clone()] for name in self._NAMES)
             self._parts[row] = (score, mask, weight)

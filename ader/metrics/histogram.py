@@ -34,8 +34,12 @@ from ader.metrics.layout import Int, Layout, is_graded
 
 BINS = 1 << 19  # per row; 16 bytes each
 SPARE = 1 << 17  # places made at a time, at least
+MOST_LATE = 1 << 16  # scores without a place that wait for others, so that room is made for many at once
 SAMPLE = 1 << 14  # pixels of an image that are looked at before a row is counted for the first time
 ROUND = 1 << 32  # the counts' modulus
+
+
+Scores = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,8 @@ class HistogramState:
         self._low_R = np.full(rows, np.iinfo(np.int64).max)
         self._high_R = np.full(rows, np.iinfo(np.int64).min)
         self._bits_R = np.zeros(rows, np.int64)
+        self._late: list[tuple[Int, Scores]] = []  # rows and scores of pixels that are not counted yet
+        self._late_marks: list[tuple[Int, Scores, npt.NDArray[np.float64]]] = []  # of these, defective ones: weights
         self._version = -1
 
     def add(self, row_B: Tensor, map_BHW: Tensor, position_M: Tensor, weight_M: Tensor, scan: Scan) -> None:
@@ -108,13 +114,32 @@ class HistogramState:
             self._make_room(rows[unseen].repeat(some.shape[1]), float_bits(some.cpu().numpy().reshape(-1)))
         row_B = row_B.to(self.device)
         missed = self._kernels.count(self._tables(), row_B, map_BN)
-        if len(missed):
-            score = self._kernels.take(map_BN.reshape(-1), missed)
-            row = rows[missed.cpu().numpy() // map_BN.shape[1]]
-            self._make_room(row, float_bits(score.cpu().numpy()))
-            self._kernels.count(self._tables(), torch.from_numpy(row).to(self.device), score.view(-1, 1))
-        if len(position_M):
-            self._kernels.mark(self._tables(), row_B, map_BN, position_M, weight_M)
+        late = self._kernels.mark(self._tables(), row_B, map_BN, position_M, weight_M)
+        self._late.append(self._of_pixels(rows, map_BN, missed))
+        self._late_marks.append((*self._of_pixels(rows, map_BN, position_M[late]), weight_M[late].cpu().numpy()))
+        if sum(len(row) for row, _ in self._late) > MOST_LATE:
+            self._catch_up()
+
+    def _of_pixels(self, rows: Int, map_BN: Tensor, position: Tensor) -> tuple[Int, Scores]:
+        """Rows and scores of pixels at some positions, on the CPU."""
+        score: Scores = self._kernels.take(map_BN.reshape(-1), position).cpu().numpy()
+        return rows[position.cpu().numpy() // map_BN.shape[1]], score
+
+    def _catch_up(self) -> None:
+        """Makes room for the scores that fell where none did before, and counts them."""
+        if not self._late:
+            return
+        row, score = (np.concatenate(each) for each in zip(*self._late, strict=True))
+        row_M, score_M, weight_M = (np.concatenate(each) for each in zip(*self._late_marks, strict=True))
+        self._late.clear()
+        self._late_marks.clear()
+        self._make_room(row, float_bits(score))
+        rows, scores, rows_M, scores_M, weights_M = (
+            torch.from_numpy(each).to(self.device) for each in (row, score, row_M, score_M, weight_M)
+        )
+        self._kernels.count(self._tables(), rows, scores.view(-1, 1))
+        each_M = torch.arange(len(rows_M), device=self.device)
+        self._kernels.mark(self._tables(), rows_M, scores_M.view(-1, 1), each_M, weights_M)
 
     def _extend(self, rows: Int, low: Int, high: Int, bits: Int) -> None:
         """Takes in the extreme keys and the bits in use of rows."""
@@ -146,6 +171,7 @@ class HistogramState:
     def _expect(self, pixels_R: Int) -> None:
         """Adds the counts to 64-bit ones, if otherwise they could now come round to 0."""
         if (self._since_R + pixels_R >= ROUND).any():
+            self._catch_up()
             wide = self._wide(torch.arange(len(self._counts[1]), device=self.device))
             self._carry = (torch.from_numpy(wide[0]).to(self.device), torch.from_numpy(wide[1]).to(self.device))
             self._counts[0].zero_()
@@ -198,6 +224,7 @@ class HistogramState:
 
     def content(self, rows: Sequence[int] | None = None) -> Content:
         """All bins with a count (of some rows), ascending in row and bits."""
+        self._catch_up()
         blocks = self._layout.blocks(np.arange(len(self._low_R)) if rows is None else np.array(rows))
         row_K, bits_K, place_K, shift_K = blocks.bins()
         place = torch.from_numpy(place_K).to(self.device)

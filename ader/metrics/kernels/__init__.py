@@ -49,8 +49,8 @@ class Kernels(Protocol):
     def count(self, tables: Tables, row_B: Tensor, map_BN: Tensor) -> Tensor:
         """Counts all pixels as normal; returns the flat positions (int64) of those that have no place yet."""
 
-    def mark(self, tables: Tables, row_B: Tensor, map_BN: Tensor, position_M: Tensor, weight_M: Tensor) -> None:
-        """Makes pixels that were counted as normal defective ones; all of them have places."""
+    def mark(self, tables: Tables, row_B: Tensor, map_BN: Tensor, position_M: Tensor, weight_M: Tensor) -> Tensor:
+        """Makes pixels that were counted as normal defective ones; returns the indices of those without a place."""
 
     def take(self, array: Tensor, place_K: Tensor) -> Tensor:
         """What is at some places."""

@@ -92,7 +92,9 @@ def _mark(
     normal_S: Array,
     defective_S: Array,
     weight_S: Array,
-) -> None:
+    late: Array,
+) -> int:
+    found = 0
     for m in range(len(position_M)):
         bits = np.int64(bits_N[position_M[m]])
         page = row_B[position_M[m] // pixels] * PAGES + (bits >> PAGE_BITS)
@@ -100,11 +102,18 @@ def _mark(
         if first >= 0:
             place = (first >> PAGE_SHIFT_BITS) + ((bits & np.int64(IN_PAGE)) >> (first & PAGE_SHIFT_MASK))
         else:
-            entry = np.int64(node_DC[-2 - first, (bits >> CHUNK_BITS) & (CHUNKS - 1)])
+            entry = np.int64(ABSENT)
+            if first < ABSENT:
+                entry = np.int64(node_DC[-2 - first, (bits >> CHUNK_BITS) & (CHUNKS - 1)])
+            if entry < 0:
+                late[found] = m
+                found += 1
+                continue
             place = (entry >> SHIFT_BITS) + ((bits & np.int64(IN_CHUNK)) >> (entry & SHIFT_MASK))
         normal_S[place] -= np.uint32(1)
         defective_S[place] += np.uint32(1)
         weight_S[place] += weight_M[m]
+    return found
 
 
 @compiled
@@ -200,19 +209,15 @@ def count(tables: Tables, row_B: Tensor, map_BN: Tensor) -> Tensor:
     return torch.from_numpy(missed[:found].copy())
 
 
-def mark(tables: Tables, row_B: Tensor, map_BN: Tensor, position_M: Tensor, weight_M: Tensor) -> None:
+def mark(tables: Tables, row_B: Tensor, map_BN: Tensor, position_M: Tensor, weight_M: Tensor) -> Tensor:
     """See `Kernels.mark`."""
-    counts = (tables.normal_S.numpy().view(np.uint32), tables.defective_S.numpy().view(np.uint32))
+    narrow = (tables.normal_S.numpy().view(np.uint32), tables.defective_S.numpy().view(np.uint32))
     where = [each.numpy() for each in (tables.page_P, tables.node_DC)]
-    defective = (row_B.numpy(), position_M.numpy(), weight_M.numpy())
-    _mark(
-        map_BN.reshape(-1).numpy().view(np.uint32),
-        map_BN.shape[1],
-        *defective,
-        *where,
-        *counts,
-        tables.weight_S.numpy(),
-    )
+    counts = (*narrow, tables.weight_S.numpy())
+    pixels = (map_BN.reshape(-1).numpy().view(np.uint32), map_BN.shape[1], row_B.numpy(), position_M.numpy())
+    late = np.empty(len(position_M), np.int64)
+    found = _mark(*pixels, weight_M.numpy(), *where, *counts, late)
+    return torch.from_numpy(late[:found].copy())
 
 
 def take(array: Tensor, place_K: Tensor) -> Tensor:

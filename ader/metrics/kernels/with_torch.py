@@ -46,14 +46,17 @@ def count(tables: Tables, row_B: Tensor, map_BN: Tensor) -> Tensor:
     return (~known_N).nonzero().view(-1)
 
 
-def mark(tables: Tables, row_B: Tensor, map_BN: Tensor, position_M: Tensor, weight_M: Tensor) -> None:
+def mark(tables: Tables, row_B: Tensor, map_BN: Tensor, position_M: Tensor, weight_M: Tensor) -> Tensor:
     """See `Kernels.mark`."""
     row_M = row_B[position_M.div(map_BN.shape[1], rounding_mode="floor")]
     place_M = place(tables, row_M, map_BN.reshape(-1)[position_M])
+    known_M = place_M >= 0
+    place_M, weight_M = place_M[known_M], weight_M[known_M]
     one_M = torch.ones_like(place_M, dtype=torch.int32)
     tables.normal_S.scatter_add_(0, place_M, -one_M)
     tables.defective_S.scatter_add_(0, place_M, one_M)
     tables.weight_S.scatter_add_(0, place_M, weight_M)
+    return (~known_M).nonzero().view(-1)
 
 
 def take(array: Tensor, place_K: Tensor) -> Tensor:
