@@ -294,10 +294,11 @@ def test_breakdown_is_each_defect_against_all_normal_images(profile):
         mine = (batch["category"] == CATEGORIES.index(name)) & np.isin(batch["defect"], ["good", defect])
         alone = Evaluator(CATEGORIES, profile=profile)
         alone.update(**take(batch, mine))
-        np.testing.assert_allclose(row, alone.compute().loc[name], rtol=0, atol=1e-5, equal_nan=True)
+        np.testing.assert_allclose(row, alone.compute().loc[name], rtol=0, atol=1e-12, equal_nan=True)
     whole = Evaluator(CATEGORIES, profile=profile)
     whole.update(**batch)
-    np.testing.assert_allclose(evaluator.compute(), whole.compute(), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(evaluator.compute(), whole.compute(), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(evaluator.bounds(), whole.bounds(), rtol=0, atol=1e-12)
 
 
 def test_breakdown_has_to_be_asked_for():

@@ -183,17 +183,15 @@ def test_rows_can_be_added():
     assert_same_content(state, filled([(rows, *rest)]))
 
 
-def test_bins_of_several_rows_add_up():
-    """Rows of different resolution, joined, hold every score in a bin."""
+def test_several_rows_together_have_the_bins_of_one():
+    """Rows of different resolution, joined, are what one row would be that had counted all."""
     rows = np.zeros(4, np.int64)
     one, two = images("near 1", 0), images("huge", 1, side=48)
-    state = filled([(rows, *one[1:]), (rows + 1, *two[1:])], bins=LEAST_BINS)
-    bins = state.bins([0, 1])
-    scores = np.concatenate([one[1].numpy().ravel(), two[1].numpy().ravel()]).astype(np.float64)
-    assert (bins.low_K[:-1] > bins.high_K[1:]).all()
-    which = np.searchsorted(-bins.low_K, -scores)
-    assert (scores <= bins.high_K[which]).all()
-    np.testing.assert_array_equal(np.bincount(which), bins.normal_K + bins.defective_K)
+    apart = filled([(rows + 2, *one[1:]), (rows, *two[1:])], bins=LEAST_BINS).bins([0, 2])
+    whole = filled([(rows, *one[1:]), (rows, *two[1:])], bins=LEAST_BINS).bins([0])
+    for name in ("low_K", "high_K", "normal_K", "defective_K"):
+        np.testing.assert_array_equal(getattr(apart, name), getattr(whole, name), err_msg=name)
+    np.testing.assert_allclose(apart.weight_K, whole.weight_K, rtol=0, atol=1e-12)
 
 
 def test_layout_keeps_nothing_twice():

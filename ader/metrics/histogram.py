@@ -9,7 +9,7 @@ Letters: B images, N pixels per image, M defective pixels, R rows (categories), 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -19,18 +19,8 @@ from torch import Tensor
 
 from ader.metrics.curves import Bins
 from ader.metrics.kernels import Kernels, Scan, Tables, kernels
-from ader.metrics.keys import (
-    CHUNK_BITS,
-    CHUNKS,
-    INFINITY,
-    PAGE_BITS,
-    PAGES,
-    SIGN,
-    bits_float,
-    float_bits,
-    key_float,
-)
-from ader.metrics.layout import Int, Layout, is_graded
+from ader.metrics.keys import INFINITY, SIGN, bits_float, float_bits, key_float
+from ader.metrics.layout import Int, Layout
 
 BINS = 1 << 19  # per row; 16 bytes each
 SPARE = 1 << 17  # places made at a time, at least
@@ -236,29 +226,38 @@ class HistogramState:
 
     def bins(self, rows: Sequence[int]) -> Bins:
         """The bins in use of some rows together, in descending order of score."""
+        if len(rows) > 1:
+            return self._joined(rows).bins([0])
+        (row,) = rows
         content = self.content(rows)
         bits_K, shift_K = content.bits_K, content.shift_K
-        counts: Sequence[npt.NDArray[Any]] = (content.normal_K, content.defective_K, content.weight_K)
-        if len(rows) > 1:
-            bits_K, shift_K, counts = _join(bits_K, shift_K, counts)
-        chosen = np.array(rows)
-        common = _trailing_zeros(int(np.bitwise_or.reduce(content.bits_R[chosen])))
+        common = _trailing_zeros(int(content.bits_R[row]))
         span_K = np.where(shift_K > common, (1 << shift_K) - 1, 0)
         first_K, last_K = bits_float(bits_K), bits_float(np.minimum(bits_K + span_K, bits_K & SIGN | INFINITY))
         # Without the sign, bits grow away from 0: positive scores from the end, then negative ones from the start.
         positive = int(np.searchsorted(bits_K, SIGN))
         low_K, high_K = _falling(first_K, last_K, positive), _falling(last_K, first_K, positive)
+        counts = (content.normal_K, content.defective_K, content.weight_K)
         normal_K, defective_K, weight_K = (_falling(each, each, positive).astype(np.float64) for each in counts)
         columns = [normal_K, defective_K, weight_K, low_K, high_K]
         if 0 < positive < len(bits_K) and bits_K[0] == 0 and bits_K[positive] == SIGN:
             columns = _join_zeros(columns, positive)
         normal_K, defective_K, weight_K, low_K, high_K = columns
         if len(low_K):
-            smallest, largest = key_float(np.array([content.low_R[chosen].min(), content.high_R[chosen].max()]))
+            smallest, largest = key_float(np.array([content.low_R[row], content.high_R[row]]))
             low_K, high_K = np.maximum(low_K, smallest), np.minimum(high_K, largest)
         # Every addition of a weight or a bin may lose half an ulp of a fraction.
         rounding = 1e-11 + float(np.finfo(np.float64).eps) * float(defective_K.sum() + normal_K.sum())
         return Bins(defective_K, normal_K, weight_K, low_K, high_K, rounding)
+
+    def _joined(self, rows: Sequence[int]) -> HistogramState:
+        """Some rows as one, which has the bins that it would have if all had been counted in it."""
+        content, chosen = self.content(rows), np.array(rows)
+        of_rows = {name: getattr(content, name)[chosen] for name in ("low_R", "high_R", "bits_R", "cap_R")}
+        at = np.searchsorted(chosen, content.row_K)
+        whole = HistogramState(1, bins=self.bins_per_row)
+        whole._add_content(replace(content, row_K=at, **of_rows), np.zeros(len(chosen), np.int64))
+        return whole
 
     def nbytes(self) -> int:
         """Bytes of the counts in use and of the layout's tables."""
@@ -274,22 +273,6 @@ class HistogramState:
         """Adds what `state_dict` gave to a state that has counted nothing yet."""
         content = Content(**{each.name: state[each.name].numpy() for each in fields(Content)})
         self._add_content(content, np.arange(len(self._low_R)))
-
-
-def _join(bits_K: Int, shift_K: Int, counts: Sequence[npt.NDArray[Any]]) -> tuple[Int, Int, list[npt.NDArray[Any]]]:
-    """Bins of several rows as bins of one: in every page as coarse as the coarsest of them."""
-    page_K = bits_K >> PAGE_BITS
-    # A page has one resolution in each row; in a graded one, a chunk has.
-    unit_K = np.where(is_graded(page_K), PAGES + (bits_K >> CHUNK_BITS) + (PAGES * CHUNKS), page_K)
-    units, unit_K = np.unique(unit_K, return_inverse=True)
-    shift_U = np.zeros(len(units), np.int64)
-    np.maximum.at(shift_U, unit_K, shift_K)
-    shift_K = shift_U[unit_K]
-    joined, first, which_K = np.unique(bits_K >> shift_K << shift_K, return_index=True, return_inverse=True)
-    sums = [np.zeros(len(joined), each.dtype) for each in counts]
-    for total, each in zip(sums, counts, strict=True):
-        np.add.at(total, which_K, each)
-    return joined, shift_K[first], sums
 
 
 def _falling(positive_K: npt.NDArray[Any], negative_K: npt.NDArray[Any], positive: int) -> npt.NDArray[Any]:
