@@ -20,6 +20,7 @@ from ader.arguments import validated
 from ader.config import Composed
 from ader.data import Index, Sample
 from ader.data.index import TEST
+from ader.data.sizes import Sizes
 from ader.errors import some
 from ader.interrupt import Interrupt
 from ader.job import Workers, decoders
@@ -27,7 +28,6 @@ from ader.mapfiles import MapSource, open_maps
 from ader.observe import observe
 from ader.report import run as report
 from ader.runname import check_name, locate
-from ader.sizes import Sizes
 from ader.task import Extras, Task, at_work, metric_options, read_index, resolve_device
 
 #: Images that go to the evaluator together.

@@ -17,11 +17,11 @@ from ader.config import Composed
 from ader.console import Console
 from ader.data import Index, load_index
 from ader.data.image import Interpolation
+from ader.data.sizes import Size, Sizes
 from ader.errors import UserError
 from ader.interrupt import Interrupt
 from ader.metrics import Evaluator
 from ader.runname import Place
-from ader.sizes import Size, Sizes
 
 
 @dataclass(frozen=True)

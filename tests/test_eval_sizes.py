@@ -16,11 +16,11 @@ import ader.observe
 import ader.run
 from ader.data import load_index
 from ader.data.loader import Loader
+from ader.data.sizes import Sizes
 from ader.methods.base import Tags
 from ader.metrics import Evaluator
 from ader.observe import observe
 from ader.record import read_table
-from ader.sizes import Sizes
 from ader.task import read_index
 from tests.oracles import brute_force_aupro, brute_force_max, f1
 from tests.running import Bench, terminate

@@ -15,9 +15,9 @@ from ader import dist
 from ader.data import load_index
 from ader.data.index import Index, Sample
 from ader.data.loader import Loader, Order, _Steps, hold_out, shard
+from ader.data.sizes import Sizes
 from ader.errors import UserError
 from ader.methods.base import Descent, Pass, Tags
-from ader.sizes import Sizes
 from ader.testing.toy import write_mvtec
 
 

@@ -22,9 +22,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from ader import dist
 from ader.data.image import load_image
 from ader.data.index import TEST, Index, Sample
+from ader.data.sizes import Sizes
 from ader.errors import UserError, some
 from ader.methods.base import Augment, Batch, Descent, Pass, Stage, Tags
-from ader.sizes import Sizes
 
 
 @dataclass(frozen=True)

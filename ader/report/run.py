@@ -11,6 +11,7 @@ import pandas as pd
 from ader import __version__, record
 from ader.console import Console, duration
 from ader.data.index import TEST
+from ader.data.sizes import Sizes
 from ader.errors import some
 from ader.job import Job
 from ader.methods.base import Method
@@ -18,7 +19,6 @@ from ader.metrics import OBJECT_METRICS
 from ader.profile import count_macs, count_parameters
 from ader.report.table import chance, render, render_defects
 from ader.settings import Part
-from ader.sizes import Sizes
 from ader.task import Task
 
 #: What one must know of a metric profile to read its numbers.
