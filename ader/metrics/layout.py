@@ -7,8 +7,8 @@ the order, and histograms of parts of the data add up to the histogram of all, b
 
 The rule, for a category (row) with a budget of ``bins``:
 
-- A page may take at most ``2^cap`` bins. ``cap`` is the largest one at which all pages together fit into a quarter
-  of the budget, where a page counts with what it would take at full resolution, or with ``2^cap`` if that is less.
+- A page may take at most ``2^cap`` bins. ``cap`` is the largest one at which all pages together fit into half
+  the budget, where a page counts with what it would take at full resolution, or with ``2^cap`` if that is less.
   Only where that leaves a page fewer than `ENOUGH` bins, the rest of the budget is used, to give it that many.
 - A page with few chunks is *sparse*: only its chunks have bins, as many of the 256 each as the cap allows. One
   float per bin, no information lost, as long as there are at most ``2^(cap - 8)`` chunks: quantised, constant,
@@ -103,7 +103,7 @@ class Layout:
         if bins < LEAST_BINS:
             raise ValueError(f"bins: expected at least {LEAST_BINS}, got {bins}")
         self.bins = bins
-        self.largest_cap = min(16, bins.bit_length() - 4)  # an eighth of the budget, or half of its first quarter
+        self.largest_cap = min(16, bins.bit_length() - 4)  # an eighth of the budget
         self.graded_cap = min(14, self.largest_cap)
         self.base_P = np.zeros(0, dtype=np.int32)
         self.shift_P = np.zeros(0, dtype=np.int32)
@@ -221,7 +221,7 @@ class Layout:
 
     def _too_fine(self, cap: int, page: Int, chunks: Int, height: Int) -> bool:
         """Whether the budget does not allow this cap."""
-        return cap > 0 and self._cost(cap, page, chunks, height) > (self.bins if cap <= ENOUGH else self.bins // 4)
+        return cap > 0 and self._cost(cap, page, chunks, height) > (self.bins if cap <= ENOUGH else self.bins // 2)
 
     def _cost(self, cap: int, page: Int, chunks: Int, height: Int) -> int:
         """Bins that a row may need with ``cap``: the most that any part of its data could need.
