@@ -49,12 +49,12 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     try:
         return adapter.validate_python(value)
     except ValidationError as error:
-        first = error.errors()[0]
+        first, *others = error.errors()
         # the location holds keys and, for unions, the names of the types that were tried; keep the keys
         place = ".".join(str(part) for part in first["loc"] if isinstance(value, Mapping) and part in value)
-        raise UserError(
-            f"{where}{'.' + place if place else ''}={first['input']!r} does not fit: {first['msg'].lower()}"
-        ) from error
+        tried = [first, *others] if not isinstance(value, Mapping) else [first]  # what each type of a union says
+        reasons = "; or ".join(dict.fromkeys(each["msg"].lower() for each in tried))
+        raise UserError(f"{where}{'.' + place if place else ''}={first['input']!r} does not fit: {reasons}") from error
 
 
 def _config(hint: Any) -> ConfigDict | None:

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and what tells files apart."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
+
+BLOCK = 4096  # bytes
 
 
 def write_atomic(path: Path, content: bytes | str | Callable[[BinaryIO], object]) -> None:
@@ -89,3 +91,17 @@ def sha256(file: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def glimpse(file: Path) -> bytes:
+    """A file's size, and a block of its beginning, its middle and its end.
+
+    Tells files apart that were not made to look alike, without reading them whole.
+    """
+    with file.open("rb") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        parts = [str(size).encode()]
+        for place in sorted({0, size // 2, max(0, size - BLOCK)}):
+            stream.seek(place)
+            parts.append(stream.read(BLOCK))
+    return b"".join(parts)

@@ -17,6 +17,7 @@ from typing import Any
 from ader.config import Composed
 from ader.data.index import Index
 from ader.errors import UserError
+from ader.files import glimpse
 
 #: Keys that do not change what a run computes.
 NOT_RECIPE = re.compile(
@@ -31,7 +32,6 @@ NOT_RECIPE = re.compile(
 IN_NAME = {"seed", "trainer.epochs"}
 
 LONGEST = 160  # characters, all ASCII; file systems allow 255 bytes
-BLOCK = 4096  # bytes
 
 
 @dataclass(frozen=True)
@@ -105,12 +105,7 @@ def content(index: Index) -> str:
     files = {name for sample in index for name in (sample.image, sample.mask) if name is not None}
     for name in sorted(files):
         try:
-            with index.path(name).open("rb") as file:
-                size = file.seek(0, 2)
-                digest.update(f"{name}:{size}".encode())
-                for place in {0, size // 2, max(0, size - BLOCK)}:
-                    file.seek(place)
-                    digest.update(file.read(BLOCK))
+            digest.update(f"{name}:".encode() + glimpse(index.path(name)))
         except OSError as error:
             raise UserError(f"{index.path(name)} cannot be read ({error.strerror}): mend or remove it") from error
     return digest.hexdigest()

@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 from ader.data.index import TEST, Index, Sample
 from ader.datasets.base import CLUTTER
 from ader.errors import UserError
+from ader.files import BLOCK, glimpse
 from ader.mapfiles.formats import READERS, unreadable
-
-BLOCK = 4096  # bytes
 
 
 class Found(NamedTuple):
@@ -121,12 +120,7 @@ def _blocks_digest(folder: Path, names: Set[str]) -> str:
     digest = hashlib.sha256()
     for name in sorted(names):
         try:
-            with (folder / name).open("rb") as file:
-                size = file.seek(0, os.SEEK_END)
-                digest.update(f"{composed(name)}:{size}".encode("utf-8", "surrogateescape"))
-                for place in sorted({0, size // 2, max(0, size - BLOCK)}):
-                    file.seek(place)
-                    digest.update(file.read(BLOCK))
+            digest.update(f"{composed(name)}:".encode("utf-8", "surrogateescape") + glimpse(folder / name))
         except OSError as error:
             raise unreadable(folder / name, error) from error
     return digest.hexdigest()

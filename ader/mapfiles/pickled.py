@@ -5,7 +5,6 @@ Nothing in the file is ever run, and its arrays stay in it until they are asked 
 
 from __future__ import annotations
 
-import hashlib
 import math
 import pickletools
 import re
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ader.errors import UserError
+from ader.files import sha256
 from ader.mapfiles.formats import AGAIN, MapAndScore, UnusableError, check_plane, plane, unreadable
 
 PICKLES = frozenset({".pkl", ".pickle"})
@@ -55,7 +55,7 @@ def find_entries(path: Path) -> tuple[dict[str, Callable[[], MapAndScore]], str]
     try:
         with path.open("rb") as file:
             entries = _entries(_Walker(file).walk())
-        digest = _digest(path)
+        digest = sha256(path)
     except UnusableError as error:
         raise UserError(f"{path} {error}") from error
     except Exception as error:  # a damaged pickle breaks anywhere: too short, a wrong type, a number too large
@@ -286,12 +286,3 @@ def _build(target: object, state: object) -> None:
             target.shape, target.dtype, target.fortran, target.data = shape, dtype, fortran, data
         case _:
             raise UnusableError(f"builds an array in a way that NumPy does not: {SHAPE}")
-
-
-def _digest(path: Path) -> str:
-    """SHA-256 of a whole file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
