@@ -5,8 +5,7 @@ Letters: B images, H rows, W columns (pixels).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import groupby
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -14,12 +13,10 @@ from torch import Tensor
 from ader.data.index import Sample
 from ader.data.sizes import Sizes
 from ader.metrics import Evaluator
+from ader.metrics.batch import Planes, equal_runs, stacked
 
 #: Images of one size go to the evaluator together, up to so many pixels: 5,000 x 5,000 masks come one by one.
 PIXELS = 2**26
-
-#: One tensor, or a list of (H, W) where their sizes differ.
-Planes = Tensor | list[Tensor]
 
 
 def observe(
@@ -43,10 +40,10 @@ def observe(
     Raises:
         UserError: NaN in a score or map, or a normal image with a defective mask.
     """
-    for part in _runs(len(samples), maps, masks):
+    for part in equal_runs([each for each in (maps, masks) if each is not None], len(samples), _most):
         chosen = samples[part]
-        mask_BHW = None if masks is None else _stack(masks[part])
-        map_BHW = None if maps is None else _stack(maps[part])
+        mask_BHW = None if masks is None else stacked(masks[part])
+        map_BHW = None if maps is None else stacked(maps[part])
         if map_BHW is not None and mask_BHW is not None:
             map_BHW = sizes.fit(map_BHW, (mask_BHW.shape[1], mask_BHW.shape[2]))
         evaluator.update(
@@ -62,15 +59,6 @@ def observe(
         )
 
 
-def _runs(count: int, maps: Planes | None, masks: Planes | None) -> Iterator[slice]:
-    """Neighbours whose maps and masks have one size each, at most ``PIXELS`` together."""
-    given = [planes for planes in (maps, masks) if planes is not None]
-    for shapes, numbers in groupby(range(count), key=lambda number: [planes[number].shape for planes in given]):
-        positions = list(numbers)
-        most = max(1, PIXELS // max((shape.numel() for shape in shapes), default=1))
-        for start in range(positions[0], positions[-1] + 1, most):
-            yield slice(start, min(start + most, positions[-1] + 1))
-
-
-def _stack(planes: Planes) -> Tensor:
-    return planes if isinstance(planes, Tensor) else torch.stack(planes)
+def _most(shapes: Sequence[torch.Size]) -> int:
+    """How many images go together, given the sizes of one's planes."""
+    return max(1, PIXELS // max((shape.numel() for shape in shapes), default=1))

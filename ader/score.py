@@ -97,7 +97,7 @@ def prepare(composed: Composed, options: ScoreOptions, maps: Path, interrupt: In
     name = check_name("name", own if options.name is None else options.name)
     composed = replace(composed, choices={**composed.choices, "setting": "maps", "method": name})
     index = read_index(composed)
-    source = open_maps(maps, index, None if options.scores is None else Path(options.scores).expanduser())
+    source = open_maps(maps, index, None if options.scores is None else Path(options.scores))
     facts = source.describe()
     content = {"maps": facts["sha256"]} | ({"scores": facts["scores"]["sha256"]} if "scores" in facts else {})
     task = Task(

@@ -5,8 +5,9 @@ Letters: B images, H rows, W columns (pixels).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from ader.metrics.kernels import Scan, kernels
 from ader.metrics.keys import INFINITY
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+Planes = Tensor | list[Tensor]  # (B, H, W), or a list of (H, W) where their sizes differ
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -170,6 +172,25 @@ class _Who:
     def __call__(self, position: int) -> str:
         name = f"number {position} of the batch" if self._names is None else repr(self._names[position])
         return f"image {name} of category {self._categories[int(self._category_B[position])]!r}"
+
+
+def equal_runs(planes: Sequence[Planes], count: int, most: Callable[[Sequence[torch.Size]], int]) -> Iterator[slice]:
+    """Neighbours of equal size, which can be stacked.
+
+    Args:
+        planes: maps, masks, or both; of so many images.
+        count: images.
+        most: how many may go together, given the sizes of one image's planes.
+    """
+    for shapes, numbers in groupby(range(count), key=lambda number: [each[number].shape for each in planes]):
+        positions, together = list(numbers), most(shapes)
+        for start in range(positions[0], positions[-1] + 1, together):
+            yield slice(start, min(start + together, positions[-1] + 1))
+
+
+def stacked(planes: Planes) -> Tensor:
+    """Planes of one size as (B, H, W)."""
+    return planes if isinstance(planes, Tensor) else torch.stack(planes)
 
 
 def as_tensor(given: Any) -> Tensor:

@@ -11,7 +11,7 @@ Letters: B images, H rows, W columns (pixels).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ader.errors import UserError
-from ader.metrics.batch import Batch, BatchChecker, Pixels, as_tensor
+from ader.metrics.batch import Batch, BatchChecker, Pixels, as_tensor, equal_runs, stacked
 from ader.metrics.curves import Bins
 from ader.metrics.exact import ExactState, Images, ImageState
 from ader.metrics.histogram import BINS, HistogramState
@@ -394,32 +394,18 @@ def evaluate(
             raise ValueError(f"{what}: expected {len(scores)} entries, got {len(values)}")
     device = maps[0].device if maps is not None and len(maps) else "cpu"
     evaluator = Evaluator(list(dict.fromkeys(names)) or ["all"], device, profile)
-    for start, stop in _runs(maps, masks, len(scores)):
-        image, truth = (None if each is None else _stack(each[start:stop]) for each in (maps, masks))
+    for part in equal_runs([each for each in (maps, masks) if each is not None], len(scores), lambda _: BATCH):
+        image, truth = (None if each is None else stacked(each[part]) for each in (maps, masks))
         evaluator.update(
-            names[start:stop],
-            scores[start:stop],
-            labels[start:stop],
+            names[part],
+            scores[part],
+            labels[part],
             image,
             truth,
-            names=[f"{i}" for i in range(start, stop)],
-            group=None if groups is None else groups[start:stop],
+            names=[f"{i}" for i in range(part.start, part.stop)],
+            group=None if groups is None else groups[part],
         )
     return evaluator.compute()
-
-
-def _runs(maps: Any, masks: Any, count: int) -> Iterator[tuple[int, int]]:
-    """Batches of images of one size."""
-    shapes = [tuple(each[i].shape for each in (maps, masks) if each is not None) for i in range(count)]
-    start = 0
-    for stop in range(1, count + 1):
-        if stop == count or stop - start == BATCH or shapes[stop] != shapes[start]:
-            yield start, stop
-            start = stop
-
-
-def _stack(images: Any) -> Any:
-    return images if isinstance(images, Tensor) else torch.stack(images)
 
 
 def _to_tensors(images: Any) -> Any:

@@ -38,10 +38,9 @@ class Images:
 
     def objects(self) -> Images:
         """One entry per object: the largest score, and defective if any view is. Images without group are objects."""
-        name_N = np.where(self.group_N == "", [f"image {i}" for i in range(len(self.group_N))], self.group_N)
-        is_group_N = self.group_N != ""
-        _, which_N = np.unique(np.stack([is_group_N.astype(str), name_N]), axis=1, return_inverse=True)
-        which_N = which_N.reshape(-1)
+        names, group_N = np.unique(self.group_N, return_inverse=True)
+        alone_N = len(names) + np.arange(len(group_N))
+        _, which_N = np.unique(np.where(self.group_N == "", alone_N, group_N), return_inverse=True)
         objects = int(which_N.max(initial=-1)) + 1
         score, label = np.full(objects, -np.inf), np.zeros(objects, bool)
         np.maximum.at(score, which_N, self.score_N)

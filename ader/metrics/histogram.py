@@ -82,6 +82,7 @@ class HistogramState:
         self._bits_R = np.zeros(rows, np.int64)
         self._late: list[tuple[Int, Scores]] = []  # rows and scores of pixels that are not counted yet
         self._late_marks: list[tuple[Int, Scores, npt.NDArray[np.float64]]] = []  # of these, defective ones: weights
+        self._waiting = 0  # how many there are
         self._version = -1
 
     def add(self, row_B: Tensor, map_BHW: Tensor, position_M: Tensor, weight_M: Tensor, scan: Scan) -> None:
@@ -105,9 +106,11 @@ class HistogramState:
         row_B = row_B.to(self.device)
         missed = self._kernels.count(self._tables(), row_B, map_BN)
         late = self._kernels.mark(self._tables(), row_B, map_BN, position_M, weight_M)
-        self._late.append(self._of_pixels(rows, map_BN, missed))
-        self._late_marks.append((*self._of_pixels(rows, map_BN, position_M[late]), weight_M[late].cpu().numpy()))
-        if sum(len(row) for row, _ in self._late) > MOST_LATE:
+        if len(missed):  # late ones are among them
+            self._late.append(self._of_pixels(rows, map_BN, missed))
+            self._late_marks.append((*self._of_pixels(rows, map_BN, position_M[late]), weight_M[late].cpu().numpy()))
+            self._waiting += len(missed)
+        if self._waiting > MOST_LATE:
             self._catch_up()
 
     def _of_pixels(self, rows: Int, map_BN: Tensor, position: Tensor) -> tuple[Int, Scores]:
@@ -123,6 +126,7 @@ class HistogramState:
         row_M, score_M, weight_M = (np.concatenate(each) for each in zip(*self._late_marks, strict=True))
         self._late.clear()
         self._late_marks.clear()
+        self._waiting = 0
         self._make_room(row, float_bits(score))
         rows, scores, rows_M, scores_M, weights_M = (
             torch.from_numpy(each).to(self.device) for each in (row, score, row_M, score_M, weight_M)
@@ -145,9 +149,9 @@ class HistogramState:
             self._version = self._layout.version
         return Tables(*self._on_device, *self._counts)
 
-    def _make_room(self, row_N: Int, key_N: Int, shift_N: Int | None = None, cap_R: Int | None = None) -> None:
-        """Gives all keys a place, and moves the counts of bins that get coarser thereby."""
-        move = self._layout.admit(row_N, key_N, shift_N, cap_R)
+    def _make_room(self, row_N: Int, bits_N: Int, shift_N: Int | None = None, cap_R: Int | None = None) -> None:
+        """Gives all scores, or bins, a place, and moves the counts of bins that get coarser thereby."""
+        move = self._layout.admit(row_N, bits_N, shift_N, cap_R)
         arrays = [*self._counts, *self._carry]
         missing = self._layout.size - len(arrays[0])
         if missing > 0:

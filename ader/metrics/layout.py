@@ -112,7 +112,6 @@ class Layout:
         self.version = 0
         self._cap_R = np.zeros(0, dtype=np.int64)
         self._chunks_P = np.zeros(0, dtype=np.int32)  # met so far; a dense page's are no longer counted
-        self._slot_P = np.zeros(0, dtype=np.int64)
         self._free_nodes = list(range(len(self.node_NC)))
         self._free = [NONE for _ in range(PAGE_BITS + 1)]  # places of blocks, by log2 of their length
         self.extend(rows)

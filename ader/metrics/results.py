@@ -97,7 +97,7 @@ def _missing_image(label_N: npt.NDArray[np.bool_], what: str) -> str | None:
 
 def add_pixel_metrics(row: Row, bins: Bins, mapped: int) -> None:
     """Fills in the pixel metrics with their half-widths. ``mapped``: images that came with a map."""
-    reason = missing_pixel(bins.positives, bins.negatives, mapped)
+    reason = _missing_pixel(bins.positives, bins.negatives, mapped)
     if reason:
         row.leave_out(PIXEL_METRICS, reason)
         return
@@ -115,7 +115,7 @@ def add_published_metrics(
 ) -> None:
     """Fills in the pixel metrics as the published ADer tables define them: exact for that definition."""
     defective = float(defective_N.sum())
-    reason = missing_pixel(defective, len(defective_N) - defective, mapped)
+    reason = _missing_pixel(defective, len(defective_N) - defective, mapped)
     if reason is None and not np.isfinite(score_N).all():
         reason = "infinite scores: no range to cut into strips"
     if reason is None and score_N.min() == score_N.max():
@@ -129,7 +129,7 @@ def add_published_metrics(
             row.leave_out((slug,), "not defined by ADer's formulas for these scores")
 
 
-def missing_pixel(defective: float, normal: float, mapped: int) -> str | None:
+def _missing_pixel(defective: float, normal: float, mapped: int) -> str | None:
     """Why there can be no pixel metrics."""
     if defective + normal == 0:
         return "no pixel mask" if mapped else "no anomaly map"
