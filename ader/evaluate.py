@@ -16,9 +16,8 @@ from ader.files import sha256
 from ader.interrupt import Interrupt
 from ader.job import Job
 from ader.report import run as report
-from ader.run import check, conclude, divide_index, prepare, set_up, test
+from ader.run import check, conclude, prepare, set_up, test
 from ader.runname import flatten, recipe
-from ader.settings import Part
 from ader.task import at_work
 from ader.trainer import Trainer
 from ader.workspace import differences, owner_of
@@ -89,11 +88,10 @@ def evaluate(path: Path, words: Sequence[str], config_dir: str | None = None) ->
     with Interrupt().listening() as interrupt:
         interrupt.activity = "before predicting"
         job = prepare(composed, interrupt)
-        parts = divide_index(job)
-        dist.on_main(lambda: check_run(trained, job, parts))
+        dist.on_main(lambda: check_run(trained, job))
         job.origin = {"evaluated_from": {"run": seen_from(job.folder, trained.home), **_origin(trained)}}
         with at_work(job, force=job.options.force and not trained.is_at(job.folder)):
-            make(job, parts, trained)
+            make(job, trained)
             report.show(job.folder, job.console)
     dist.stop()
     return job.folder
@@ -104,12 +102,12 @@ def seen_from(folder: Path, path: Path) -> str:
     return os.path.relpath(os.path.realpath(path), os.path.realpath(folder))
 
 
-def make(job: Job, parts: list[Part], trained: Trained) -> None:
+def make(job: Job, trained: Trained) -> None:
     """Makes the result: predictions of all models, then the tables and the record."""
     report.announce(job, f"model    {trained.home}", report.device_line(job))
     check(job)
     job.interrupt.activity = "before predicting"
-    for part in parts:
+    for part in job.parts:
         file = trained.checkpoint(part.name)
         method, loader = set_up(job, part)
         facts = {**trained.record["parts"][part.name], **report.describe(job, part, method)}
@@ -180,7 +178,7 @@ def _check_free(words: Sequence[str], config: Mapping[str, Any]) -> None:
         raise UserError(f"{word}: there is no key {key!r}: {suggest(key, FREE_KEYS)}")
 
 
-def check_run(trained: Trained, job: Job, parts: Sequence[Part]) -> None:
+def check_run(trained: Trained, job: Job) -> None:
     """Checks that data and weights are those of the run, and that the result may go where it will.
 
     Raises:
@@ -191,7 +189,7 @@ def check_run(trained: Trained, job: Job, parts: Sequence[Part]) -> None:
             f"the data at {job.index.root} is not what {trained.folder} was evaluated on: undo its changes, set "
             "dataset.root, or train anew"
         )
-    for part in parts:
+    for part in job.parts:
         file = trained.checkpoint(part.name)
         if not file.is_file():
             raise UserError(f"{file} is missing: put it back, or train anew (force=true)")

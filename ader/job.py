@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -11,6 +12,7 @@ from pydantic import Field
 from ader.arguments import validated
 from ader.config import Composed
 from ader.runname import check_name
+from ader.settings import Part
 from ader.task import Task
 from ader.trainer import Precision
 
@@ -51,10 +53,12 @@ class Job(Task):
 
     Attributes:
         options, trainer: parts of the configuration, checked.
+        parts: one for each model.
     """
 
     options: RunOptions
     trainer: TrainerOptions
+    parts: Sequence[Part]
 
 
 def decoders(workers: int | Literal["auto"]) -> int:

@@ -52,7 +52,7 @@ def observe(
             label=torch.tensor([sample.label for sample in chosen]),
             map=map_BHW,
             mask=mask_BHW,
-            pixel_truth=torch.tensor([sample.label == 0 or sample.mask is not None for sample in chosen]),
+            pixel_truth=torch.tensor([sample.label == 0 or bool(sample.masks) for sample in chosen]),
             names=[sample.image for sample in chosen],
             group=[sample.group for sample in chosen],
             defect=[sample.defect for sample in chosen],

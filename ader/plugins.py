@@ -14,7 +14,7 @@ from types import ModuleType
 
 from ader.errors import UserError, suggest
 
-NOT_PLUGINS = {"base"}
+NOT_PLUGINS = {"base", "preparing", "tree"}
 
 
 def names(kind: str) -> list[str]:

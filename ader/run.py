@@ -10,6 +10,7 @@ import torch
 
 from ader import dist
 from ader.config import Composed
+from ader.data import Index
 from ader.data.check import check_files
 from ader.data.loader import Loader, hold_out, mix
 from ader.errors import UserError
@@ -23,7 +24,7 @@ from ader.profile import peak_memory, reset_peak
 from ader.randomness import seed_all
 from ader.report import run as report
 from ader.runname import locate
-from ader.settings import Part, check_supervision, divide
+from ader.settings import Part, apply, check_supervision
 from ader.task import Extras, at_work, metric_options, read_index, resolve_device
 from ader.tensorboard import Scalars
 from ader.trainer import Trainer
@@ -41,13 +42,12 @@ def run(composed: Composed) -> Path:
     """
     with Interrupt().listening() as interrupt:
         job = prepare(composed, interrupt)
-        parts = divide_index(job)
         with at_work(job, job.options.force):
             if job.finished:
                 job.console.say(f"This result exists already (force=true makes it anew): {job.folder}\n")
             else:
                 refuse_evaluation(job)
-                make(job, parts)
+                make(job)
             report.show(job.folder, job.console)
     dist.stop()
     return job.folder
@@ -63,8 +63,9 @@ def prepare(composed: Composed, interrupt: Interrupt) -> Job:
     device = resolve_device(trainer.device)
     dist.start(device)
     with dist.main_first():  # a generated dataset is made once
-        index = read_index(composed)
+        published = read_index(composed)
     check_method(composed)
+    index, parts = apply_setting(composed, published)
     return Job(
         composed=composed,
         options=options,
@@ -72,7 +73,8 @@ def prepare(composed: Composed, interrupt: Interrupt) -> Job:
         metric=metric,
         device=device,
         index=index,
-        place=locate(composed, index),
+        parts=parts,
+        place=locate(composed, published),
         interrupt=interrupt,
         extras=Extras(options.save_maps, metric.by_defect),
     )
@@ -93,12 +95,12 @@ def refuse_evaluation(job: Job) -> None:
         )
 
 
-def make(job: Job, parts: list[Part]) -> None:
+def make(job: Job) -> None:
     """Makes the result: all models, then the tables and the record."""
     report.announce(job, report.device_line(job))
     check(job)
-    for part in parts:
-        run_part(job, part, job.folder if len(parts) == 1 else job.folder / "parts" / part.name)
+    for part in job.parts:
+        run_part(job, part, job.folder if len(job.parts) == 1 else job.folder / "parts" / part.name)
     conclude(job)
 
 
@@ -195,10 +197,10 @@ def conclude(job: Job) -> None:
     dist.barrier()
 
 
-def divide_index(job: Job) -> list[Part]:
-    """The models that the setting asks for."""
-    setting = dict(job.composed.values["setting"])
-    return divide(job.index, job.options.seed, setting.pop("name"), setting)
+def apply_setting(composed: Composed, published: Index) -> tuple[Index, list[Part]]:
+    """What the setting has of a dataset, and the models that it asks for."""
+    setting = dict(composed.values["setting"])
+    return apply(published, composed.values["seed"], setting.pop("name"), setting)
 
 
 def check_method(composed: Composed) -> None:

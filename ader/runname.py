@@ -102,7 +102,7 @@ def content(index: Index) -> str:
     Files are not read whole, so that starting a run stays quick; another picture differs in its middle.
     """
     digest = hashlib.sha256(index.digest().encode())
-    files = {name for sample in index for name in (sample.image, sample.mask) if name is not None}
+    files = {name for sample in index for name in (sample.image, *sample.masks)}
     for name in sorted(files):
         try:
             digest.update(f"{name}:".encode() + glimpse(index.path(name)))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,15 +25,13 @@ from ader.interrupt import Interrupt
 from ader.job import Workers, decoders
 from ader.mapfiles import MapSource, open_maps
 from ader.observe import observe
+from ader.parallel import ahead
 from ader.report import run as report
 from ader.runname import check_name, locate
 from ader.task import Extras, Task, at_work, metric_options, read_index, resolve_device
 
 #: Images that go to the evaluator together.
 BATCH = 16
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -163,19 +160,8 @@ def read_one(index: Index, source: MapSource, sizes: Sizes, sample: Sample) -> S
     # NaN in a part of the map is left to the evaluator, which says that it is the map's
     score = float(np.fmax.reduce(map_HW, axis=None)) if given is None else given
     height, width = map_HW.shape
-    mask_HW = torch.from_numpy(sizes.mask(index, sample, (height, width))) if index.masks else None
+    mask_HW = torch.from_numpy(sizes.mask(index, sample, (height, width))) if index.has_masks else None
     return Scored(sample, score, given is not None, torch.from_numpy(map_HW), mask_HW)
-
-
-def ahead(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], most: int) -> Iterator[R]:
-    """``map``, but with at most ``most`` results waiting to be taken: not all maps fit into memory."""
-    waiting: deque[Future[R]] = deque()
-    for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) > most:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
 def score_options(composed: Composed) -> ScoreOptions:

@@ -17,6 +17,7 @@ from ader.config import Composed
 from ader.console import Console
 from ader.data import Index, load_index
 from ader.data.image import Interpolation
+from ader.data.index import TEST
 from ader.data.sizes import Size, Sizes
 from ader.errors import UserError
 from ader.interrupt import Interrupt
@@ -107,7 +108,8 @@ class Task:
 
     def new_evaluator(self) -> Evaluator:
         """An empty evaluator with the task's categories and metric options."""
-        return Evaluator(list(self.index.categories), self.device, self.metric.profile, by_defect=self.extras.by_defect)
+        tested = self.index.split(TEST).categories  # drifts may be tested only, and other conditions trained on only
+        return Evaluator(list(tested), self.device, self.metric.profile, by_defect=self.extras.by_defect)
 
     def add(self, part: str, evaluator: Evaluator, facts: dict[str, Any], scores: Mapping[str, float]) -> None:
         """Adds what one part has found: its counts, what the record says of it, and its images' scores."""
@@ -159,7 +161,7 @@ def read_index(composed: Composed) -> Index:
     if not options.pop("check_counts"):
         options["counts"] = None
     index = load_index(options.pop("name"), options.pop("root"), **options)
-    if not any(sample.split == "test" for sample in index):
+    if not any(sample.split == TEST for sample in index):
         raise UserError(f"dataset {index.name!r} at {index.root} has no test images: nothing could be evaluated")
     return index
 

@@ -56,7 +56,7 @@ def main() -> int:
 def recompute(run: Path, root: Path, samples: list[Sample]) -> dict[str, float]:
     """All metrics of one category, from its files."""
     maps = np.stack([np.load(run / "maps" / s.category / s.defect / f"{Path(s.image).stem}.npy") for s in samples])
-    masks = np.stack([read_mask(root / s.mask if s.mask else None, maps.shape[1]) for s in samples])
+    masks = np.stack([read_mask([root / name for name in s.masks], maps.shape[1]) for s in samples])
     image = {f"image_{k}": v for k, v in ranking(np.array([s.label for s in samples]), maps.max(axis=(1, 2))).items()}
     scores, truth = maps.ravel(), masks.ravel()
     pixel = {f"pixel_{k}": v for k, v in ranking(truth, scores).items()}
@@ -65,11 +65,11 @@ def recompute(run: Path, root: Path, samples: list[Sample]) -> dict[str, float]:
     return image | pixel | fixed_thresholds(truth, scores)
 
 
-def read_mask(path: Path | None, size: int) -> Array:
+def read_mask(paths: list[Path], size: int) -> Array:
     """ADer's geometry: nonzero is 255, bilinear to (size, size), then above one half."""
-    if path is None:
+    if not paths:
         return np.zeros((size, size), dtype=bool)
-    raw = np.asarray(Image.open(path).convert("L")) > 0
+    raw = np.max([np.asarray(Image.open(path).convert("L")) > 0 for path in paths], axis=0)
     resized = Image.fromarray(raw.astype(np.uint8) * 255).resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(resized, dtype=np.float64) / 255 > 0.5
 

@@ -54,7 +54,7 @@ def test_a_good_dataset_is_decoded_once(index, tmp_path, decoded):
 
 def test_a_changed_file_is_checked_again(index, tmp_path, decoded):
     check_files(index, tmp_path / "cache", 1)
-    mask = next(index.path(sample.mask) for sample in index if sample.mask)
+    mask = next(index.path(sample.masks[0]) for sample in index if sample.masks)
     stat = mask.stat()
     os.utime(mask, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
     check_files(index, tmp_path / "cache", 1)

@@ -174,7 +174,7 @@ def test_one_update_per_batch_unless_sizes_differ(mixed, monkeypatch):
 def test_large_images_come_in_portions(monkeypatch):
     seen = _updates(monkeypatch)
     monkeypatch.setattr(ader.observe, "PIXELS", 200)
-    samples = [dataclasses.replace(s, label=0, mask=None) for s in _samples(5)]
+    samples = [dataclasses.replace(s, label=0, masks=()) for s in _samples(5)]
     zeros = torch.zeros(5, 8, 10)
     observe(Evaluator(["a"]), Sizes(), samples, torch.arange(5.0), zeros, zeros.byte())
     assert seen == [(2, 8, 10), (2, 8, 10), (1, 8, 10)]

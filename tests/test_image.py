@@ -171,14 +171,14 @@ def test_masks_follow_ader(tmp_path, shape):
     path = saved(Image.fromarray(classes), tmp_path / "mask.png")
     binary = Image.fromarray(np.where(classes > 0, 255, 0).astype(np.uint8))
     expected = tv.to_tensor(tv.resize(binary, [32, 32], InterpolationMode.BILINEAR))[0] > 0.5
-    mask = load_mask(path, 32)
+    mask = load_mask([path], 32)
     assert mask.dtype == np.uint8
     assert (mask == expected.numpy()).all()
     assert 0 < mask.mean() < 1
 
 
 def test_no_mask_is_an_empty_mask():
-    mask = load_mask(None, 5)
+    mask = load_mask([], 5)
     assert (mask.dtype, mask.shape, mask.any()) == (np.uint8, (5, 5), False)
 
 
@@ -274,8 +274,8 @@ def test_the_header_tells_the_size(tmp_path):
 def test_nearest_masks_follow_opencvs_rule(tmp_path, shape):
     marked = np.random.default_rng(0).random((10, 16)) > 0.6
     path = saved(Image.fromarray(marked.astype(np.uint8) * np.uint8(9)), tmp_path / "m.png")
-    mask = load_mask(path, shape, "nearest")
+    mask = load_mask([path], shape, "nearest")
     assert mask.dtype == np.uint8
     wanted = torch.nn.functional.interpolate(torch.from_numpy(marked)[None, None].float(), shape, mode="nearest")
     assert (mask == wanted[0, 0].numpy()).all()
-    assert (own_mask(path) == marked).all()
+    assert (own_mask([path]) == marked).all()

@@ -158,7 +158,7 @@ def test_fewer_images_than_a_batch(index):
 
 @pytest.mark.parametrize(("supervision", "label", "mask"), [("normal", 0, 0), ("image", 1, 0), ("pixel", 1, 1)])
 def test_labels_and_masks_only_as_the_tags_allow(index, supervision, label, mask):
-    moved = tuple(Sample(s.image, s.category, "train", s.label, s.mask, s.defect) if s.label else s for s in index)
+    moved = tuple(Sample(s.image, s.category, "train", s.label, s.masks, s.defect) if s.label else s for s in index)
     given = Index(index.name, index.root, moved, index.categories)
     loader = _loader(given, tags=Tags(supervision=supervision))
     batches = _batches(loader, _descent(drop_last=False), 0, 4)

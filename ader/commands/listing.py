@@ -42,14 +42,14 @@ def _methods() -> Iterator[tuple[str, ...]]:
 
 
 def _datasets() -> Iterator[tuple[str, ...]]:
+    counting = importlib.import_module("ader.data.counts")
     for name in options("dataset"):
         values = read_option("dataset", name)
-        counts = values.get("counts") or {}
-        images = sum(sum(row) for row in counts.values())
         about = values.get("about") or {}
+        images = counting.images(values.get("counts") or {})
         yield (
             name,
-            str(len(counts) or ""),
+            str(len(about.get("categories") or "") or ""),
             f"{images:,}" if images else "",
             about.get("licence") or "",
             str(about.get("title") or ""),

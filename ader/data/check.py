@@ -13,7 +13,7 @@ import numpy as np
 
 from ader.data.image import BadImageError, read_image, read_mask
 from ader.data.index import Index, Sample
-from ader.errors import UserError
+from ader.errors import UserError, some
 from ader.files import write_atomic
 
 RULES = 1  # part of the stamp: raise it when a check is added
@@ -52,24 +52,25 @@ def check_files(index: Index, cache: Path, workers: int, progress: Progress | No
 def problems_of(index: Index, sample: Sample) -> list[str]:
     """What is wrong with one sample's files, one line each, paths relative to the index's root."""
     found = []
-    size = mask = None
+    size = None
     try:
         size = read_image(index.path(sample.image)).size
     except BadImageError as error:
         found.append(f"{sample.image} {error.reason}")
-    if sample.mask is None:
-        return found
-    try:
-        mask = read_mask(index.path(sample.mask))
-    except BadImageError as error:
-        return [*found, f"{sample.mask} {error.reason}"]
-    if size is not None and mask.size != size:
-        found.append(f"{sample.mask} is {_by(mask.size)} pixels but its image {sample.image} is {_by(size)}")
-    marked = bool(np.asarray(mask).any())
-    if sample.label and not marked:
-        found.append(f"{sample.mask} is all zero but its image {sample.image} is defective")
+    marked, masks = False, 0
+    for name in sample.masks:
+        try:
+            mask = read_mask(index.path(name))
+        except BadImageError as error:
+            found.append(f"{name} {error.reason}")
+            continue
+        marked, masks = marked or bool(np.asarray(mask).any()), masks + 1
+        if size is not None and mask.size != size:
+            found.append(f"{name} is {_by(mask.size)} pixels but its image {sample.image} is {_by(size)}")
+    if sample.label and not marked and 0 < masks == len(sample.masks):
+        found.append(f"{some(sample.masks)} is all zero but its image {sample.image} is defective")
     if marked and not sample.label:
-        found.append(f"{sample.mask} marks a defect but its image {sample.image} is normal")
+        found.append(f"{some(sample.masks)} marks a defect but its image {sample.image} is normal")
     return found
 
 
@@ -102,7 +103,7 @@ def _fingerprint(index: Index) -> str | None:
     digest = hashlib.sha256(f"{RULES}".encode())
     try:
         for sample in index:
-            files = [sample.image] if sample.mask is None else [sample.image, sample.mask]
+            files = [sample.image, *sample.masks]
             rows = [(os.path.abspath(index.path(name)), index.path(name).stat()) for name in files]
             row = [sample.label, *((path, stat.st_size, stat.st_mtime_ns) for path, stat in rows)]
             digest.update(json.dumps(row).encode())

@@ -7,12 +7,14 @@ because masks carry none.
 
 from __future__ import annotations
 
+import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageChops, UnidentifiedImageError
 
 from ader.errors import UserError
 
@@ -29,16 +31,20 @@ class BadImageError(UserError):
         super().__init__(f"{path} {reason}")
 
 
-def read_image(path: Path) -> Image.Image:
+def read_image(path: Path, content: bytes | None = None) -> Image.Image:
     """Decodes an image to mode RGB at its own size.
 
     Grey becomes three equal channels, 16-bit values keep their high byte (as Pillow does for 16-bit RGB),
     alpha and palette transparency are dropped.
 
+    Args:
+        path: the file.
+        content: the file's bytes where they have been read already; ``path`` is then only for messages.
+
     Raises:
         BadImageError: the file is missing, damaged, no image, or without a fixed range (float, 32-bit).
     """
-    image = _decode(path)
+    image = _decode(path, content)
     if image.mode.startswith("I"):
         return Image.fromarray(_to_8_bit(image)).convert("RGB")
     return _colours(image, path)
@@ -56,6 +62,21 @@ def read_mask(path: Path) -> Image.Image:
     # 16-bit masks hold small class ids: their high byte would be 0
     values = np.asarray(image) if image.mode.startswith("I") else np.asarray(_colours(image, path)).max(axis=2)
     return Image.fromarray((values > 0).astype(np.uint8) * np.uint8(255))
+
+
+def read_masks(paths: Sequence[Path]) -> Image.Image:
+    """The union of one or more masks of an image (MVTec LOCO has one for each of its defects), as ``read_mask``.
+
+    Raises:
+        BadImageError: as for ``read_image``, or the masks differ in size.
+    """
+    union = read_mask(paths[0])
+    for path in paths[1:]:
+        mask = read_mask(path)
+        if mask.size != union.size:
+            raise BadImageError(path, f"is {_by(mask)} pixels and {paths[0].name} {_by(union)}: {AGAIN}")
+        union = ImageChops.lighter(union, mask)
+    return union
 
 
 def read_size(path: Path) -> tuple[int, int]:
@@ -86,20 +107,20 @@ def pick(values_HW: U8, height: int, width: int) -> U8:
     return picked
 
 
-def load_image(path: Path, size: int) -> U8:
-    """The image at evaluation size: uint8 (3, size, size), RGB in 0..255.
+def load_image(path: Path, size: int, content: bytes | None = None) -> U8:
+    """The image at evaluation size: uint8 (3, size, size), RGB in 0..255; ``content`` as for ``read_image``.
 
     Raises:
         BadImageError: as for ``read_image``.
     """
-    return np.ascontiguousarray(np.asarray(resize(read_image(path), size, size)).transpose(2, 0, 1))
+    return np.ascontiguousarray(np.asarray(resize(read_image(path, content), size, size)).transpose(2, 0, 1))
 
 
-def load_mask(path: Path | None, size: int | tuple[int, int], interpolation: Interpolation = "bilinear") -> U8:
+def load_mask(paths: Sequence[Path], size: int | tuple[int, int], interpolation: Interpolation = "bilinear") -> U8:
     """The mask at evaluation size: uint8 (height, width), 1 = defective.
 
     Args:
-        path: None gives an empty mask.
+        paths: files whose union is the mask; without any it is empty.
         size: (height, width), or the side of a square.
         interpolation: ``"bilinear"``: cut above one half; ``"nearest"``: see ``pick``.
 
@@ -107,34 +128,34 @@ def load_mask(path: Path | None, size: int | tuple[int, int], interpolation: Int
         BadImageError: as for ``read_image``.
     """
     height, width = (size, size) if isinstance(size, int) else size
-    if path is None:
+    if not paths:
         return np.zeros((height, width), np.uint8)
     if interpolation == "nearest":
-        return pick(own_mask(path), height, width)
+        return pick(own_mask(paths), height, width)
     # 128 / 255 is the first 8-bit value above ADer's 0.5
-    return (np.asarray(resize(read_mask(path), height, width)) >= 128).astype(np.uint8)
+    return (np.asarray(resize(read_masks(paths), height, width)) >= 128).astype(np.uint8)
 
 
-def own_mask(path: Path) -> U8:
-    """The mask as it is in its file: uint8 (height, width), 1 = defective.
+def own_mask(paths: Sequence[Path]) -> U8:
+    """The mask as it is in its files: uint8 (height, width), 1 = defective.
 
     Raises:
-        BadImageError: as for ``read_image``.
+        BadImageError: as for ``read_masks``.
     """
-    return (np.asarray(read_mask(path)) > 0).astype(np.uint8)
+    return (np.asarray(read_masks(paths)) > 0).astype(np.uint8)
 
 
-def _decode(path: Path) -> Image.Image:
+def _decode(path: Path, content: bytes | None = None) -> Image.Image:
     """The first frame of an image file, fully decoded, in a mode with a known range."""
-    image = _open(path, decode=True)
+    image = _open(path, decode=True, content=content)
     _refuse_unknown_range(image, path)
     return image
 
 
-def _open(path: Path, decode: bool) -> Image.Image:
+def _open(path: Path, decode: bool, content: bytes | None = None) -> Image.Image:
     """The first frame of an image file; without ``decode`` only what its header says."""
     try:
-        with Image.open(path) as file:
+        with Image.open(path if content is None else io.BytesIO(content)) as file:
             if decode:
                 file.load()
     except FileNotFoundError as error:
@@ -142,7 +163,7 @@ def _open(path: Path, decode: bool) -> Image.Image:
     except IsADirectoryError as error:
         raise BadImageError(path, "is a folder, not an image: remove or rename it") from error
     except UnidentifiedImageError as error:
-        if path.stat().st_size == 0:
+        if (path.stat().st_size if content is None else len(content)) == 0:
             raise BadImageError(path, f"is empty (0 bytes): {AGAIN}") from error
         raise BadImageError(path, f"is not an image that Pillow can read: {AGAIN}, or remove it") from error
     except Image.DecompressionBombError as error:
@@ -181,3 +202,7 @@ def _colours(image: Image.Image, path: Path) -> Image.Image:
         return converted
     except (ValueError, OSError) as error:
         raise BadImageError(path, f"has colour mode {image.mode}: convert it to RGB") from error
+
+
+def _by(image: Image.Image) -> str:
+    return f"{image.width}x{image.height}"

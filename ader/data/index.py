@@ -4,30 +4,40 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ader.errors import UserError, some, suggest
+from ader.errors import UserError, suggest
 
-TEST = "test"
+TRAIN, TEST = "train", "test"
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One image and what the dataset says of it.
 
-    ``split`` is ``"test"`` or the name of a part of the training data: ``"train"``, or a part that a setting or a
-    method's hold-out sets apart (``"calibration"``). Nothing with split ``"test"`` ever reaches a training stage.
+    Attributes:
+        image: path relative to the index's root, POSIX.
+        category: what tables have a row for.
+        split: ``"test"``, or a part of the training data: ``"train"``, ``"validation"``, or a part that a setting or a
+            method's hold-out sets apart. Nothing with split ``"test"`` ever reaches a training stage.
+        label: 1 = defective; from the dataset, never from a resized mask. A training image with label 0 and a
+            defect's name is a wrong label, made on purpose (noisy training data).
+        masks: paths of the masks whose union marks the defect. Label 1 and none: no pixel truth, the image is left out
+            of pixel metrics.
+        defect: ``"good"`` or the kind of defect.
+        group: the object, where several images show views of one.
     """
 
-    image: str  # relative to the index's root, POSIX
+    image: str
     category: str
     split: str
-    label: int  # 1 = defective; from the dataset, never from a resized mask
-    mask: str | None = None  # label 1 and None: no pixel truth, the image is left out of pixel metrics
+    label: int
+    masks: tuple[str, ...] = ()
     defect: str = "good"
-    group: str | None = None  # several views of one object
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -39,14 +49,19 @@ class Index:
         root: the folder that sample paths are relative to.
         samples: all samples, sorted by the reader.
         categories: category names in the dataset's own order; every one has samples.
-        masks: whether the dataset has pixel truth at all (False: pixel metrics are undefined).
+        has_masks: whether the dataset has pixel truth at all (False: pixel metrics are undefined).
+        lists: names of images that the dataset publishes for a protocol, by the list's name.
+        exceptions: glob patterns (``*`` matches ``/`` too) of files that are as they are in the release: files that
+            this index leaves out on purpose, and defective images that have no mask.
     """
 
     name: str
     root: Path
     samples: tuple[Sample, ...]
     categories: tuple[str, ...] = field(default=())
-    masks: bool = True
+    has_masks: bool = True
+    lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    exceptions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.categories:
@@ -65,10 +80,14 @@ class Index:
 
     def where(self, keep: Callable[[Sample], bool]) -> Index:
         """The samples for which ``keep`` holds, as an index of the categories that remain."""
-        samples = tuple(sample for sample in self.samples if keep(sample))
-        present = {sample.category for sample in samples}
+        return self.with_samples(sample for sample in self.samples if keep(sample))
+
+    def with_samples(self, samples: Iterable[Sample]) -> Index:
+        """Other samples of the same dataset; categories without any are dropped."""
+        chosen = tuple(samples)
+        present = {sample.category for sample in chosen}
         categories = tuple(name for name in self.categories if name in present)
-        return replace(self, samples=samples, categories=categories)
+        return replace(self, samples=chosen, categories=categories)
 
     def split(self, name: str) -> Index:
         """The samples of one split; categories without any are dropped."""
@@ -89,40 +108,33 @@ class Index:
         return self.where(lambda sample: sample.category in set(categories))
 
     def counts(self) -> dict[str, tuple[int, int, int]]:
-        """Per category: training images, normal test images, defective test images."""
+        """Per category: images that are not for testing, normal test images, defective test images."""
         table = {name: [0, 0, 0] for name in self.categories}
         for sample in self.samples:
             column = 1 + sample.label if sample.split == TEST else 0
             table[sample.category][column] += 1
         return {name: (row[0], row[1], row[2]) for name, row in table.items()}
 
+    def tally(self) -> dict[str, Counter[str]]:
+        """Per category, images by split and label: ``train_good``, ``test_bad`` and so on."""
+        table: dict[str, Counter[str]] = {name: Counter() for name in self.categories}
+        for sample in self.samples:
+            table[sample.category][f"{sample.split}_{'bad' if sample.label else 'good'}"] += 1
+        return table
+
     def digest(self) -> str:
         """SHA-256 over the samples (relative paths, labels, splits): equal for a dataset that was moved."""
-        rows = [
-            [s.image, s.category, s.split, s.label, s.mask, s.defect, s.group]
+        rows: list[object] = [
+            [s.image, s.category, s.split, s.label, _masks(s), s.defect, s.group]
             for s in sorted(self.samples, key=lambda s: (s.category, s.split, s.image))
         ]
+        if self.lists:
+            rows.append({name: self.lists[name] for name in sorted(self.lists)})
         return hashlib.sha256(json.dumps(rows, separators=(",", ":")).encode()).hexdigest()
 
 
-def check_counts(index: Index, counts: Mapping[str, Sequence[int]]) -> None:
-    """Compares an index with the counts its dataset publishes.
-
-    Args:
-        index: what was found.
-        counts: per category, training images, normal and defective test images.
-
-    Raises:
-        UserError: any category differs or is missing.
-    """
-    found = index.counts()
-    wrong = [
-        f"{name} has {'/'.join(map(str, found.get(name, (0, 0, 0))))}, published {'/'.join(map(str, row))}"
-        for name, row in counts.items()
-        if name in found and tuple(row) != found[name]
-    ]
-    if wrong:
-        raise UserError(
-            f"dataset {index.name!r} at {index.root} is not as published (train/test good/test defective): "
-            f"{some(wrong)}: unpack the archive again, or set dataset.check_counts=false to run on what is there"
-        )
+def _masks(sample: Sample) -> str | list[str] | None:
+    """As digests have it: one mask by its name alone."""
+    if len(sample.masks) < 2:
+        return sample.masks[0] if sample.masks else None
+    return list(sample.masks)

@@ -5,20 +5,23 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ader import plugins
 from ader.arguments import validated
-from ader.data.index import Index, check_counts
-from ader.errors import UserError
+from ader.data.counts import Row, check_counts
+from ader.data.index import TEST, TRAIN, Index
+from ader.errors import UserError, suggest
 
 
 def load_index(
     name: str,
     root: str | Path,
     categories: Sequence[str] | None = None,
-    counts: Mapping[str, Sequence[int]] | None = None,
+    counts: Mapping[str, Row] | None = None,
+    train_on: Sequence[str] = (TRAIN,),
     **options: Any,
 ) -> Index:
     """Reads a dataset's index with the reader of that name.
@@ -27,8 +30,8 @@ def load_index(
         name: a module of ``ader.datasets`` or of the entry-point group of that name.
         root: the dataset's folder; ``~`` is expanded, a relative path is taken from the working directory.
         categories: those to read, in any order; None means all. The index keeps the dataset's own order.
-        counts: per category the published numbers of training, normal test and defective test images; None
-            means that they are not checked.
+        counts: the published numbers, see ``ader.data.counts``; None means that they are not checked.
+        train_on: the splits that are the training data: ``["train", "validation"]`` trains on both.
         options: the reader's own options.
 
     Returns:
@@ -49,8 +52,22 @@ def load_index(
     if categories is not None:
         index = index.select(categories)
     if counts is not None:
-        check_counts(index, counts)
-    return index
+        check_counts(index, counts, whole=categories is None)
+    return join_splits(index, train_on)
+
+
+def join_splits(index: Index, names: Sequence[str]) -> Index:
+    """The index with the named splits as its training data.
+
+    Raises:
+        UserError: a split does not exist, or is the test split.
+    """
+    there = sorted({sample.split for sample in index} - {TEST})
+    for name in names:
+        if name not in there:
+            raise UserError(f"dataset.train_on: {name!r} is not a training split: {suggest(name, there)}")
+    joined = {*names} - {TRAIN}
+    return index.with_samples(replace(s, split=TRAIN) if s.split in joined else s for s in index) if joined else index
 
 
 def find_reader(name: str) -> Callable[..., Index]:

@@ -235,7 +235,7 @@ class Loader:
         samples = self.index.split(TEST).samples
         positions = shard(len(samples), dist.rank(), dist.world())
         batches = [[(0, p) for p in positions[i : i + batch_size]] for i in range(0, len(positions), batch_size)]
-        truth = "pixel" if self.index.masks else "normal"
+        truth = "pixel" if self.index.has_masks else "normal"
         images = _Images(self.index, samples, self.size, truth, self.seed, None, sizes)
         for item in self._iterate(images, batches):
             chosen = [samples[position] for position in item["position"].tolist()]
@@ -249,10 +249,12 @@ class Loader:
         if stage.split == TEST:
             raise ValueError(f"stage {stage.name!r} asks for the test split: a method never sees test data")
         samples = self.index.split(stage.split).samples
+        if self.tags.supervision == "normal":
+            samples = tuple(sample for sample in samples if sample.label == 0)
         if not samples:
             raise UserError(
                 f"stage {stage.name!r} needs images of split {stage.split!r}, and dataset {self.index.name!r} has "
-                "none: choose another setting"
+                "none that the method may see: choose another setting"
             )
         return samples
 

@@ -46,11 +46,11 @@ class Sizes:
         Raises:
             BadImageError: the mask, or the image that has none, cannot be read.
         """
-        path = None if sample.mask is None else index.path(sample.mask)
+        paths = [index.path(name) for name in sample.masks]
         if self.size == "original":
-            return np.zeros(read_size(index.path(sample.image)), np.uint8) if path is None else own_mask(path)
+            return np.zeros(read_size(index.path(sample.image)), np.uint8) if not paths else own_mask(paths)
         size = map_size if self.size == "input" else (self.size, self.size)
-        return load_mask(path, size, self.mask_interpolation)
+        return load_mask(paths, size, self.mask_interpolation)
 
     def fit(self, map_BHW: Tensor, size: tuple[int, int]) -> Tensor:
         """Maps at another size (height, width)."""

@@ -1,81 +1,42 @@
-"""The MVTec folder layout, which many datasets share.
+"""What readers share: listing folders, finding the dataset below its root, choosing categories, pairing masks.
 
-::
-
-    <root>/<category>/train/good/<stem>.<ext>
-                     /test/<good or defect>/<stem>.<ext>
-                     /ground_truth/<defect>/<stem>_mask.<ext>  or  <stem>.<ext>
+Nothing here opens an image.
 """
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
-from ader.data.index import TEST, Index, Sample
+import numpy as np
+
 from ader.errors import UserError, some, suggest
+
+T = TypeVar("T")
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 NORMAL = frozenset({"good", "ok"})
 KINDS = " ".join(sorted(suffix[1:] for suffix in SUFFIXES))
 CLUTTER = frozenset({"Thumbs.db", "__MACOSX"})
-LAYOUT = "<category>/train/good, <category>/test/<good or defect>, <category>/ground_truth/<defect>"
+AGAIN = "unpack the archive again"
 
 
-def read_mvtec_layout(
-    name: str,
-    root: Path,
-    categories: Sequence[str] | None = None,
-    *,
-    known: Sequence[str] | None = None,
-    masks_optional: bool = False,
-) -> Index:
-    """Lists a dataset in MVTec layout; no image is opened.
+def listing(folder: Path, expected: str = "") -> list[Path]:
+    """The entries of a folder without hidden files and operating-system clutter, sorted by name.
 
     Args:
-        name: the index's name.
-        root: the folder that holds one folder per category.
-        categories: the categories to read; None means all. Others need not be on disk.
-        known: the dataset's categories in its own order; None means those on disk, alphabetically.
-        masks_optional: whether a defective image may lack a mask (``mask=None``).
-
-    Returns:
-        Samples category by category, in each sorted by POSIX path. A mask in ``ground_truth/good`` is kept.
-        ``masks`` is False when no defective image has a mask.
+        folder: any path.
+        expected: what the dataset holds, for the message when the folder does not exist.
 
     Raises:
-        UserError: a folder is missing or empty, or images and masks cannot be paired by name.
+        UserError: it is no folder, or cannot be listed.
     """
-    on_disk = _categories_on_disk(root, known)
-    wanted = _wanted(name, root, categories, on_disk, known)
-    samples: list[Sample] = []
-    for category in wanted:
-        samples += _read_category(root, category, masks_optional)
-    masks = any(sample.mask is not None for sample in samples if sample.label)
-    return Index(name, root, tuple(samples), wanted, masks or not masks_optional)
-
-
-def image_files(folder: Path) -> list[Path]:
-    """The images directly in ``folder``, sorted by name.
-
-    Raises:
-        UserError: the folder cannot be listed or holds folders (the layout is then another one).
-    """
-    entries = _listing(folder)
-    nested = [entry.name for entry in entries if entry.is_dir()]
-    if nested:
-        raise UserError(f"{folder} holds folders ({some(nested, 3)}) where images are expected: move their images up")
-    # A broken link is kept: it is reported as a missing file before training instead of being skipped here.
-    return [entry for entry in entries if entry.suffix.lower() in SUFFIXES]
-
-
-def _listing(folder: Path) -> list[Path]:
-    """The entries of a folder without hidden files and operating-system clutter, sorted by name."""
     if not folder.exists():
-        raise UserError(f"{folder} does not exist: a dataset in MVTec layout holds {LAYOUT}")
+        raise UserError(f"{folder} does not exist: {expected or AGAIN}")
     if not folder.is_dir():
-        raise UserError(f"{folder} is a file where a folder is expected: unpack the archive again")
+        raise UserError(f"{folder} is a file where a folder is expected: {AGAIN}")
     try:
         entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
     except OSError as error:
@@ -83,46 +44,73 @@ def _listing(folder: Path) -> list[Path]:
     return sorted((entry for entry in entries if entry.name not in CLUTTER), key=lambda entry: entry.name)
 
 
-def _folders(folder: Path) -> list[Path]:
-    return [entry for entry in _listing(folder) if entry.is_dir()]
+def folders(folder: Path) -> list[Path]:
+    """The folders in a folder, sorted by name."""
+    return [entry for entry in listing(folder) if entry.is_dir()]
 
 
-def _is_category(folder: Path) -> bool:
-    return (folder / "train").exists() or (folder / TEST).exists()
+def image_files(folder: Path, expected: str = "") -> list[Path]:
+    """The images directly in ``folder``, sorted by name.
+
+    Raises:
+        UserError: the folder cannot be listed or holds folders (the layout is then another one).
+    """
+    entries = listing(folder, expected)
+    nested = [entry.name for entry in entries if entry.is_dir()]
+    if nested:
+        raise UserError(f"{folder} holds folders ({some(nested, 3)}) where images are expected: move their images up")
+    # A broken link is kept: it is reported as a missing file before training instead of being skipped here.
+    return [entry for entry in entries if entry.suffix.lower() in SUFFIXES]
 
 
-def _categories_on_disk(root: Path, known: Sequence[str] | None) -> tuple[str, ...]:
+def settle(root: Path, holds: Callable[[Path], bool], expected: str) -> Path:
+    """The folder that holds a published dataset: its root, or the only folder in it that does.
+
+    Archives often have one more folder level than expected.
+
+    Args:
+        root: what the user gave.
+        holds: whether a folder holds the dataset.
+        expected: what it then contains, for messages.
+
+    Raises:
+        UserError: there is none, or several.
+    """
     if not root.exists():
-        raise UserError(f"dataset.root: {root} does not exist: put the dataset there, or set dataset.root")
+        raise UserError(f"dataset.root: {root} does not exist: put the dataset there ({expected}), or set dataset.root")
     if not root.is_dir():
         raise UserError(f"dataset.root: {root} is a file, not a folder: set it to the unpacked folder")
-    found = [folder.name for folder in _folders(root) if _is_category(folder)]
-    if known is not None:
-        found = [name for name in known if name in found]
-    if not found:
-        such = "" if known is None else f" such as {known[0]!r}"
-        raise UserError(f"dataset.root: {root} holds no category{such} ({LAYOUT}): {_where_else(root)}")
-    return tuple(found)
+    if holds(root):
+        return root
+    deeper = [folder for folder in folders(root) if holds(folder)]
+    if len(deeper) == 1:
+        return deeper[0]
+    if deeper:
+        raise UserError(
+            f"dataset.root: {root} holds several copies ({some([f.name for f in deeper])}): set dataset.root to one"
+        )
+    raise UserError(f"dataset.root: {root} does not hold {expected}: put the dataset there, or set dataset.root")
 
 
-def _where_else(root: Path) -> str:
-    """Guesses what the user meant by a root without categories: the layout one level up or down."""
-    if _is_category(root):
-        return f"it is one category, set dataset.root={root.parent} and dataset.categories=[{root.name}]"
-    for folder in _folders(root):
-        if any(_is_category(inner) for inner in _folders(folder)):
-            return f"the categories lie one folder deeper, set dataset.root={folder}"
-    return "put the dataset there, or set dataset.root to the folder that holds the category folders"
-
-
-def _wanted(
+def choose(
     name: str,
     root: Path,
     categories: Sequence[str] | None,
     on_disk: Sequence[str],
-    known: Sequence[str] | None,
+    known: Sequence[str] | None = None,
 ) -> tuple[str, ...]:
-    """The categories to read, in the dataset's own order."""
+    """The categories to read, in the dataset's own order.
+
+    Args:
+        name: the dataset's.
+        root: its folder.
+        categories: those asked for; None means all.
+        on_disk: those that are there.
+        known: all that the dataset has; None means those that are there.
+
+    Raises:
+        UserError: one is unknown or not there.
+    """
     choices = on_disk if known is None else known
     if categories is None:
         asked = set(choices)
@@ -132,7 +120,10 @@ def _wanted(
         raise UserError("dataset.categories is empty: name at least one category, or set it to null for all")
     for category in sorted(asked - set(choices)):
         where = f"in {root}" if known is None else f"of dataset {name!r}"
-        raise UserError(f"dataset.categories: {category!r} is not a category {where}: {suggest(category, choices)}")
+        hint = " (in YAML, quote a name that looks like a number)" if category.isdigit() else ""
+        raise UserError(
+            f"dataset.categories: {category!r} is not a category {where}: {suggest(category, choices)}{hint}"
+        )
     missing = [category for category in choices if category in asked and category not in on_disk]
     if missing:
         raise UserError(
@@ -142,69 +133,51 @@ def _wanted(
     return tuple(category for category in choices if category in asked)
 
 
-def _read_category(root: Path, category: str, masks_optional: bool) -> list[Sample]:
-    samples = _read_train(root, category) + _read_test(root, category, masks_optional)
-    return sorted(samples, key=lambda sample: sample.image)
+def find_categories(
+    name: str, root: Path, categories: Sequence[str] | None, known: Sequence[str], layout: str
+) -> tuple[Path, tuple[str, ...]]:
+    """The folder of a published dataset that has one folder per category, and the categories to read.
+
+    Args:
+        name: the dataset's.
+        root: what the user gave.
+        categories: those asked for; None means all.
+        known: all that the dataset has, in its own order.
+        layout: the folders in a clause, for messages.
+
+    Raises:
+        UserError: the dataset, or a category that was asked for, is not there.
+    """
+    root = settle(root, lambda folder: any((folder / one).is_dir() for one in known), f"{known[0]} ({layout})")
+    on_disk = [one for one in known if (root / one).is_dir()]
+    return root, choose(name, root, categories, on_disk, known)
 
 
-def _read_train(root: Path, category: str) -> list[Sample]:
-    folder = root / category / "train"
-    parts = _parts(folder)
-    other = [part.name for part in parts if part.name not in NORMAL]
-    if other:
-        raise UserError(
-            f"{folder} holds {some(other, 3)}, but training images are normal and lie in {folder / 'good'}: "
-            f"move defective ones to {root / category / TEST}"
-        )
-    images = [image for part in parts for image in image_files(part)]
-    if not images:
-        raise UserError(f"category {category!r} has no training images: put some ({KINDS}) in {folder / 'good'}")
-    return [Sample(_relative(image, root), category, "train", 0) for image in images]
+def masks_by_name(images: Sequence[Path], truth: Path) -> dict[Path, tuple[Path, ...]]:
+    """The mask of each image that has one: see ``pair_masks``.
+
+    Args:
+        images: of one folder.
+        truth: the folder of their masks; it need not exist.
+
+    Raises:
+        UserError: images and masks cannot be paired.
+    """
+    masks = image_files(truth) if truth.exists() else []
+    return {image: (mask,) for image, mask in pair_masks(images, masks).items()}
 
 
-def _read_test(root: Path, category: str, masks_optional: bool) -> list[Sample]:
-    folder, truth = root / category / TEST, root / category / "ground_truth"
-    parts = _parts(folder)
-    truths = {part.name: part for part in (_parts(truth) if truth.exists() else [])}
-    orphans = [str(truths[name]) for name in truths if name not in {part.name for part in parts}]
-    if any(image_files(Path(orphan)) for orphan in orphans):
-        raise UserError(f"masks without images: {some(orphans, 3)} has no folder of the same name in {folder}")
-    samples: list[Sample] = []
-    for part in parts:
-        samples += _read_part(root, category, part, truths.get(part.name), masks_optional)
-    if not samples:
-        raise UserError(f"category {category!r} has no test images: put some ({KINDS}) in {folder / 'good'}")
-    return samples
-
-
-def _read_part(root: Path, category: str, folder: Path, truth: Path | None, masks_optional: bool) -> list[Sample]:
-    """The samples of one folder of test images; its name says whether they are normal."""
-    label = 0 if folder.name in NORMAL else 1
-    images = image_files(folder)
-    masks = pair_masks(images, image_files(truth) if truth else [])
-    samples = []
-    for image in images:
-        mask = masks.get(image)
-        if label and mask is None and not masks_optional:
-            expected = root / category / "ground_truth" / folder.name / f"{image.stem}_mask.png"
-            raise UserError(f"{image} is defective and has no mask: expected {expected}, unpack the archive again")
-        truth_path = None if mask is None else _relative(mask, root)
-        defect = folder.name if label else "good"
-        samples.append(Sample(_relative(image, root), category, TEST, label, truth_path, defect))
-    return samples
-
-
-def pair_masks(images: Sequence[Path], masks: Sequence[Path]) -> dict[Path, Path]:
+def pair_masks(images: Sequence[Path], masks: Sequence[Path], suffix: str = "_mask") -> dict[Path, Path]:
     """Pairs the masks of one folder with the images of another by name, never by position.
 
-    A mask belongs to the image of the same stem, or of the stem before ``_mask``.
+    A mask belongs to the image of the same stem, or of the stem before ``suffix``.
 
     Raises:
         UserError: two images share a stem, an image has two masks, or a mask has no image.
     """
     by_stem: dict[str, Path] = {}
     for image in images:
-        twin = by_stem.setdefault(_stem(image), image)
+        twin = by_stem.setdefault(stem_of(image), image)
         if twin is not image:
             # Results are named by the stem as well, so this holds for images without masks too.
             raise UserError(
@@ -212,32 +185,57 @@ def pair_masks(images: Sequence[Path], masks: Sequence[Path]) -> dict[Path, Path
             )
     pairs: dict[Path, Path] = {}
     for mask in masks:
-        stem = _stem(mask)
-        owner = by_stem.get(stem) or by_stem.get(stem.removesuffix("_mask"))
+        stem = stem_of(mask)
+        owner = by_stem.get(stem) or by_stem.get(stem.removesuffix(suffix))
         if owner is None:
-            raise UserError(f"mask {mask} has no image {stem.removesuffix('_mask')}.*: add it, or remove the mask")
+            raise UserError(f"mask {mask} has no image {stem.removesuffix(suffix)}.*: add it, or remove the mask")
         if owner in pairs:
             raise UserError(f"{owner} has two masks, {pairs[owner]} and {mask.name}: remove one")
         pairs[owner] = mask
     return pairs
 
 
-def _stem(path: Path) -> str:
+def draw(items: Sequence[T], number: int, seed: int, option: str) -> set[T]:
+    """The normal images to test on of a dataset without split: some at random, for a seed the same on every machine.
+
+    They are those that scikit-learn's ``train_test_split`` puts into its test part with ``random_state=seed``.
+
+    Args:
+        items: the normal images, in a fixed order.
+        number: how many to draw.
+        seed: of the generator.
+        option: of the dataset, that says how many; for messages.
+
+    Raises:
+        UserError: training or testing would have none, or the seed is out of range.
+    """
+    if not 0 < number < len(items):
+        raise UserError(
+            f"dataset.{option}: {number} of {len(items)} normal images would be for testing, the others for training: "
+            "give a value that leaves some for both"
+        )
+    if not 0 <= seed < 1 << 32:
+        raise UserError(f"dataset.seed={seed}: give a number from 0 to {(1 << 32) - 1}")
+    order = np.random.RandomState(seed).permutation(len(items))  # its numbers are the same in every version of NumPy
+    return {items[place] for place in order[:number]}
+
+
+def draw_share(items: Sequence[T], train_share: float, seed: int) -> set[T]:
+    """As ``draw``, what the share for training leaves over; that one is rounded down, as scikit-learn does.
+
+    Raises:
+        UserError: as for ``draw``.
+    """
+    if not 0 < train_share < 1:
+        raise UserError(f"dataset.train_share={train_share}: give a number between 0 and 1")
+    return draw(items, len(items) - int(train_share * len(items)), seed, "train_share")
+
+
+def stem_of(path: Path) -> str:
     """The name without extension; composed, because some file systems store accents decomposed."""
     return unicodedata.normalize("NFC", path.stem)
 
 
-def _parts(folder: Path) -> list[Path]:
-    """The sub-folders of ``train``, ``test`` or ``ground_truth``; images beside them are an error."""
-    others = [entry for entry in _listing(folder) if not entry.is_dir()]
-    loose = [entry.name for entry in others if entry.suffix.lower() in SUFFIXES]
-    if loose:
-        raise UserError(f"{folder} holds images beside its folders ({some(loose, 3)}): move them to {folder / 'good'}")
-    files = [entry for entry in others if entry.name in NORMAL]
-    if files:
-        raise UserError(f"{files[0]} is a file where a folder is expected: unpack the archive again")
-    return _folders(folder)
-
-
-def _relative(path: Path, root: Path) -> str:
+def relative(path: Path, root: Path) -> str:
+    """As samples name their files."""
     return path.relative_to(root).as_posix()

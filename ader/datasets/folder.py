@@ -1,4 +1,4 @@
-"""Your own images: any folder in MVTec layout (see ``ader.datasets.base``), masks optional."""
+"""Your own images: any folder in MVTec layout (see ``ader.datasets.tree``), masks optional."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ader.data.index import Index
-from ader.datasets.base import read_mvtec_layout
+from ader.datasets.tree import Tree, read_tree
 
 
 def folder(root: Path, categories: Sequence[str] | None = None) -> Index:
     """Lists every category found under ``root``, in alphabetical order.
 
     Folders with neither ``train`` nor ``test`` are ignored. A defective image without a mask is left out of
-    pixel metrics; when none has one, ``Index.masks`` is False.
+    pixel metrics; when none has one, ``Index.has_masks`` is False.
 
     Args:
         root: the folder that holds one folder per category. Its name becomes part of the index's name.
@@ -24,7 +24,7 @@ def folder(root: Path, categories: Sequence[str] | None = None) -> Index:
     Raises:
         UserError: there is no category, one is empty, or images and masks cannot be paired by name.
     """
-    return read_mvtec_layout(folder_name(root), root, categories, masks_optional=True)
+    return read_tree(folder_name(root), root, categories, tree=Tree(masks=False))
 
 
 def folder_name(root: Path) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ader.data.index import Index
-from ader.datasets.base import read_mvtec_layout
+from ader.datasets.tree import read_tree
 
 # Textures, then objects: the order of ADer's tables.
 CATEGORIES = (
@@ -41,4 +41,4 @@ def mvtec(root: Path, categories: Sequence[str] | None = None) -> Index:
     Raises:
         UserError: a category, its images or a mask is missing.
     """
-    return read_mvtec_layout("mvtec", root, categories, known=CATEGORIES)
+    return read_tree("mvtec", root, categories, known=CATEGORIES)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pandas as pd
 
 from ader import __version__, record
 from ader.console import Console, duration
-from ader.data.index import TEST
+from ader.data.index import TEST, TRAIN, Index, Sample
 from ader.data.sizes import Sizes
 from ader.errors import some
 from ader.job import Job
@@ -38,12 +39,33 @@ TIMES = {
 
 def announce(task: Task, *lines: str) -> None:
     """Says what will be evaluated, on what (``lines``), and where the results go."""
-    index, counts = task.index, task.index.counts()
-    train, good, bad = (sum(row[column] for row in counts.values()) for column in range(3))
     task.console.say(f"ader {__version__}  {title(task)}")
-    data = f"{len(counts)} categories: {train} training, {good} normal and {bad} defective test images"
-    for line in (f"data     {data}", f"         {index.root}", *lines, f"results  {task.folder}"):
+    for line in (f"data     {census(task.index)}", f"         {task.index.root}", *lines, f"results  {task.folder}"):
         task.console.say(line)
+
+
+def census(index: Index) -> str:
+    """``15 categories: 3629 training, 467 normal and 1258 defective test images``."""
+    training: dict[str, list[Sample]] = {}
+    for sample in index:
+        if sample.split != TEST:
+            training.setdefault(sample.split, []).append(sample)
+    parts = [
+        _training(split, samples) for split, samples in sorted(training.items(), key=lambda item: item[0] != TRAIN)
+    ]
+    good, bad = (sum(sample.label == label for sample in index.split(TEST)) for label in (0, 1))
+    parts.append(f"{good} normal and {bad} defective test images")
+    count = len(index.categories)
+    return f"{count} categor{'y' if count == 1 else 'ies'}: {', '.join(parts)}"
+
+
+def _training(split: str, samples: Sequence[Sample]) -> str:
+    """How many images a part of the training data has, and how many are not what normal training images are."""
+    labelled = sum(sample.label for sample in samples)
+    wrong = sum(not sample.label and sample.defect != "good" for sample in samples)
+    notes = [f"{labelled} defective"] * bool(labelled) + [f"{wrong} defective but said to be normal"] * bool(wrong)
+    name = "training" if split == TRAIN else split
+    return f"{len(samples)} {name}" + (f" ({', '.join(notes)})" if notes else "")
 
 
 def device_line(job: Job) -> str:
@@ -62,8 +84,11 @@ def describe(job: Job, part: Part, method: Method) -> dict[str, Any]:
     """Says what the method is; facts for the record."""
     params, trainable = count_parameters(method)
     macs = count_macs(method, job.options.image_size, job.device)
-    if part.index is not job.index:
+    if len(job.parts) > 1:
         job.console.say(f"part     {part.name}")
+    unseen = sum(sample.label for sample in job.index if sample.split != TEST)
+    if unseen and method.tags.supervision == "normal" and not job.facts:
+        job.console.say(f"         learns from normal images only: does not see the {unseen} defective training images")
     if not job.facts:
         job.console.say(
             f"method   {params / 1e6:.1f} M parameters, {trainable / 1e6:.1f} M trained, "
@@ -89,6 +114,8 @@ def write(task: Task) -> None:
         tables["defects.csv"] = evaluator.breakdown()
     files = {name: record.as_csv(table) for name, table in tables.items()}
     files["scores.csv"] = _scores(task).to_csv(index=False)
+    if isinstance(task, Job):
+        files["training.csv"] = _training_images(task.index).to_csv(index=False)
     content = {
         "status": "done",
         "title": title(task),
@@ -101,6 +128,7 @@ def write(task: Task) -> None:
         "data_root": str(task.index.root),
         "data_hash": task.place.fingerprint["data"],
         "index_hash": task.index.digest(),
+        "images": dict(sum(task.index.tally().values(), Counter())),
         "profile": evaluator.profile,
         "maps": task.extras.maps,
         "by_defect": task.extras.by_defect,
@@ -207,3 +235,9 @@ def _scores(task: Task) -> pd.DataFrame:
         for sample in task.index.split(TEST)
     ]
     return pd.DataFrame(rows, columns=["image", "category", "defect", "label", "score"])
+
+
+def _training_images(index: Index) -> pd.DataFrame:
+    """What a run may have trained on, with the labels that it was told."""
+    rows = [(s.image, s.category, s.split, s.defect, s.label) for s in index if s.split != TEST]
+    return pd.DataFrame(rows, columns=["image", "category", "split", "defect", "label"])

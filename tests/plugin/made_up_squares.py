@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ader.data.index import Index
-from ader.datasets.base import read_mvtec_layout
+from ader.datasets.tree import read_tree
 from ader.testing.toy import write_mvtec
 
 
@@ -11,4 +11,4 @@ def squares(root: Path) -> Index:
     """Lists the toy images at ``root``."""
     if not root.exists():
         write_mvtec(root, size=32)
-    return read_mvtec_layout("squares", root)
+    return read_tree("squares", root)

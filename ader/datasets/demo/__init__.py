@@ -21,9 +21,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from ader.data.index import TEST, Index
-from ader.datasets.base import read_mvtec_layout
 from ader.datasets.demo.objects import SCENES
 from ader.datasets.demo.painting import Field, coordinates, noise
+from ader.datasets.tree import read_tree
 from ader.errors import UserError, some
 
 VERSION = 1  # raise it when any pixel changes
@@ -87,7 +87,7 @@ def demo(
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         _generate(root, options)
     _check_marker(root, options)
-    index = read_mvtec_layout("demo", root, categories, known=CATEGORIES)
+    index = read_tree("demo", root, categories, known=CATEGORIES)
     wrong = [name for name, found in index.counts().items() if found != options.counts(name)]
     if wrong:
         raise UserError(f"dataset.root: the demo set at {root} lacks images of {some(wrong)}: delete that folder")
