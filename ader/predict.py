@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from ader.errors import some
 from ader.files import write_atomic
 from ader.interrupt import Stopped
 from ader.job import Job
+from ader.mapfiles.folder import saved_names
 from ader.methods.base import Method, Prediction
 from ader.metrics import Evaluator
 from ader.observe import observe
@@ -38,7 +39,7 @@ def predict(job: Job, method: Method, loader: Loader, evaluator: Evaluator) -> t
     batch_size, images = job.trainer.test_batch_size, len(loader.index.split("test"))
     seconds = {"predict": 0.0, "evaluate": 0.0}
     scores: dict[str, float] = {}
-    sizes = job.metric.sizes
+    sizes, places = job.metric.sizes, saved_names(job.index)
     method.eval()
     with job.console.track("predict", -(-images // (batch_size * dist.world())), "batches") as track:
         for samples, image_BCHW, masks in loader.test(batch_size, sizes):
@@ -52,7 +53,7 @@ def predict(job: Job, method: Method, loader: Loader, evaluator: Evaluator) -> t
             seconds["predict"] += middle - began
             seconds["evaluate"] += time.perf_counter() - middle
             if job.extras.maps and prediction.map_BHW is not None:
-                save_maps(job.folder / "maps", samples, prediction.map_BHW)
+                save_maps(job.folder / "maps", [places[sample.image] for sample in samples], prediction.map_BHW)
             scores |= zip((sample.image for sample in samples), prediction.score_B.tolist(), strict=True)
             track.advance(f"{len(scores) / max(1e-9, seconds['predict']):.1f} images/s")
             job.interrupt.check()
@@ -104,10 +105,9 @@ def refuse_nan(method: Method, prediction: Prediction, samples: Sequence[Sample]
         )
 
 
-def save_maps(folder: Path, samples: Sequence[Sample], map_BHW: Tensor) -> None:
-    """Writes each map as ``<category>/<defect>/<stem>.npy``, float32 (H, W)."""
-    for sample, map_HW in zip(samples, map_BHW.cpu().numpy(), strict=True):
+def save_maps(folder: Path, names: Sequence[str], map_BHW: Tensor) -> None:
+    """Writes each map as ``<name>.npy``, float32 (H, W)."""
+    for name, map_HW in zip(names, map_BHW.cpu().numpy(), strict=True):
         buffer = io.BytesIO()
         np.save(buffer, map_HW.astype(np.float32))
-        name = f"{PurePosixPath(sample.image).stem}.npy"
-        write_atomic(folder / sample.category / sample.defect / name, buffer.getvalue())
+        write_atomic(folder / f"{name}.npy", buffer.getvalue())

@@ -55,7 +55,7 @@ def main() -> int:
 
 def recompute(run: Path, root: Path, samples: list[Sample]) -> dict[str, float]:
     """All metrics of one category, from its files."""
-    maps = np.stack([np.load(run / "maps" / s.category / s.defect / f"{Path(s.image).stem}.npy") for s in samples])
+    maps = np.stack([np.load(map_file(run / "maps", s)) for s in samples])
     masks = np.stack([read_mask([root / name for name in s.masks], maps.shape[1]) for s in samples])
     image = {f"image_{k}": v for k, v in ranking(np.array([s.label for s in samples]), maps.max(axis=(1, 2))).items()}
     scores, truth = maps.ravel(), masks.ravel()
@@ -63,6 +63,12 @@ def recompute(run: Path, root: Path, samples: list[Sample]) -> dict[str, float]:
     pixel["pixel_aupro"] = aupro(maps, masks)
     pixel["pixel_ioumax"] = iou_max(truth, scores)
     return image | pixel | fixed_thresholds(truth, scores)
+
+
+def map_file(folder: Path, sample: Sample) -> Path:
+    """By its short name, or by the image's own path where that is shared."""
+    own = folder / Path(sample.image).with_suffix(".npy")
+    return own if own.exists() else folder / sample.category / sample.defect / f"{Path(sample.image).stem}.npy"
 
 
 def read_mask(paths: list[Path], size: int) -> Array:

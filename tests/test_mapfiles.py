@@ -22,6 +22,7 @@ from PIL import Image
 from ader.data.index import Index, Sample
 from ader.errors import UserError
 from ader.mapfiles import open_maps
+from ader.mapfiles.folder import saved_names
 from ader.predict import save_maps
 
 SAMPLES = (
@@ -76,7 +77,7 @@ def refused(path: Path, index: Index, *words: str, scores: Path | None = None) -
 def unreadable(path: Path, *words: str) -> str:
     """The error of reading a single map file, named ``000.<ext>``."""
     folder = path.parent
-    sample = Sample(f"{folder.name}/x/000.png", folder.name, "test", 1, None, "x")
+    sample = Sample(f"{folder.name}/x/000.png", folder.name, "test", 1, (), "x")
     index = Index("mvtec", folder.parent / "data", (sample,))
     (folder / "x").mkdir(exist_ok=True)
     target = folder / "x" / path.name
@@ -109,7 +110,7 @@ def read_one(path: Path, tmp_path: Path) -> tuple[np.ndarray, float | None]:
 
 def test_what_a_run_saves_is_found_and_read_back(tmp_path, index):
     maps = torch.from_numpy(RNG.standard_normal((3, 4, 6)).astype(np.float32))
-    save_maps(tmp_path / "maps", TEST, maps)
+    save_maps(tmp_path / "maps", list(saved_names(index).values()), maps)
     source = open_maps(tmp_path / "maps", index)
     for sample, expected in zip(TEST, maps.numpy(), strict=True):
         array, score = source.read(sample)
@@ -117,6 +118,25 @@ def test_what_a_run_saves_is_found_and_read_back(tmp_path, index):
         assert score is None
     assert source.extra == ()
     assert source.path == tmp_path / "maps"
+
+
+@pytest.mark.parametrize(
+    ("images", "saved"),
+    [
+        (["k01/P.jpg", "k02/P.jpg", "k02/Q.jpg"], ["k01/P", "k02/P", "sheet/crack/Q"]),
+        (["a/P.jpg", "sheet/crack/P.jpg", "b/Q.jpg"], ["a/P", "sheet/crack/P", "sheet/crack/Q"]),
+        (["a/P.jpg", "b/Q.jpg", "sheet/crack/P/P.jpg"], ["a/P", "sheet/crack/Q", "sheet/crack/P/P"]),
+    ],
+)
+def test_images_that_share_a_stem_have_maps_of_their_own(tmp_path, images, saved):
+    samples = tuple(Sample(image, "sheet", "test", 1, (), "crack") for image in images)
+    index = Index("made-up", tmp_path / "data", samples)
+    assert list(saved_names(index).values()) == saved
+    maps = torch.arange(3 * 4, dtype=torch.float32).reshape(3, 2, 2)
+    save_maps(tmp_path / "maps", saved, maps)
+    source = open_maps(tmp_path / "maps", index)
+    for sample, expected in zip(samples, maps.numpy(), strict=True):
+        assert same(source.read(sample)[0], expected)
 
 
 def test_layouts_and_extensions_may_mix_where_nothing_is_ambiguous(tmp_path, index):
@@ -132,14 +152,14 @@ def test_layouts_and_extensions_may_mix_where_nothing_is_ambiguous(tmp_path, ind
 
 
 def test_the_common_layout_serves_datasets_with_another(tmp_path):
-    sample = Sample("candle/Data/Images/Anomaly/000.JPG", "candle", "test", 1, None, "bad")
+    sample = Sample("candle/Data/Images/Anomaly/000.JPG", "candle", "test", 1, (), "bad")
     put(tmp_path / "maps/candle/test/bad/000.npy")
     assert same(open_maps(tmp_path / "maps", one(tmp_path, sample)).read(sample)[0], MAP)
 
 
 def test_names_are_composed_and_case_counts(tmp_path):
     name = "Größe 画像 é"
-    sample = Sample(f"bottle/test/{name}/{name}.png", "bottle", "test", 1, None, name)
+    sample = Sample(f"bottle/test/{name}/{name}.png", "bottle", "test", 1, (), name)
     stored = unicodedata.normalize("NFD", name)
     assert stored != name
     put(tmp_path / "maps/bottle" / stored / f"{stored}.npy")
@@ -580,7 +600,7 @@ def test_pickles_written_with_numpy_1_and_2_are_the_same(tmp_path, index):
 
 def test_shared_arrays_and_many_maps(tmp_path):
     """Long memos, and the same array under two keys."""
-    samples = tuple(Sample(f"bottle/test/crack/{n:04}.png", "bottle", "test", 1, None, "crack") for n in range(1000))
+    samples = tuple(Sample(f"bottle/test/crack/{n:04}.png", "bottle", "test", 1, (), "crack") for n in range(1000))
     shared = RNG.standard_normal((20, 20)).astype(np.float32)
     content = {sample.image: (shared if n % 2 else shared + n, float(n), None) for n, sample in enumerate(samples)}
     index = Index("mvtec", tmp_path, samples)
@@ -617,7 +637,7 @@ def test_keys_match_whole_components_and_the_longest_path(tmp_path, index):
 
 
 def test_names_in_keys_are_composed(tmp_path):
-    sample = Sample("größe/test/é/画 1.png", "größe", "test", 1, None, "é")
+    sample = Sample("größe/test/é/画 1.png", "größe", "test", 1, (), "é")
     key = "/daten/" + unicodedata.normalize("NFD", sample.image)
     for protocol in (0, 4):
         path = dump(tmp_path / "x.pkl", {key: (MAP, 1.0, None)}, protocol)
@@ -885,11 +905,11 @@ def test_scores_of_a_csv_go_before_all_others(tmp_path, index, folder):
 
 
 def test_columns_may_stand_in_any_order_and_names_stay_texts(tmp_path):
-    sample = Sample("001", "all", "test", 0, None, "good")
+    sample = Sample("001", "all", "test", 0, (), "good")
     put(tmp_path / "maps/all/good/001.npy")
     scores = table(tmp_path / "s.csv", "x,3,001", "y,4,1", header="note,score,image")
     assert open_maps(tmp_path / "maps", one(tmp_path, sample), scores).read(sample)[1] == 3.0
-    comma = Sample("a, b.png", "all", "test", 0, None, "good")
+    comma = Sample("a, b.png", "all", "test", 0, (), "good")
     put(tmp_path / "maps/all/good/a, b.npy")
     scores = table(tmp_path / "s.csv", '"a, b.png",3')
     assert open_maps(tmp_path / "maps", one(tmp_path, comma), scores).read(comma)[1] == 3.0

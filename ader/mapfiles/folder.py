@@ -31,6 +31,22 @@ class Found(NamedTuple):
     expected: str
 
 
+def saved_names(index: Index) -> dict[str, str]:
+    """Where ``save_maps=true`` writes the map of each test image, without extension, by the image's name.
+
+    ``<category>/<defect>/<stem>``, or the image's own path where others of its kind have the same stem.
+    """
+    samples = index.split(TEST).samples
+    short = {s.image: f"{s.category}/{s.defect}/{PurePosixPath(s.image).stem}" for s in samples}
+    shared = Counter(short.values())
+    own = {sample.image: str(PurePosixPath(sample.image).with_suffix("")) for sample in samples}
+    taken = set(own.values())
+    return {
+        image: own[image] if shared[name] > 1 or (name in taken and own[image] != name) else name
+        for image, name in short.items()
+    }
+
+
 def find_files(folder: Path, index: Index) -> Found:
     """Lists the map files of a folder and the test images that they may belong to; opens none."""
     samples = index.split(TEST).samples

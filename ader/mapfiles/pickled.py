@@ -1,6 +1,7 @@
 """ADEval's pickle, ``{image path: (map, score, mask path)}``, read without unpickling: a pickle is a program.
 
-Nothing in the file is ever run, and its arrays stay in it until they are asked for.
+Nothing in the file is ever run, and its arrays stay in it until they are asked for. ``Walker`` reads other pickles of
+plain data as well (``ader.datasets.cifar_batches``).
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from __future__ import annotations
 import math
 import pickletools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -46,27 +48,46 @@ TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 SMALL = 64  # bytes; what is shorter may be a scalar, and is kept
 
 
-def find_entries(path: Path) -> tuple[dict[str, Callable[[], MapAndScore]], str]:
-    """What reads the map and the score of every key, and the file's SHA-256.
+class ForeignError(UnusableError):
+    """A pickle holds something else than is read from it; whoever reads it says what it should hold."""
 
-    Raises:
-        UserError: the file is damaged, or holds anything but plain arrays in ADEval's order.
+
+@contextmanager
+def explained(path: Path, expected: str, again: str = AGAIN) -> Iterator[None]:
+    """Turns whatever goes wrong while a pickle is read into one line that names it.
+
+    Args:
+        path: the pickle.
+        expected: how to mend one that holds something else.
+        again: how to mend a damaged one.
     """
     try:
-        with path.open("rb") as file:
-            entries = _entries(_Walker(file).walk())
-        digest = sha256(path)
+        yield
+    except ForeignError as error:
+        raise UserError(f"{path} {error}: {expected}") from error
     except UnusableError as error:
         raise UserError(f"{path} {error}") from error
     except Exception as error:  # a damaged pickle breaks anywhere: too short, a wrong type, a number too large
         if isinstance(error, OSError) and error.errno:
             raise unreadable(path, error) from error
         what = str(error) or type(error).__name__
-        raise UserError(f"{path} is truncated, damaged or no pickle ({what}): {AGAIN}") from error
+        raise UserError(f"{path} is truncated, damaged or no pickle ({what}): {again}") from error
+
+
+def find_entries(path: Path) -> tuple[dict[str, Callable[[], MapAndScore]], str]:
+    """What reads the map and the score of every key, and the file's SHA-256.
+
+    Raises:
+        UserError: the file is damaged, or holds anything but plain arrays in ADEval's order.
+    """
+    with explained(path, SHAPE):
+        with path.open("rb") as file:
+            entries = _entries(Walker(file).walk())
+        digest = sha256(path)
     return {key: partial(_read, path, key, *entry) for key, entry in entries.items()}, digest
 
 
-def _read(path: Path, key: str, array: _Array, score: float) -> MapAndScore:
+def _read(path: Path, key: str, array: Array, score: float) -> MapAndScore:
     """One map of a pickle."""
     try:
         return plane(array.load(path)), score
@@ -76,25 +97,25 @@ def _read(path: Path, key: str, array: _Array, score: float) -> MapAndScore:
         raise unreadable(path, error) from error
 
 
-def _entries(loaded: object) -> dict[str, tuple[_Array, float]]:
+def _entries(loaded: object) -> dict[str, tuple[Array, float]]:
     """Map and score of every key, if this is what ADEval reads."""
     if not isinstance(loaded, dict):
-        raise UnusableError(f"holds no dict: {SHAPE}")
-    checked: dict[str, tuple[_Array, float]] = {}
+        raise ForeignError("holds no dict")
+    checked: dict[str, tuple[Array, float]] = {}
     for key, value in loaded.items():
         match value:
-            case (_Array() as array, int() | float() as score, str() | None):
+            case (Array() as array, int() | float() as score, str() | None):
                 try:
                     array.check()
                 except UnusableError as error:
                     raise UnusableError(f"holds under {key!r} a map that {error}") from error
                 checked[key] = (array, float(score))
             case _:
-                raise UnusableError(f"has something else under {key!r}: {SHAPE}")
+                raise ForeignError(f"has something else under {key!r}")
     return checked
 
 
-class _Span(NamedTuple):
+class Span(NamedTuple):
     """Bytes that stay in the file."""
 
     start: int
@@ -113,27 +134,27 @@ class _Dtype:
 
 
 @dataclass
-class _Array:
+class Array:
     """A NumPy array under construction."""
 
     shape: tuple[int, ...] = ()
     dtype: _Dtype | None = None
     fortran: bool = False
-    data: bytes | _Span = b""
+    data: bytes | Span = b""
 
     def check(self) -> None:
         """Refuses what is no map, or whose shape does not fit its bytes: nothing is allocated for a shape alone."""
         if self.dtype is None or not all(type(side) is int and side >= 0 for side in self.shape):
             raise UnusableError(f"is not finished: {AGAIN}")
         check_plane(self.shape, self.dtype.numpy())
-        length = self.data.length if isinstance(self.data, _Span) else len(self.data)
+        length = self.data.length if isinstance(self.data, Span) else len(self.data)
         if math.prod(self.shape) * self.dtype.numpy().itemsize != length:
             raise UnusableError(f"has shape {self.shape} and {length} bytes, which do not go together: {AGAIN}")
 
     def load(self, path: Path) -> NDArray[Any]:
         """The array, read from the pickle at ``path``; checked before."""
         data = self.data
-        if isinstance(data, _Span):
+        if isinstance(data, Span):
             start, length = data
             with path.open("rb") as file:  # opened each time, so that threads do not share a position
                 file.seek(start)
@@ -151,7 +172,7 @@ class _Global:
     name: str
 
 
-class _Walker:
+class Walker:
     """Reads what a pickle of NumPy arrays would build, without building it.
 
     A pickle is a program. This one's instructions are listed by ``pickletools`` and only those that make plain data
@@ -166,7 +187,7 @@ class _Walker:
         self.memo: dict[int, Any] = {}
 
     def walk(self) -> object:
-        """The object that the pickle describes: dicts, tuples, numbers and texts, and `_Array` for arrays.
+        """The object that the pickle describes: dicts, tuples, numbers and texts, and `Array` for arrays.
 
         Raises:
             UnusableError: the pickle holds anything else.
@@ -182,7 +203,7 @@ class _Walker:
                 stack.append(CONSTANTS[name])
             elif name in BYTES:
                 size = len(argument)
-                stack.append(bytes(argument) if size <= SMALL else _Span(self.file.tell() - size, size))
+                stack.append(bytes(argument) if size <= SMALL else Span(self.file.tell() - size, size))
             elif name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
                 memo[len(memo) if argument is None else argument] = stack[-1]
             elif name in ("GET", "BINGET", "LONG_BINGET"):
@@ -221,10 +242,10 @@ class _Walker:
         elif name == "BUILD":
             _build(stack[-2], stack.pop())
         elif name in ("PERSID", "BINPERSID"):
-            raise UnusableError(f"refers to objects outside the file (a persistent id): {SHAPE}")
+            raise ForeignError("refers to objects outside the file (a persistent id)")
         else:
             what = f"{name} {argument}" if name == "INST" else name  # the one of them that names a class
-            raise UnusableError(f"holds more than plain arrays (instruction {what[:100]}): {SHAPE}")
+            raise ForeignError(f"holds more than plain arrays (instruction {what[:100]})")
 
     def take(self, start: int) -> list[Any]:
         """Removes and returns the stack from ``start`` on."""
@@ -238,16 +259,16 @@ class _Walker:
         """Keys and values in turn, into the dict on top of the stack."""
         for key, value in zip(items[::2], items[1::2], strict=True):
             if not isinstance(key, str):  # nothing else is hashed: a deep tuple's hash would overflow the C stack
-                raise UnusableError(f"has a key of type {type(key).__name__}: {SHAPE}")
+                raise ForeignError(f"has a key of type {type(key).__name__}")
             self.stack[-1][key] = value
 
 
 def _known(name: str) -> _Global:
     """A name that NumPy's arrays need; ``name`` is module and attribute with a space between."""
     if name not in GLOBALS:
-        raise UnusableError(
+        raise ForeignError(
             f"names {name.replace(' ', '.')[:100]!r}; only plain NumPy arrays, numbers and texts are read from a "
-            f"pickle, and nothing in it is ever run: {SHAPE}"
+            "pickle, and nothing in it is ever run"
         )
     return _Global(GLOBALS[name])
 
@@ -255,15 +276,15 @@ def _known(name: str) -> _Global:
 def _reduce(function: object, arguments: object) -> object:
     """What a call would return; each has exactly the arguments that NumPy writes."""
     match function, arguments:
-        case _Global("reconstruct"), (_Global("ndarray"), tuple(), bytes()):
-            return _Array()
+        case _Global("reconstruct"), (_Global("ndarray"), tuple(), bytes() | str()):
+            return Array()
         case _Global("frombuffer"), (
-            bytes() | _Span() as data,
+            bytes() | Span() as data,
             _Dtype() as dtype,
             tuple() as shape,
             "C" | "F" as order,
         ):
-            return _Array(shape, dtype, order == "F", data)
+            return Array(shape, dtype, order == "F", data)
         case _Global("scalar"), (_Dtype() as dtype, bytes() as data):
             (number,) = np.frombuffer(data, dtype.numpy()).tolist()
             return number
@@ -274,7 +295,7 @@ def _reduce(function: object, arguments: object) -> object:
         case _Global("encode"), (str() as text, "latin1"):
             return text.encode("latin-1")
         case _:
-            raise UnusableError(f"builds an array in a way that NumPy does not: {SHAPE}")
+            raise ForeignError("builds an array in a way that NumPy does not")
 
 
 def _build(target: object, state: object) -> None:
@@ -282,7 +303,7 @@ def _build(target: object, state: object) -> None:
     match target, state:
         case _Dtype(), (int(), "<" | ">" | "|" | "=" as order, None, None, None, *_):
             target.order = order
-        case _Array(), (int(), tuple() as shape, _Dtype() as dtype, bool() as fortran, bytes() | _Span() as data):
+        case Array(), (int(), tuple() as shape, _Dtype() as dtype, bool() as fortran, bytes() | Span() as data):
             target.shape, target.dtype, target.fortran, target.data = shape, dtype, fortran, data
         case _:
-            raise UnusableError(f"builds an array in a way that NumPy does not: {SHAPE}")
+            raise ForeignError("builds an array in a way that NumPy does not")
