@@ -18,10 +18,11 @@ COMMANDS = {
     "profile": "profile",
     "eval": "eval",
     "score": "score",
+    "data": "data",
 }
 
 #: Commands with a help text of their own.
-USAGES = ("eval", "score")
+USAGES = ("eval", "score", "data")
 
 HELP = """\
 ader {version}: benchmark runner for visual anomaly detection
@@ -31,12 +32,13 @@ ader {version}: benchmark runner for visual anomaly detection
       per-category tables. The same command again resumes it, or shows the finished result.
   ader eval RUN [key=value ...] evaluates a finished run's model again: metric=ader, save_maps=true ...
   ader score MAPS dataset=NAME  evaluates anomaly maps that any program saved
+  ader data check dataset=NAME  everything that is wrong with a dataset's files
   ader experiment=NAME          a named run, such as one column of a paper's table
   ader list KIND                methods, datasets, metrics, settings, trainers or experiments
   ader profile method=NAME      parameters, multiply-accumulates, memory, speed [format=json]
   ader doctor                   what this machine lacks, and how to get it
   ader --cfg dataset=... ...    the composed configuration, without running it
-  ader eval --help, ader score --help
+  ader eval --help, ader score --help, ader data --help
 
 choices
 {choices}

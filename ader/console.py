@@ -112,8 +112,13 @@ class Track:
 
     def advance(self, text: str = "") -> None:
         """One more step; ``text`` is shown beside it (losses, images per second)."""
-        self.done += 1
-        self.show(text)
+        self.reach(self.done + 1, text)
+
+    def reach(self, done: int, text: str = "") -> None:
+        """So many steps are made."""
+        if done != self.done:
+            self.done = done
+            self.show(text)
 
     def show(self, text: str) -> None:
         """Shows the present state."""

@@ -31,6 +31,8 @@ FREE_KEYS = (
     "trainer.test_batch_size",
     "trainer.precision",
     "dataset.root",
+    "dataset.cache",
+    "dataset.cache_above",
     "paths",
     "run",
     "force",

@@ -11,6 +11,10 @@ from typing import BinaryIO
 
 BLOCK = 4096  # bytes
 
+#: Can only be asked for by setting it, which is not for when several threads are at work.
+UMASK = os.umask(0)
+os.umask(UMASK)
+
 
 def write_atomic(path: Path, content: bytes | str | Callable[[BinaryIO], object]) -> None:
     """Writes ``path`` so that a reader, or a crash at any moment, sees the old file or the whole new one.
@@ -58,9 +62,7 @@ def _temporary(path: Path, content: bytes | str | Callable[[BinaryIO], object]) 
                 file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files private; results are to be shared
+        os.chmod(temporary, 0o666 & ~UMASK)  # mkstemp makes files private; results are to be shared
     except BaseException:
         os.unlink(temporary)
         raise

@@ -21,11 +21,13 @@ class Interrupt:
     Attributes:
         name: of the signal that came, or None.
         activity: what is going on, for the message.
+        advice: what to do then.
     """
 
     def __init__(self) -> None:
         self.name: str | None = None
         self.activity = "before training"
+        self.advice = "run the same command again to resume"
         self._prompt = True
 
     @contextmanager
@@ -64,9 +66,7 @@ class Interrupt:
 
     def stop(self) -> None:
         """Ends the run."""
-        raise Stopped(
-            f"stopped by {self.name or 'another process'} {self.activity}: run the same command again to resume"
-        )
+        raise Stopped(f"stopped by {self.name or 'another process'} {self.activity}: {self.advice}")
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         if self.name is not None:

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from ader.arguments import validated
 from ader.config import Composed
+from ader.data.cache import CachedImages
 from ader.runname import check_name
 from ader.settings import Part
 from ader.task import Task
@@ -47,6 +48,19 @@ class TrainerOptions:
         return decoders(self.workers)
 
 
+def _on_or_off(value: object) -> object:
+    """YAML reads both words as booleans."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
+@dataclass(frozen=True)
+class CacheOptions:
+    """The keys of the group ``dataset`` that say whether decoded images are kept."""
+
+    cache: Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_or_off)]
+    cache_above: Annotated[int, Field(ge=0)]
+
+
 @dataclass(kw_only=True)
 class Job(Task):
     """The evaluation of a method that this program trains.
@@ -54,11 +68,15 @@ class Job(Task):
     Attributes:
         options, trainer: parts of the configuration, checked.
         parts: one for each model.
+        caching: whether decoded images are kept.
+        cached: all images, once they are decoded; None: every batch decodes its own.
     """
 
     options: RunOptions
     trainer: TrainerOptions
     parts: Sequence[Part]
+    caching: CacheOptions
+    cached: CachedImages | None = None
 
 
 def decoders(workers: int | Literal["auto"]) -> int:
@@ -73,6 +91,12 @@ def run_options(composed: Composed) -> RunOptions:
     if given.get("run") is not None:
         given["run"] = check_name("run", given["run"])  # run=12 is a name, too
     return RunOptions(**validated(RunOptions, given, where=""))
+
+
+def cache_options(composed: Composed) -> CacheOptions:
+    """Those keys of the group ``dataset`` that are the cache's, checked."""
+    given = {key: composed.values["dataset"][key] for key in ("cache", "cache_above")}
+    return CacheOptions(**validated(CacheOptions, given, where="dataset"))
 
 
 def trainer_options(composed: Composed) -> TrainerOptions:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ader import dist
+from ader.caching import decode_once, decoded_before
 from ader.config import Composed
 from ader.data import Index
 from ader.data.check import check_files
@@ -16,7 +17,7 @@ from ader.data.loader import Loader, hold_out, mix
 from ader.errors import UserError
 from ader.files import sha256, write_atomic
 from ader.interrupt import Interrupt
-from ader.job import Job, run_options, trainer_options
+from ader.job import Job, cache_options, run_options, trainer_options
 from ader.methods.base import Method, build, find_class, recipe_arguments
 from ader.metrics import Evaluator
 from ader.predict import predict
@@ -74,6 +75,7 @@ def prepare(composed: Composed, interrupt: Interrupt) -> Job:
         device=device,
         index=index,
         parts=parts,
+        caching=cache_options(composed),
         place=locate(composed, published),
         interrupt=interrupt,
         extras=Extras(options.save_maps, metric.by_defect),
@@ -105,16 +107,21 @@ def make(job: Job) -> None:
 
 
 def check(job: Job) -> None:
-    """Decodes every file once, unless that was done before: a bad one must not end a run after hours."""
+    """Decodes every file once, unless that was done before: a bad one must not end a run after hours.
+
+    Decoded images are kept for this run and others, where that is asked for.
+    """
     job.interrupt.activity = "while checking files"
-    cache = Path(job.composed.values["paths"]["cache"]).expanduser()
+    folder = Path(job.composed.values["paths"]["cache"]).expanduser()
 
     def check_all() -> None:
+        cached = decode_once(job, folder)
         with job.console.track("check files", len(job.index), "files") as track:
-            check_files(job.index, cache, job.trainer.decoders(), progress=lambda done, total: track.advance())
+            check_files(job.index, folder, job.trainer.decoders(), lambda done, total: track.advance(), cached or ())
         job.interrupt.check()
 
     dist.on_main(check_all)
+    job.cached = decoded_before(job, folder)
 
 
 def run_part(job: Job, part: Part, folder: Path) -> None:
@@ -144,7 +151,7 @@ def set_up(job: Job, part: Part) -> tuple[Method, Loader]:
     check_supervision(method.tags.supervision, part.index)
     index = hold_out(part.index, dict(method.holdout), job.options.seed)
     size, seed, workers = job.options.image_size, job.options.seed, job.trainer.decoders()
-    return method, Loader(index, size, job.device, seed, workers, method.tags)
+    return method, Loader(index, size, job.device, seed, workers, method.tags, job.cached)
 
 
 def train(job: Job, method: Method, loader: Loader, folder: Path) -> dict[str, Any]:
@@ -176,6 +183,7 @@ def train(job: Job, method: Method, loader: Loader, folder: Path) -> dict[str, A
         },
         "train_memory_bytes": peak_memory(job.device),
         "processes": dist.world(),
+        "cached": job.cached is not None,
     }
 
 

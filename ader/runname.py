@@ -25,7 +25,7 @@ NOT_RECIPE = re.compile(
     r"|name|scores|device|workers"  # of scored maps; the files themselves are known by their content
     r"|metric\.by_defect"
     r"|trainer\.(device|workers|test_batch_size|checkpoint_minutes)"
-    r"|dataset\.(root|label|about|counts|check_counts))(\..*)?"
+    r"|dataset\.(root|label|about|counts|check_counts|cache|cache_above))(\..*)?"
 )
 
 #: Keys that the folder's name begins with.

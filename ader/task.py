@@ -24,6 +24,9 @@ from ader.interrupt import Interrupt
 from ader.metrics import Evaluator
 from ader.runname import Place
 
+#: Keys of the group ``dataset`` that are not for the function that reads it.
+NOT_READERS = frozenset({"about", "label", "cache", "cache_above"})
+
 
 @dataclass(frozen=True)
 class MetricOptions:
@@ -155,9 +158,20 @@ def metric_options(composed: Composed) -> MetricOptions:
     return MetricOptions(**validated(MetricOptions, composed.values["metric"], where="metric"))
 
 
+def read_published(values: Mapping[str, Any]) -> Index:
+    """The samples of a configured dataset as its reader lists them: neither counted nor with joined splits.
+
+    Args:
+        values: the group ``dataset``.
+    """
+    left_out = {*NOT_READERS, "counts", "check_counts", "train_on"}
+    options = {key: value for key, value in values.items() if key not in left_out}
+    return load_index(options.pop("name"), options.pop("root"), train_on=(), **options)
+
+
 def read_index(composed: Composed) -> Index:
     """The samples of the configured dataset."""
-    options = {key: value for key, value in composed.values["dataset"].items() if key not in ("about", "label")}
+    options = {key: value for key, value in composed.values["dataset"].items() if key not in NOT_READERS}
     if not options.pop("check_counts"):
         options["counts"] = None
     index = load_index(options.pop("name"), options.pop("root"), **options)

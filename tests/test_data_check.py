@@ -28,9 +28,10 @@ def decoded(monkeypatch) -> list[str]:
     """The images that the check decodes, in any order."""
     seen, original = [], module.problems_of
 
-    def spy(index: Index, sample: Sample) -> list[str]:
-        seen.append(sample.image)
-        return original(index, sample)
+    def spy(index: Index, sample: Sample, decoded: bool) -> list[str]:
+        if not decoded:
+            seen.append(sample.image)
+        return original(index, sample, decoded)
 
     monkeypatch.setattr(module, "problems_of", spy)
     return seen
@@ -50,6 +51,14 @@ def test_a_good_dataset_is_decoded_once(index, tmp_path, decoded):
     assert len(decoded) == 16
     check_files(index, tmp_path / "another cache", 0)
     assert len(decoded) == 32
+
+
+def test_what_the_cache_has_is_not_decoded_again(index, tmp_path, decoded):
+    whole = {sample.image for sample in index} - {"bottle/train/good/000.png"}
+    Image.new("L", (48, 47), 255).save(index.root / "cable/ground_truth/scratch/000_mask.png")
+    with pytest.raises(UserError, match=r"48x47 pixels but its image cable/test/scratch/000\.png is 48x48"):
+        check_files(index, tmp_path / "cache", 2, decoded=whole)
+    assert decoded == ["bottle/train/good/000.png"]
 
 
 def test_a_changed_file_is_checked_again(index, tmp_path, decoded):
@@ -126,7 +135,7 @@ def test_an_interrupt_stops_at_once(index, tmp_path, monkeypatch):
     """Ctrl-C while 16 files wait must not decode them all first."""
     release, started = threading.Event(), []
 
-    def slow(index: Index, sample: Sample) -> list[str]:
+    def slow(index: Index, sample: Sample, decoded: bool) -> list[str]:
         started.append(sample.image)
         if len(started) > 1:
             release.wait(10)

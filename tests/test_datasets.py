@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import os
 import re
@@ -19,7 +18,7 @@ import yaml
 from PIL import Image
 
 from ader.data import Index, counts, load_index
-from ader.data.load import find_reader, join_splits
+from ader.data.load import join_splits
 from ader.datasets import demo as demo_module
 from ader.datasets.demo import CATEGORIES, Options, render
 from ader.datasets.folder import folder, folder_name

@@ -240,7 +240,7 @@ def test_a_signal_while_the_tables_are_written_waits(done, monkeypatch):
         ("metrc=ader", "metrc=ader: there is no key 'metrc': did you mean 'metric'"),
         ("metric=adr", "metric=adr does not exist: did you mean 'ader'"),
         ("metric.sise=3", "did you mean 'metric.size'"),
-        ("foo", "foo: there is no key 'foo': choose from: dataset.root"),
+        ("foo", "foo: there is no key 'foo': choose from: dataset.cache"),
         ("metric.size=foo", "metric.size='foo' does not fit"),
         ("trainer.device=tpu", "trainer.device='tpu' is not a device"),
         ("dataset.root=/nope", "dataset.root: /nope does not exist"),

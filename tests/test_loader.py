@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -13,11 +14,13 @@ from hypothesis import strategies as st
 
 from ader import dist
 from ader.data import load_index
+from ader.data import loader as module
+from ader.data.cache import cache_images
 from ader.data.index import Index, Sample
 from ader.data.loader import Loader, Order, _Steps, hold_out, shard
 from ader.data.sizes import Sizes
 from ader.errors import UserError
-from ader.methods.base import Descent, Pass, Tags
+from ader.methods.base import Batch, Descent, Pass, Tags
 from ader.testing.toy import write_mvtec
 
 
@@ -210,3 +213,55 @@ def test_images_are_plain_numbers(index):
     assert batch.image_BCHW.dtype == torch.float32
     assert batch.seed_B.dtype == torch.int64
     assert np.isfinite(batch.image_BCHW.numpy()).all()
+
+
+@pytest.fixture(scope="module")
+def cached(index, tmp_path_factory):
+    files = {sample.image: index.path(sample.image) for sample in index}
+    return cache_images(files, 16, tmp_path_factory.mktemp("cache"), workers=2)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("augment", [None, _noise])
+@pytest.mark.parametrize("supervision", ["normal", "pixel"])
+def test_the_cache_changes_nothing_but_the_time(index, cached, workers, augment, supervision):
+    stage, batches = _descent(augment=augment, epochs=2), []
+    for kept in (None, cached):
+        loader = Loader(index, 16, torch.device("cpu"), 1, workers, Tags(supervision=supervision), kept)
+        batches.append(list(loader.train(stage, 0, 2 * loader.order(stage).steps_per_epoch)))
+        tested = list(loader.test(3, Sizes()))
+        batches[-1] += [Batch(image, torch.zeros(0), mask_BHW=masks) for _, image, masks in tested]
+    assert len(batches[0]) == len(batches[1]) > 4
+    for one, other in zip(*batches, strict=True):
+        assert torch.equal(one.image_BCHW, other.image_BCHW)
+        assert torch.equal(one.seed_B, other.seed_B)
+        assert one.extra.keys() == other.extra.keys()
+        assert all(torch.equal(value, other.extra[name]) for name, value in one.extra.items())
+        for pair in ((one.mask_BHW, other.mask_BHW), (one.label_B, other.label_B)):
+            assert (pair[0] is None and pair[1] is None) or torch.equal(*pair)
+
+
+def test_cached_images_are_copied_in_this_process(index, cached, monkeypatch):
+    """Nothing is decoded, and no process is started for a copy of memory."""
+    monkeypatch.setattr(module, "load_image", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr(module, "_shield", lambda *_: pytest.fail("a worker was started"))
+    loader = Loader(index, 16, torch.device("cpu"), 1, 2, Tags(), cached)
+    assert len(list(loader.train(_pass(), 0, 3))) == 3
+
+
+def test_the_device_receives_bytes(index, cached, monkeypatch):
+    moved = []
+    original = Loader._image
+    monkeypatch.setattr(Loader, "_image", lambda self, image: moved.append(image.dtype) or original(self, image))
+    for kept in (None, cached):
+        loader = Loader(index, 16, torch.device("cpu"), 1, 0, Tags(), kept)
+        assert next(iter(loader.train(_descent(), 0, 1))).image_BCHW.dtype == torch.float32
+    assert moved == [torch.uint8] * 2
+
+
+def test_labelled_defects_are_hidden_from_methods_that_learn_from_normal_images(index):
+    moved = tuple(replace(s, split="train") if s.label else s for s in index)
+    labelled = replace(index, samples=moved)
+    count = sum(sample.label for sample in moved)
+    for supervision, expected in (("normal", 10), ("image", 10 + count), ("pixel", 10 + count)):
+        assert _loader(labelled, tags=Tags(supervision=supervision)).order(_descent()).images == expected

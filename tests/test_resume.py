@@ -114,9 +114,9 @@ def test_a_signal_while_files_are_checked(bench, capsys, monkeypatch):
 
     check_files = ader.run.check_files
 
-    def slow(index, cache, workers, progress):
+    def slow(*arguments):
         terminate()
-        check_files(index, cache, workers, progress)
+        check_files(*arguments)
 
     monkeypatch.setattr(ader.run, "check_files", slow)
     assert bench.run() == 1

@@ -21,8 +21,8 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(f"ader list {' '.join(arguments)}: {suggest(wanted, KINDS)}")
     headings, rows = KINDS[arguments[0]]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
+    for number, heading in enumerate(headings):
+        table.add_column(heading, overflow="fold", no_wrap=number == 0)  # names are to be copied
     for row in rows():
         table.add_row(*row)
     Console(highlight=False).print(table)
@@ -46,7 +46,7 @@ def _datasets() -> Iterator[tuple[str, ...]]:
     for name in options("dataset"):
         values = read_option("dataset", name)
         about = values.get("about") or {}
-        images = counting.images(values.get("counts") or {})
+        images = about.get("images") or counting.images(values.get("counts") or {})
         yield (
             name,
             str(len(about.get("categories") or "") or ""),

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
+from PIL import Image
 
-from ader.data.image import BadImageError, read_image, read_mask
+from ader.data.image import BadImageError, open_image, read_image, read_mask
 from ader.data.index import Index, Sample
 from ader.errors import UserError, some
 from ader.files import write_atomic
@@ -19,10 +20,44 @@ from ader.files import write_atomic
 RULES = 1  # part of the stamp: raise it when a check is added
 SHOWN = 3
 
+#: Kinds of problems.
+MISSING, UNREADABLE = "missing files", "unreadable files"
+MASK_SIZE, ALL_ZERO, MARKED_NORMAL = "mask sizes", "all-zero masks", "marked normal images"
+
 Progress = Callable[[int, int], object]
+Reader = Callable[[Path], Image.Image]
 
 
-def check_files(index: Index, cache: Path, workers: int, progress: Progress | None = None) -> None:
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong with some of a sample's files, which are named relative to the index's root."""
+
+    kind: str
+    files: tuple[str, ...]
+    what: str
+
+    def __str__(self) -> str:
+        return f"{some(self.files)} {self.what}"
+
+
+@dataclass(slots=True)
+class Look:
+    """What the files of a sample turned out to be.
+
+    Attributes:
+        image: decoded; None if it cannot be read.
+        marks: of every mask that can be read, whether it marks anything.
+        problems: in the order in which they were found.
+    """
+
+    image: Image.Image | None = None
+    marks: dict[str, bool] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def check_files(
+    index: Index, cache: Path, workers: int, progress: Progress | None = None, decoded: Container[str] = ()
+) -> None:
     """Checks that every image and mask of an index can be used.
 
     A successful check is remembered under ``cache/checked``; while no path, size or time of change differs,
@@ -33,6 +68,7 @@ def check_files(index: Index, cache: Path, workers: int, progress: Progress | No
         cache: a folder for the stamp and for the report on bad files.
         workers: threads (Pillow decodes without holding the interpreter's lock); below 1 counts as 1.
         progress: called with (samples done, samples in all).
+        decoded: images that are known to be whole, because they lie decoded in the image cache.
 
     Raises:
         UserError: a file is missing or unreadable, or a mask does not fit its image or label. The message
@@ -41,7 +77,7 @@ def check_files(index: Index, cache: Path, workers: int, progress: Progress | No
     before = _fingerprint(index)
     if before is not None and _stamp(cache, before).exists():
         return
-    problems = _decode_all(index, workers, progress)
+    problems = _decode_all(index, workers, progress, decoded)
     if problems:
         _fail(index, cache, problems)
     # A file that changed while it was being read has not been checked.
@@ -49,36 +85,52 @@ def check_files(index: Index, cache: Path, workers: int, progress: Progress | No
         write_atomic(_stamp(cache, before), json.dumps({"dataset": index.name, "samples": len(index)}) + "\n")
 
 
-def problems_of(index: Index, sample: Sample) -> list[str]:
+def problems_of(index: Index, sample: Sample, decoded: bool = False) -> list[str]:
     """What is wrong with one sample's files, one line each, paths relative to the index's root."""
-    found = []
-    size = None
-    try:
-        size = read_image(index.path(sample.image)).size
-    except BadImageError as error:
-        found.append(f"{sample.image} {error.reason}")
-    marked, masks = False, 0
+    return [str(problem) for problem in look_at(index, sample, open_image if decoded else read_image).problems]
+
+
+def look_at(index: Index, sample: Sample, reader: Reader = read_image) -> Look:
+    """Decodes the image, unless ``reader`` leaves that out, and the masks of a sample, each once."""
+    look = Look()
+    look.image = _read(reader, index, sample.image, look)
     for name in sample.masks:
-        try:
-            mask = read_mask(index.path(name))
-        except BadImageError as error:
-            found.append(f"{name} {error.reason}")
+        mask = _read(read_mask, index, name, look)
+        if mask is None:
             continue
-        marked, masks = marked or bool(np.asarray(mask).any()), masks + 1
-        if size is not None and mask.size != size:
-            found.append(f"{name} is {_by(mask.size)} pixels but its image {sample.image} is {_by(size)}")
-    if sample.label and not marked and 0 < masks == len(sample.masks):
-        found.append(f"{some(sample.masks)} is all zero but its image {sample.image} is defective")
-    if marked and not sample.label:
-        found.append(f"{some(sample.masks)} marks a defect but its image {sample.image} is normal")
-    return found
+        look.marks[name] = mask.getbbox() is not None
+        if look.image is not None and mask.size != look.image.size:
+            what = f"is {by(mask.size)} pixels but its image {sample.image} is {by(look.image.size)}"
+            look.problems.append(Problem(MASK_SIZE, (name,), what))
+    marking = tuple(name for name, marks in look.marks.items() if marks)
+    if sample.label and not marking and 0 < len(look.marks) == len(sample.masks):
+        what = f"is all zero but its image {sample.image} is defective"
+        look.problems.append(Problem(ALL_ZERO, sample.masks, what))
+    if marking and not sample.label:
+        what = f"marks a defect but its image {sample.image} is normal"
+        look.problems.append(Problem(MARKED_NORMAL, marking, what))
+    return look
 
 
-def _decode_all(index: Index, workers: int, progress: Progress | None) -> list[str]:
+def _read(reader: Reader, index: Index, name: str, look: Look) -> Image.Image | None:
+    """A decoded file; where that is not possible, ``look`` is told why."""
+    try:
+        return reader(index.path(name))
+    except BadImageError as error:
+        kind = MISSING if isinstance(error.__cause__, FileNotFoundError) else UNREADABLE
+        look.problems.append(Problem(kind, (name,), error.reason))
+        return None
+
+
+def _decode_all(index: Index, workers: int, progress: Progress | None, decoded: Container[str]) -> list[str]:
     problems: list[str] = []
+
+    def look(sample: Sample) -> list[str]:
+        return problems_of(index, sample, sample.image in decoded)
+
     pool = ThreadPoolExecutor(max(1, workers), thread_name_prefix="check")
     try:
-        for done, found in enumerate(pool.map(lambda sample: problems_of(index, sample), index), start=1):
+        for done, found in enumerate(pool.map(look, index), start=1):
             problems += found
             if progress is not None:
                 progress(done, len(index))
@@ -116,5 +168,6 @@ def _stamp(cache: Path, fingerprint: str) -> Path:
     return cache / "checked" / f"{fingerprint}.json"
 
 
-def _by(size: tuple[int, int]) -> str:
+def by(size: tuple[int, int]) -> str:
+    """``WxH``."""
     return f"{size[0]}x{size[1]}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Literal
 
@@ -59,9 +60,10 @@ def read_mask(path: Path) -> Image.Image:
         BadImageError: as for ``read_image``.
     """
     image = _decode(path)
-    # 16-bit masks hold small class ids: their high byte would be 0
-    values = np.asarray(image) if image.mode.startswith("I") else np.asarray(_colours(image, path)).max(axis=2)
-    return Image.fromarray((values > 0).astype(np.uint8) * np.uint8(255))
+    if image.mode.startswith("I"):  # 16-bit masks hold small class ids: their high byte would be 0
+        return Image.fromarray((np.asarray(image) > 0).astype(np.uint8) * np.uint8(255))
+    brightest = image if image.mode == "L" else reduce(ImageChops.lighter, _colours(image, path).split())
+    return brightest.point([0, *[255] * 255])
 
 
 def read_masks(paths: Sequence[Path]) -> Image.Image:
@@ -85,8 +87,17 @@ def read_size(path: Path) -> tuple[int, int]:
     Raises:
         BadImageError: the file is missing or no image.
     """
-    width, height = _open(path, decode=False).size
+    width, height = open_image(path).size
     return height, width
+
+
+def open_image(path: Path) -> Image.Image:
+    """An image as its header describes it, without pixels.
+
+    Raises:
+        BadImageError: the file is missing or no image.
+    """
+    return _open(path, decode=False)
 
 
 def resize(image: Image.Image, height: int, width: int) -> Image.Image:

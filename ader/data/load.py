@@ -64,7 +64,7 @@ def join_splits(index: Index, names: Sequence[str]) -> Index:
     """
     there = sorted({sample.split for sample in index} - {TEST})
     for name in names:
-        if name not in there:
+        if name not in there and name != TRAIN:  # a category may be for testing only
             raise UserError(f"dataset.train_on: {name!r} is not a training split: {suggest(name, there)}")
     joined = {*names} - {TRAIN}
     return index.with_samples(replace(s, split=TRAIN) if s.split in joined else s for s in index) if joined else index

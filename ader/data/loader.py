@@ -17,14 +17,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ader import dist
-from ader.data.image import load_image
+from ader.data.cache import CachedImages
+from ader.data.image import U8, load_image
 from ader.data.index import TEST, Index, Sample
 from ader.data.sizes import Sizes
 from ader.errors import UserError, some
-from ader.methods.base import Augment, Batch, Descent, Pass, Stage, Tags
+from ader.methods.base import Array, Augment, Batch, Descent, Pass, Stage, Tags
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def _share(keys: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 class _Images(Dataset[dict[str, Any]]):
-    """Decodes one sample: uint8 image (3, H, W), and what else is asked for."""
+    """Makes whole batches: uint8 images (B, 3, H, W), and what else is asked for."""
 
     def __init__(
         self,
@@ -131,36 +132,54 @@ class _Images(Dataset[dict[str, Any]]):
         seed: int,
         augment: Augment | None,
         sizes: Sizes,
+        cached: CachedImages | None,
     ) -> None:
         self.index, self.samples, self.size, self.sizes = index, samples, size, sizes
-        self.truth, self.seed, self.augment = truth, seed, augment
+        self.truth, self.seed, self.augment, self.cached = truth, seed, augment, cached
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        epoch, position = key
-        sample = self.samples[position]
-        image = load_image(self.index.path(sample.image), self.size)
-        seed = mix(self.seed, epoch, sample.image)
-        item: dict[str, Any] = {"image": torch.from_numpy(image), "seed": seed, "position": position}
+    @property
+    def copied(self) -> bool:
+        """Whether a batch costs a copy of memory, and nothing that would be worth another process."""
+        return self.cached is not None and self.augment is None and self.truth != "pixel"
+
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> dict[str, Any]:
+        chosen = [self.samples[position] for _, position in keys]
+        seeds = [mix(self.seed, epoch, sample.image) for (epoch, _), sample in zip(keys, chosen, strict=True)]
+        image_BCHW = self._decoded(chosen) if self.cached is None else self.cached.take([s.image for s in chosen])
+        batch: dict[str, Any] = {
+            "image": torch.from_numpy(image_BCHW),
+            "seed": torch.tensor(seeds),
+            "position": [position for _, position in keys],
+        }
         if self.truth in ("image", "pixel"):
-            item["label"] = sample.label
+            batch["label"] = torch.tensor([sample.label for sample in chosen])
         if self.truth == "pixel":
-            item["mask"] = torch.from_numpy(self.sizes.mask(self.index, sample, (self.size, self.size)))
+            size = (self.size, self.size)
+            batch["mask"] = [torch.from_numpy(self.sizes.mask(self.index, sample, size)) for sample in chosen]
+            if len({mask.shape for mask in batch["mask"]}) == 1:
+                batch["mask"] = torch.stack(batch["mask"])
         if self.augment is not None:
-            extra = self.augment(image, np.random.default_rng(seed))
-            item["extra"] = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in extra.items()}
-        return item
+            batch["extra"] = self._augmented(self.augment, image_BCHW, seeds)
+        return batch
+
+    def _decoded(self, samples: Sequence[Sample]) -> U8:
+        return np.stack([load_image(self.index.path(sample.image), self.size) for sample in samples])
+
+    def _augmented(self, augment: Augment, image_BCHW: U8, seeds: Sequence[int]) -> dict[str, Tensor]:
+        extras = [augment(image, np.random.default_rng(seed)) for image, seed in zip(image_BCHW, seeds, strict=True)]
+        names = list(extras[0])
+        return {name: torch.stack([_tensor(extra[name]) for extra in extras]) for name in names}
 
 
-def _collate(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """A batch of items; masks of several sizes stay a list."""
-    masks = [item.pop("mask") for item in items if "mask" in item]
-    batch: dict[str, Any] = default_collate(items)
-    if masks:
-        batch["mask"] = default_collate(masks) if len({mask.shape for mask in masks}) == 1 else masks
+def _as_it_is(batch: Any) -> Any:
     return batch
+
+
+def _tensor(values: Array) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values))
 
 
 def _shield(worker: int) -> None:
@@ -192,11 +211,21 @@ class Loader:
         seed: of the run.
         workers: decoding processes; 0 decodes in this one.
         tags: of the method, which decide the labels it may see.
+        cached: all images, decoded; None decodes them for every batch.
     """
 
-    def __init__(self, index: Index, size: int, device: torch.device, seed: int, workers: int, tags: Tags) -> None:
+    def __init__(
+        self,
+        index: Index,
+        size: int,
+        device: torch.device,
+        seed: int,
+        workers: int,
+        tags: Tags,
+        cached: CachedImages | None = None,
+    ) -> None:
         self.index, self.size, self.device = index, size, device
-        self.seed, self.workers, self.tags = seed, workers, tags
+        self.seed, self.workers, self.tags, self.cached = seed, workers, tags, cached
 
     def order(self, stage: Stage) -> Order:
         """The order in which ``stage`` sees its split.
@@ -212,7 +241,7 @@ class Loader:
     def train(self, stage: Stage, start: int, stop: int) -> Iterator[Batch]:
         """Steps ``start`` to ``stop`` of a training stage."""
         truth, samples = self.tags.supervision, self._training(stage)
-        images = _Images(self.index, samples, self.size, truth, self.seed, stage.augment, Sizes())
+        images = _Images(self.index, samples, self.size, truth, self.seed, stage.augment, Sizes(), self.cached)
         steps = _Steps(self.order(stage), start, stop, together=isinstance(stage, Descent))
         for item in self._iterate(images, steps):
             yield Batch(
@@ -236,9 +265,9 @@ class Loader:
         positions = shard(len(samples), dist.rank(), dist.world())
         batches = [[(0, p) for p in positions[i : i + batch_size]] for i in range(0, len(positions), batch_size)]
         truth = "pixel" if self.index.has_masks else "normal"
-        images = _Images(self.index, samples, self.size, truth, self.seed, None, sizes)
+        images = _Images(self.index, samples, self.size, truth, self.seed, None, sizes, self.cached)
         for item in self._iterate(images, batches):
-            chosen = [samples[position] for position in item["position"].tolist()]
+            chosen = [samples[position] for position in item["position"]]
             masks = item.get("mask")
             if isinstance(masks, list):
                 yield chosen, self._image(item["image"]), [mask.to(self.device, non_blocking=True) for mask in masks]
@@ -259,14 +288,15 @@ class Loader:
         return samples
 
     def _iterate(self, images: _Images, batches: Any) -> Iterator[dict[str, Any]]:
+        workers = 0 if images.copied else min(self.workers, max(1, len(batches)))
         loader: DataLoader[dict[str, Any]] = DataLoader(
             images,
             batch_sampler=batches,
-            num_workers=min(self.workers, max(1, len(batches))) if self.workers else 0,
+            num_workers=workers,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator().manual_seed(self.seed),  # else it draws from the run's own random stream
             worker_init_fn=_shield,
-            collate_fn=_collate,
+            collate_fn=_as_it_is,  # whole batches are made at once
         )
         return iter(loader)
 

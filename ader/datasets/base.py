@@ -1,20 +1,21 @@
-"""What readers share: listing folders, finding the dataset below its root, choosing categories, pairing masks.
+"""What readers share: listing folders, finding the dataset below its root, choosing categories, pairing masks,
+splitting what has no split.
 
 Nothing here opens an image.
 """
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
+from ader.data.index import TEST, TRAIN, Sample
 from ader.errors import UserError, some, suggest
-
-T = TypeVar("T")
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 NORMAL = frozenset({"good", "ok"})
@@ -195,40 +196,60 @@ def pair_masks(images: Sequence[Path], masks: Sequence[Path], suffix: str = "_ma
     return pairs
 
 
-def draw(items: Sequence[T], number: int, seed: int, option: str) -> set[T]:
-    """The normal images to test on of a dataset without split: some at random, for a seed the same on every machine.
+def hold_out(samples: Sequence[Sample], number: int, seed: int, option: str) -> list[Sample]:
+    """Splits a dataset that has no split: tests on every defective image and on some normal ones, drawn.
 
-    They are those that scikit-learn's ``train_test_split`` puts into its test part with ``random_state=seed``.
+    For a seed these are the same on every machine: those that scikit-learn's ``train_test_split`` puts into its test
+    part with ``random_state=seed``.
 
     Args:
-        items: the normal images, in a fixed order.
-        number: how many to draw.
+        samples: in a fixed order; their ``split`` is replaced.
+        number: how many normal images to draw.
         seed: of the generator.
         option: of the dataset, that says how many; for messages.
 
     Raises:
-        UserError: training or testing would have none, or the seed is out of range.
+        UserError: training or testing would have no normal images, or the seed is out of range.
     """
-    if not 0 < number < len(items):
+    good = [sample for sample in samples if not sample.label]
+    if not 0 < number < len(good):
         raise UserError(
-            f"dataset.{option}: {number} of {len(items)} normal images would be for testing, the others for training: "
+            f"dataset.{option}: {number} of {len(good)} normal images would be for testing, the others for training: "
             "give a value that leaves some for both"
         )
     if not 0 <= seed < 1 << 32:
         raise UserError(f"dataset.seed={seed}: give a number from 0 to {(1 << 32) - 1}")
-    order = np.random.RandomState(seed).permutation(len(items))  # its numbers are the same in every version of NumPy
-    return {items[place] for place in order[:number]}
+    order = np.random.RandomState(seed).permutation(len(good))  # its numbers are the same in every version of NumPy
+    drawn = {good[place] for place in order[:number]}
+    return [replace(s, split=TEST if s.label or s in drawn else TRAIN) for s in samples]
 
 
-def draw_share(items: Sequence[T], train_share: float, seed: int) -> set[T]:
-    """As ``draw``, what the share for training leaves over; that one is rounded down, as scikit-learn does.
+def hold_out_share(samples: Sequence[Sample], train_share: float, seed: int) -> list[Sample]:
+    """As ``hold_out``, with a share of the normal images for training (rounded down, as scikit-learn does).
 
     Raises:
-        UserError: as for ``draw``.
+        UserError: as for ``hold_out``.
     """
     if not 0 < train_share < 1:
         raise UserError(f"dataset.train_share={train_share}: give a number between 0 and 1")
-    return draw(items, len(items) - int(train_share * len(items)), seed, "train_share")
+    good = sum(not sample.label for sample in samples)
+    return hold_out(samples, good - int(train_share * good), seed, "train_share")
+
+
+def inside(path: str, where: str) -> str:
+    """A path that a list gives, as samples have it: without double slashes and ``.``.
+
+    Args:
+        path: relative to the dataset's folder, POSIX.
+        where: the list and the place in it, for messages.
+
+    Raises:
+        UserError: it is empty, absolute, leads out of the folder or has backslashes.
+    """
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if not parts or ".." in parts or re.match("/|[A-Za-z]:", path) or "\\" in path or "\0" in path:
+        raise UserError(f"{where}: {path!r} is no path below the dataset's folder, with / between its parts: mend it")
+    return "/".join(parts)
 
 
 def stem_of(path: Path) -> str:

@@ -27,7 +27,7 @@ def folder(root: Path, categories: Sequence[str] | None = None) -> Index:
     return read_tree(folder_name(root), root, categories, tree=Tree(masks=False))
 
 
-def folder_name(root: Path) -> str:
-    """``folder-`` and the root's own name, reduced to what is safe in a path on every system."""
+def folder_name(root: Path, kind: str = "folder") -> str:
+    """``kind`` and the root's own name, reduced to what is safe in a path on every system."""
     safe = re.sub(r"[^\w.-]+", "-", os.path.basename(os.path.abspath(root))).strip("-.")
-    return f"folder-{safe or 'root'}"
+    return f"{kind}-{safe or 'root'}"

@@ -290,7 +290,7 @@ def _reduce(function: object, arguments: object) -> object:
             return number
         case _Global("dtype"), (str() as name, bool() | int(), bool() | int()):
             if not re.fullmatch("f[248]|[iu][1248]|b1", name):
-                raise UnusableError(f"holds an array of type {name[:20]!r}: save arrays of real numbers")
+                raise ForeignError(f"holds an array of type {name[:20]!r}, not of real numbers")
             return _Dtype(name)
         case _Global("encode"), (str() as text, "latin1"):
             return text.encode("latin-1")

@@ -1,0 +1,52 @@
+"""``ader data prepare`` and ``ader data clear``: datasets onto the disk, cached images off it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ader.errors import UserError
+
+
+def prepare(arguments: Sequence[str]) -> int:
+    """Prepares a dataset; see ``ader.prepare``."""
+    from ader.commands.data import data_options, read_configuration
+    from ader.console import Console
+    from ader.datasets.preparing import Work
+    from ader.interrupt import Interrupt
+    from ader.job import decoders
+    from ader.prepare import preparation
+    from ader.prepare import prepare as prepare_dataset
+
+    composed = read_configuration(arguments)
+    if composed is None:
+        return 0
+    options, values = data_options(composed), composed.values["dataset"]
+    source = None if options.source is None else Path(options.source).expanduser()
+    with Interrupt().listening() as interrupt, Console() as console:
+        interrupt.activity = "while preparing the dataset"
+        work = Work(console, interrupt.check, max(1, decoders(options.workers)))
+        data = Path(composed.values["paths"]["data"]).expanduser()
+        prepare_dataset(preparation(composed.choices["dataset"], values, data, work), source)
+    return 0
+
+
+def clear(arguments: Sequence[str]) -> int:
+    """Deletes the images that runs have kept decoded; they are made again where they are wanted."""
+    from ader.console import Console
+    from ader.data.cache import remove
+
+    folder = _cache_folder(arguments)
+    freed = remove(folder)
+    Console().say(f"{freed / 2**20:,.0f} MiB of decoded images deleted from {folder}")
+    return 0
+
+
+def _cache_folder(arguments: Sequence[str]) -> Path:
+    """``paths.cache``, without composing a dataset."""
+    given = [word.removeprefix("paths.cache=") for word in arguments if word.startswith("paths.cache=")]
+    others = [word for word in arguments if not word.startswith("paths.cache=")]
+    if others:
+        raise UserError(f"ader data clear takes nothing but paths.cache=DIR, not {' '.join(others)}")
+    return Path(given[-1] if given else os.environ.get("ADER_CACHE", "~/.cache/ader")).expanduser()

@@ -1,0 +1,60 @@
+"""AeBAD-V: frames of videos of turning blades of aero engines.
+
+Paper: Zhang et al., "Industrial Anomaly Detection with Domain Shift: A Real-world Dataset and Masked Multi-scale
+Reconstruction", arXiv 2304.02216. Licence: CC BY 4.0. There are no masks. Layout::
+
+    AeBAD_V/train/good/{video1_train,video2_train,video3_train}/*.jpg
+           /test/{video1,video2,video3}/{good,anomaly}/*.jpg
+
+The videos are the categories. One public reader names a ``video4_train``: where it is there, it makes a category
+that has training images only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ader.data.index import TRAIN, Index, Sample
+from ader.datasets.base import choose, folders, settle
+from ader.datasets.tree import read_part
+
+VIDEOS = ("video1", "video2", "video3")
+
+
+def aebad_v(root: Path, categories: Sequence[str] | None = None) -> Index:
+    """Lists AeBAD-V.
+
+    Args:
+        root: ``AeBAD_V``, or a folder above it.
+        categories: the videos to read; None means all that are there.
+
+    Raises:
+        UserError: a folder of images is missing.
+    """
+    layout = "AeBAD_V (train/good/<video>_train, test/<video>/<good or anomaly>)"
+    root = settle(root, lambda folder: _holds(folder) or _holds(folder / "AeBAD_V"), layout)
+    root = settle(root, _holds, layout)
+    wanted = choose("aebad_v", root, categories, sorted({*VIDEOS, *_on_disk(root)}))
+    samples = [sample for video in wanted for sample in _read_video(root, video)]
+    return Index("aebad_v", root, tuple(samples), wanted, has_masks=False)
+
+
+def _holds(folder: Path) -> bool:
+    return any((folder / "test" / video).is_dir() for video in VIDEOS)
+
+
+def _on_disk(root: Path) -> set[str]:
+    trained = {folder.name.removesuffix("_train") for folder in folders(root / "train" / "good")}
+    return trained | {folder.name for folder in folders(root / "test")}
+
+
+def _read_video(root: Path, video: str) -> list[Sample]:
+    train, test = root / "train" / "good" / f"{video}_train", root / "test" / video
+    samples: list[Sample] = []
+    if video in VIDEOS or train.exists():
+        samples += read_part(root, video, train, None, "good", split=TRAIN)
+    if video in VIDEOS or test.exists():
+        for part in folders(test):
+            samples += read_part(root, video, part, None, part.name)
+    return sorted(samples, key=lambda sample: sample.image)

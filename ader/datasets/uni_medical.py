@@ -1,0 +1,122 @@
+"""Uni-Medical: slices of brain MRI, liver CT and retinal OCT.
+
+Paper: Zhang et al., "Exploring Plain ViT Reconstruction for Multi-class Unsupervised Anomaly Detection" (ViTAD),
+arXiv 2312.07495; made from BMAD (Bao et al., CVPR Workshops 2024). Licence: not established; its sources
+have their own. Layout of MVTec AD::
+
+    <brain, liver or retinal>/train/good/*.png
+                             /test/<good or other>/*.png
+                             /ground_truth/<other>/*.png
+
+Brain masks hold several grey values; all above 0 count. ADer pairs masks with images by their sorted positions. Here
+they are paired by name, and by position only in a folder where no mask has an image's name.
+
+``prepare`` makes this layout from BMAD's, of which there are several variants::
+
+    <Brain, Liver or Retina_RESC>[/<one more>]/train/good[/img]/*.png
+                                              /valid                          (not part of Uni-Medical)
+                                              /test/{good,Ungood}/img/*.png
+                                              /test/Ungood/{label,anomaly_mask}/*.png
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from ader.data.index import Index
+from ader.datasets.base import AGAIN, NORMAL, folders, image_files, masks_by_name, stem_of
+from ader.datasets.preparing import Work, copy
+from ader.datasets.tree import Tree, read_tree
+from ader.errors import UserError, some
+
+#: What BMAD's folder for a category has in its name, lower-cased. Its other folder of retinas is OCT2017.
+BMAD = {"brain": "brain", "liver": "liver", "retinal": "resc|retinal"}
+CATEGORIES = tuple(BMAD)
+
+log = logging.getLogger(__name__)
+
+
+def uni_medical(root: Path, categories: Sequence[str] | None = None) -> Index:
+    """Lists Uni-Medical.
+
+    Args:
+        root: the folder that holds ``brain``, ``liver`` and ``retinal``.
+        categories: those to read; None means all 3. The others need not be on disk.
+
+    Raises:
+        UserError: a category, its images or a mask is missing, or masks cannot be paired with images.
+    """
+    return read_tree("uni_medical", root, categories, known=CATEGORIES, tree=Tree(pair=_by_name_or_position))
+
+
+def _by_name_or_position(images: Sequence[Path], truth: Path) -> Mapping[Path, Sequence[Path]]:
+    masks = image_files(truth) if truth.exists() else []
+    stems = {stem_of(image) for image in images}
+    if not masks or any({stem_of(mask), stem_of(mask).removesuffix("_mask")} & stems for mask in masks):
+        return masks_by_name(images, truth)
+    if len(masks) != len(images):
+        raise UserError(
+            f"{truth} holds {len(masks)} masks for {len(images)} images, and none has an image's name: {AGAIN}"
+        )
+    log.warning("%s: no mask has an image's name, so they are paired by their sorted positions", truth)
+    return {image: (mask,) for image, mask in zip(images, masks, strict=True)}
+
+
+def prepare(root: Path, source: Path, work: Work) -> None:
+    """Copies from BMAD what Uni-Medical consists of; files that are there already are left as they are.
+
+    Args:
+        root: where Uni-Medical is to be.
+        source: the folder that holds BMAD's folders, or the one folder in it that does. Where it lacks a category that
+            ``root`` has, that one is taken to be prepared.
+        work: surroundings.
+
+    Raises:
+        UserError: neither has a category, or a file cannot be copied.
+    """
+    found = {category: _find(source, category) for category in CATEGORIES}
+    missing = [category for category, place in found.items() if place is None and not (root / category).is_dir()]
+    if missing:
+        raise UserError(
+            f"{source} holds no folder of BMAD with test/good/img in it for {some(missing)}, and {root} has none "
+            "prepared: unpack bmad.zip, and give its folder as source=..."
+        )
+    copies = [pair for category, place in found.items() if place for pair in _copies(place, root / category)]
+    with work.console.track("copying", len(copies), "files") as track:
+        for original, target in copies:
+            work.check()
+            copy(original, target, shutil.copy2)
+            track.advance()
+
+
+def _find(source: Path, category: str) -> Path | None:
+    """BMAD's folder of a category: below ``source`` or a folder in it, and itself or a folder in it."""
+    deep = [folder for top in (source, *folders(source)) for folder in folders(top)]
+    named = [folder for folder in deep if re.search(BMAD[category], folder.name.lower())]
+    places = (place for folder in named for place in (folder, *folders(folder)))
+    return next((place for place in places if (place / "test" / "good" / "img").is_dir()), None)
+
+
+def _copies(place: Path, target: Path) -> Iterator[tuple[Path, Path]]:
+    """All files of a category, and where they go."""
+    if target.exists() and target.samefile(place):  # "Brain" and "brain" are one folder on some file systems
+        raise UserError(f"{place} is BMAD's, and Uni-Medical's are to be made there: move it, and give source=...")
+    yield from _folder(place / "train" / "good", ("img", ""), target / "train" / "good")
+    for part in folders(place / "test"):
+        yield from _folder(part, ("img",), target / "test" / part.name)
+        if part.name not in NORMAL:
+            yield from _folder(part, ("label", "anomaly_mask"), target / "ground_truth" / part.name)
+
+
+def _folder(folder: Path, names: Sequence[str], target: Path) -> Iterator[tuple[Path, Path]]:
+    """The files of the first of some folders in ``folder`` that is there, and where they go."""
+    for place in (folder / name for name in names):
+        if place.is_dir():
+            for file in image_files(place):
+                yield file, target / file.name
+            return
+    raise UserError(f"{folder} holds no {' or '.join(filter(None, names))}: {AGAIN}")

@@ -1,0 +1,1 @@
+"""Small datasets in the layouts of the real ones, exceptions included: ``layouts/<reader>.py`` has ``write(root)``."""
