@@ -248,7 +248,6 @@ def test_bad_files_are_left_out_until_they_are_mended(files, cache, decoded, mis
     for _ in range(2):
         check_pixels(fill(files, cache), good)
         assert open_images(files, SIZE, cache) is None
-        assert not (folder_of(cache) / "known").exists()
     for name, content in whole.items():
         files[name].write_bytes(content)
     decoded.clear()
@@ -403,7 +402,7 @@ def test_killed(files, cache, start, decoded, torn):
     assert digests.stat().st_size == 3 * 32
     for path in (pixels, digests):  # a write that was cut short
         path.write_bytes(path.read_bytes() + b"x" * (torn // 10 if path == digests else torn))
-    fill({}, cache)
+    fill({"none": cache / "none"}, cache)
     assert rows(cache) == 3
     check_pixels(fill(files, cache), files)
     assert sorted(decoded) == sorted(files.values())[3:]
@@ -453,12 +452,36 @@ def test_the_lock_of_a_removed_folder_is_not_taken(files, cache, monkeypatch):
 @pytest.mark.parametrize("damage", [lambda content: content[:-1], lambda content: bytes(len(content)), lambda _: b""])
 def test_a_damaged_list_of_known_files(files, cache, decoded, damage):
     fill(files, cache)
-    (known,) = (folder_of(cache) / "known").iterdir()
+    known = folder_of(cache) / "known.sha256"
     known.write_bytes(damage(known.read_bytes()))
     assert open_images(files, SIZE, cache) is None
     check_pixels(fill(files, cache), files)
     assert open_images(files, SIZE, cache) is not None
     assert len(decoded) == COUNT  # the rows were there
+
+
+def test_parts_and_unions_of_what_is_known_are_known(files, cache, decoded, tmp_path):
+    """Other selections and settings of a dataset read no file again."""
+    names = sorted(files)
+    first, second = ({name: files[name] for name in some} for some in (names[:5], names[3:]))
+    fill(first, cache)
+    fill(second, cache)
+    decoded.clear()
+    for some in (names[::2], names, names[::-1]):
+        images = open_images({name: files[name] for name in some}, SIZE, cache)
+        assert images is not None
+        assert list(images.names) == some
+    assert open_images({**files, "none": tmp_path / "none"}, SIZE, cache) is None
+    assert not decoded
+
+
+def test_known_files_are_not_read_again(files, cache, monkeypatch):
+    fill(files, cache)
+    more = {**files, "other": save(cache / "other.png", seed=99)}
+    read, original = [], Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda self: read.append(self.name) or original(self))
+    check_pixels(fill(more, cache), more)
+    assert [name for name in read if name.endswith(".png")] == ["other.png"]
 
 
 @pytest.mark.parametrize("kept", [0, 1, 4 * ROW, 4 * ROW + 1, COUNT * ROW - 1])
@@ -605,8 +628,8 @@ def test_bytes(files, cache, monkeypatch):
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: {cache.parent: SimpleNamespace(free=5)}[path])
     assert free_bytes(cache / "not" / "there") == 5
     fill(files, cache)
-    assert needed_bytes(COUNT, SIZE) == COUNT * (ROW + 32)
-    assert total_bytes(cache) == needed_bytes(COUNT, SIZE) + COUNT * 32
+    assert needed_bytes(COUNT, SIZE) == COUNT * (ROW + 3 * 32)
+    assert total_bytes(cache) == needed_bytes(COUNT, SIZE)
 
 
 def test_remove(files, cache):

@@ -99,7 +99,7 @@ def _tar_entries(stream: _Readable) -> Members:
     """A tar's members, read once from front to back."""
     forward = _Forward(stream)
     with tarfile.open(fileobj=cast(BinaryIO, forward), mode="r:") as tar:
-        while (member := tar.next()) is not None:
+        for member in tar:
             size = member.size if member.isreg() else 0
             opened = partial(tar.extractfile, member)
             yield Entry(member.name, _tar_kind(member), size, member.linkname, cast(Callable[[], IO[bytes]], opened))

@@ -5,8 +5,8 @@ A folder ``<cache>/images/<size>-bilinear-<VERSION>-pillow-<its version>`` holds
 - ``rows.u8``: row i is what ``load_image`` gives, uint8 (3, size, size). Only ever appended to.
 - ``rows.sha256``: row i is the SHA-256 of the file that the pixels came from, 32 bytes. A row exists once it is listed
   here, which happens after its pixels are on disk. The same file in another folder or dataset is the same row.
-- ``known/<fingerprint>.sha256``: the SHA-256 of each file of a set of files, so that they need not be read again. The
-  fingerprint is that of their paths, sizes and times of change.
+- ``known.sha256``: of every file that was read, 64 bytes: the SHA-256 of its path, size and time of change, and that of
+  its content, so that it need not be read again while nothing of it changes.
 - ``.lock``: held by the one process that appends. Readers need no lock.
 
 Whatever is in those files, an image is only read from a row that is listed with the SHA-256 of its file.
@@ -33,7 +33,6 @@ import PIL
 
 from ader.data.image import U8, BadImageError, load_image
 from ader.errors import UserError
-from ader.files import remove_leftovers, write_atomic
 from ader.parallel import ahead
 
 VERSION = 1  # raise it when decoding or resizing changes a pixel
@@ -41,6 +40,7 @@ CHUNK = 64 << 20  # bytes of decoded images that wait for the disk, and
 SECONDS = 2.0  # how long: so much is lost when the process is killed
 POLL = 0.5  # seconds between looks at another process's lock
 DIGEST = 32  # bytes of a SHA-256
+RECORD = 2 * DIGEST
 
 Progress = Callable[[int, int], object]
 Callback = Callable[[], object]
@@ -152,21 +152,16 @@ def cache_images(
     Raises:
         UserError: the disk is full, or the folder cannot be written.
     """
-    folder, before = _folder(cache, size), _fingerprint(files)
-    needed = needed_bytes(len(files), size)
-    found = _open(folder, size, files, before)
+    folder, needed = _folder(cache, size), needed_bytes(len(files), size)
+    found = _open(folder, size, files)
     if found is not None:
         return found
     with _exclusive(folder, needed, check, waiting):
-        found = _open(folder, size, files, before)  # the process that was waited for may have been at the same files
+        found = _open(folder, size, files)  # the process that was waited for may have been at the same files
         if found is not None:
             return found
         with _Rows(folder, size, needed) as rows:
             digests = _fill(rows, files, workers, progress, check)
-        # The content of a file that changed while it was being read is not that of its fingerprint.
-        if before is not None and None not in digests and before == _fingerprint(files):
-            with _explained(folder, needed):
-                write_atomic(_known(folder, before), b"".join(digest for digest in digests if digest))
         return _opened(folder, size, files, digests, rows.digests)
 
 
@@ -175,12 +170,12 @@ def open_images(files: Mapping[str, Path], size: int, cache: Path) -> CachedImag
 
     Takes one look at each file's size and time of change; writes nothing.
     """
-    return _open(_folder(cache, size), size, files, _fingerprint(files))
+    return _open(_folder(cache, size), size, files)
 
 
 def needed_bytes(count: int, size: int) -> int:
     """What ``count`` images take on disk."""
-    return count * (_row_bytes(size) + DIGEST)
+    return count * (_row_bytes(size) + DIGEST + RECORD)
 
 
 def free_bytes(cache: Path) -> int:
@@ -234,8 +229,10 @@ class _Rows:
         self.folder, self.size, self.needed = folder, size, needed
         self.flushed = time.monotonic()
         with _explained(folder, needed):
-            self.pixels, self.list = _opened_to_write(folder / "rows.u8"), _opened_to_write(folder / "rows.sha256")
-            self.digests = _listed(folder, size)
+            names = ("rows.u8", "rows.sha256", "known.sha256")
+            self.pixels, self.list, self.files = (_opened_to_write(folder / name) for name in names)
+            self.digests, self.known = _listed(folder, size), _read_known(folder)
+            self.recorded, self.records = os.fstat(self.files.fileno()).st_size // RECORD, list[bytes]()
             self.list.truncate(len(self.digests) * DIGEST)
             os.fsync(self.list)  # before other pixels take the place of those that were lost
             self.pixels.truncate(len(self.digests) * _row_bytes(size))
@@ -246,7 +243,7 @@ class _Rows:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        with self.pixels, self.list:
+        with self.pixels, self.list, self.files:
             # After a failed write nothing more is listed: a second fsync succeeds whatever the first one lost.
             if kind is None or not issubclass(kind, UserError):
                 self.flush()
@@ -266,13 +263,23 @@ class _Rows:
         if waiting >= CHUNK or time.monotonic() > self.flushed + SECONDS:
             self.flush()
 
+    def note(self, key: bytes | None, digest: bytes) -> None:
+        """Remembers a file's content; ``key`` is None where it changed while it was read."""
+        if key is not None and self.known.get(key) != digest:
+            self.known[key] = digest
+            self.records.append(key + digest)
+
     def flush(self) -> None:
-        """Lists the rows that were added, once their pixels are on disk."""
+        """Lists the rows that were added, once their pixels are on disk, and then the files that they came from."""
         count = len(self.digests)
         with _explained(self.folder, self.needed):
             os.fsync(self.pixels)
             _write(self.list, b"".join(self.digests[self.listed : count]), self.listed * DIGEST)
             os.fsync(self.list)
+            records = b"".join(self.records)  # not forced to disk: what is lost, or half there, is read again
+            _write(self.files, records, self.recorded * RECORD)
+        self.recorded += len(records) // RECORD
+        del self.records[: len(records) // RECORD]
         self.listed, self.flushed = count, time.monotonic()
 
 
@@ -285,9 +292,11 @@ def _fill(
     most = max(2 * workers, CHUNK // _row_bytes(rows.size))
     pool = ThreadPoolExecutor(workers, thread_name_prefix="cache")
     try:
-        for digest, image in ahead(pool, lambda path: _decode(path, rows), files.values(), most):
-            if digest is not None and image is not None:
-                rows.add(digest, image)
+        for digest, image, key in ahead(pool, lambda path: _decode(path, rows), files.values(), most):
+            if digest is not None:
+                rows.note(key, digest)
+                if image is not None:
+                    rows.add(digest, image)
             digests.append(digest)
             if progress is not None:
                 progress(len(digests), len(files))
@@ -298,26 +307,30 @@ def _fill(
     return digests
 
 
-def _decode(path: Path, rows: _Rows) -> tuple[bytes | None, U8 | None]:
-    """The SHA-256 of a file and its pixels, without them if there is a row of them; nothing where it is no image."""
+def _decode(path: Path, rows: _Rows) -> tuple[bytes | None, U8 | None, bytes | None]:
+    """The SHA-256 of a file, its pixels unless there is a row of them, and its key; nothing where it is no image."""
     try:
+        before = _key(path)
+        known = rows.known.get(before)
+        if known in rows.row:
+            return known, None, before
         content = path.read_bytes()
         digest = hashlib.sha256(content).digest()
-        # From the very bytes that were hashed: the file may be changing.
-        return digest, None if digest in rows.row else load_image(path, rows.size, content)
+        # From the very bytes that were hashed: the file may be changing, and then its key stands for neither.
+        image = None if digest in rows.row else load_image(path, rows.size, content)
+        return digest, image, before if before == _key(path) else None
     except (OSError, BadImageError):
-        return None, None
+        return None, None, None
 
 
-def _open(folder: Path, size: int, files: Mapping[str, Path], fingerprint: str | None) -> CachedImages | None:
+def _open(folder: Path, size: int, files: Mapping[str, Path]) -> CachedImages | None:
     """What earlier calls left of these very files, if it is all there."""
-    if fingerprint is None:
-        return None
     try:
-        digests, listed = _split(_known(folder, fingerprint).read_bytes()), _listed(folder, size)
+        known, listed = _read_known(folder), _listed(folder, size)
+        digests = [known.get(_key(path)) for path in files.values()]
     except OSError:
         return None
-    if len(digests) != len(files) or not set(listed).issuperset(digests):
+    if not set(listed).issuperset(digests):
         return None
     return _opened(folder, size, files, digests, listed)
 
@@ -344,25 +357,21 @@ def _seal(digests: list[bytes]) -> bytes:
     return hashlib.sha256(b"".join(digests)).digest()
 
 
-def _fingerprint(files: Mapping[str, Path]) -> str | None:
-    """SHA-256 over absolute paths, sizes and times of change; None when a file is missing."""
-    digest = hashlib.sha256()
-    try:
-        for path in files.values():
-            stat = os.stat(path)
-            digest.update(json.dumps([os.path.abspath(path), stat.st_size, stat.st_mtime_ns]).encode())
-    except OSError:
-        return None
-    return digest.hexdigest()
+def _key(path: Path) -> bytes:
+    """SHA-256 over a file's absolute path, size and time of change."""
+    stat = os.stat(path)
+    return hashlib.sha256(json.dumps([os.path.abspath(path), stat.st_size, stat.st_mtime_ns]).encode()).digest()
+
+
+def _read_known(folder: Path) -> dict[bytes, bytes]:
+    """The SHA-256 of files by their keys."""
+    parts = _split((folder / "known.sha256").read_bytes())
+    return dict(zip(parts[::2], parts[1::2], strict=False))  # the last record may be half there
 
 
 def _folder(cache: Path, size: int) -> Path:
     # another Pillow, or its JPEG library, may decode otherwise
     return cache / "images" / f"{size}-bilinear-{VERSION}-pillow-{PIL.__version__}"
-
-
-def _known(folder: Path, fingerprint: str) -> Path:
-    return folder / "known" / f"{fingerprint}.sha256"
 
 
 def _row_bytes(size: int) -> int:
@@ -384,8 +393,6 @@ def _exclusive(folder: Path, needed: int, check: Callback | None, waiting: Callb
             check()
         time.sleep(POLL)
     with lock:
-        with _explained(folder, needed):
-            remove_leftovers(folder)
         yield
 
 
