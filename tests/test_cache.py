@@ -543,7 +543,7 @@ def test_a_folder_that_cannot_be_written(files, cache, monkeypatch, code):
     with pytest.raises(UserError) as caught:
         fill(files, cache)
     assert str(caught.value) == (
-        f"image cache {folder_of(cache)} cannot be written ({os.strerror(code)}; {COUNT * (ROW + 32):,} bytes are "
+        f"image cache {folder_of(cache)} cannot be written ({os.strerror(code)}; {COUNT * (ROW + 96):,} bytes are "
         "needed): give paths.cache=FOLDER or dataset.cache=off"
     )
 
@@ -567,7 +567,7 @@ def test_a_full_disk(files, cache, monkeypatch, decoded, at_once):
         patch.setattr(module.os, "pwrite", full)
         with pytest.raises(UserError) as caught:
             fill(files, cache)
-    assert f"{folder_of(cache)} cannot be written (No space left on device; 7,200 bytes are needed)" in str(
+    assert f"{folder_of(cache)} cannot be written (No space left on device; 7,776 bytes are needed)" in str(
         caught.value
     )
     assert "give paths.cache=FOLDER or dataset.cache=off" in str(caught.value)
