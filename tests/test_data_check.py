@@ -111,6 +111,13 @@ def test_all_problems_are_listed_together(index, tmp_path):
         assert reason in text
 
 
+def test_empty_masks_of_the_release_are_accepted(index, tmp_path):
+    Image.new("L", (48, 48)).save(index.root / "cable/ground_truth/hole/000_mask.png")
+    check_files(replace(index, exceptions=("cable/test/h*.png",)), tmp_path / "cache", 1)
+    with pytest.raises(UserError, match="all zero"):
+        check_files(replace(index, exceptions=("cable/test/x*.png", "bottle/*")), tmp_path / "cache 2", 1)
+
+
 def test_a_failed_check_leaves_no_stamp(index, tmp_path):
     image = index.root / "bottle/train/good/001.png"
     whole = image.read_bytes()

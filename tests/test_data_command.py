@@ -399,10 +399,10 @@ def test_exceptions_admit_extra_files_and_defects_without_mask(desk):
 
 def test_exceptions_admit_nothing_else(desk):
     _truncated_image(desk.root)
-    _zero_mask(desk.root)
+    _zero_mask(desk.root)  # admitted: some releases have empty masks
     _leak(desk.root)
     index = replace(load_index("folder", desk.root), exceptions=("*",))
-    assert [check for check, _ in findings(index)] == ["unreadable files", "all-zero masks", "test images in training"]
+    assert [check for check, _ in findings(index)] == ["unreadable files", "test images in training"]
 
 
 # Several masks of an image.

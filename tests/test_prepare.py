@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import shutil
 import threading
 import zipfile
@@ -13,11 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from ader.__main__ import main
 from ader.console import Console
 from ader.data import Index
 from ader.datasets.preparing import Work
 from ader.datasets.tree import read_tree
 from ader.errors import UserError
+from ader.options import read_option
 from ader.prepare import Preparation, prepare
 from ader.testing.toy import write_mvtec
 
@@ -180,3 +183,38 @@ def test_datasets_with_a_conversion_of_their_own(task, archive, tmp_path):
     other = replace(task, root=tmp_path / "other", read=lambda: read_tree("toy", tmp_path / "other", known=KNOWN))
     prepare(other, raw)
     assert calls[1:] == [(tmp_path / "other", raw)]
+
+
+# --- whole commands, on the fixtures of the real layouts
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [("btad", []), ("visa_2cls_highshot", []), ("cifar10_uni", []), ("vad", []), ("mvtec_loco", [])],
+)
+def test_from_an_archive_to_a_checked_dataset(option, words, tmp_path, capsys):
+    reader = read_option("dataset", option)["name"]
+    made = importlib.import_module(f"layouts.{reader}").write(tmp_path / "made")
+    for file in made.rglob("prepared.json"):
+        file.unlink()
+    archive = zipped(tmp_path / "made", tmp_path / "my own name.zip")
+    command = [f"dataset={option}", f"paths.data={tmp_path / 'data'}", f"paths.cache={tmp_path / 'cache'}", *words]
+    assert main(["data", "prepare", *command]) == 2
+    assert f"ader data prepare dataset={option} source=" in capsys.readouterr().err
+    assert main(["data", "prepare", *command, f"source={archive}"]) == 0
+    said = capsys.readouterr().out
+    assert "my own name.zip: no checksum of it is known" in said
+    assert "not as published" in said
+    assert main(["data", "prepare", *command]) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert main(["data", "check", *command, "dataset.check_counts=false"]) == 0
+
+
+def test_coco_ad_from_its_annotations(tmp_path, capsys):
+    made = importlib.import_module("layouts.coco_ad").write(tmp_path / "data" / "coco")
+    for file in made.glob("meta_20_*.json"):
+        file.unlink()
+    for _ in range(2):
+        assert main(["data", "prepare", "dataset=coco_ad_2", f"paths.data={tmp_path / 'data'}"]) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert len(list(made.glob("meta_20_*.json"))) == 4

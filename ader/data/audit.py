@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import csv
-import fnmatch
 import hashlib
 import io
 import posixpath
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -160,12 +158,11 @@ def audit(
     Raises:
         UserError: a folder cannot be listed.
     """
-    excepted = _matcher(index.exceptions)
     findings = [Finding(COUNTS, "", clause) for clause in differing(index, counts or {}, whole)]
-    findings += _extra(index, excepted) if whole else []
+    findings += _extra(index) if whole else []
     sizes: dict[str, set[Size]] = {name: set() for name in index.categories}
     same: defaultdict[bytes, list[Sample]] = defaultdict(list)
-    with closing(_see_all(index, excepted, image_size, workers)) as all_seen:
+    with closing(_see_all(index, image_size, workers)) as all_seen:
         for sample, seen in zip(index, all_seen, strict=True):
             findings += seen.findings
             if seen.size is not None and seen.pixels is not None:
@@ -198,20 +195,12 @@ def _skipped(index: Index, counts: Mapping[str, Row], whole: bool) -> Iterator[s
         yield from (MASK_SIZE, ALL_ZERO, MARKED_NORMAL, VANISHING)
 
 
-def _matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
-    """Whether a path matches any glob pattern: one expression, because a dataset may except thousands of files."""
-    if not patterns:
-        return lambda path: False
-    expression = re.compile("|".join(fnmatch.translate(pattern) for pattern in patterns))
-    return lambda path: expression.match(path) is not None
-
-
-def _extra(index: Index, excepted: Callable[[str], bool]) -> Iterator[Finding]:
+def _extra(index: Index) -> Iterator[Finding]:
     """Images that belong to no sample."""
     used = {posixpath.normpath(name) for sample in index for name in (sample.image, *sample.masks)}
     for path in _images_below(index.root, frozenset()):
         name = relative(path, index.root)
-        if name not in used and not excepted(name):
+        if name not in used and not index.excepted(name):
             yield Finding(EXTRA, name, "belongs to no sample")
 
 
@@ -228,19 +217,17 @@ def _images_below(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[P
             yield entry
 
 
-def _see_all(
-    index: Index, excepted: Callable[[str], bool], image_size: int, workers: int
-) -> Generator[_Seen, None, None]:
+def _see_all(index: Index, image_size: int, workers: int) -> Generator[_Seen, None, None]:
     """Every sample in the index's order, a few of them ahead."""
     workers = max(1, workers)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="audit")
     try:
-        yield from ahead(pool, lambda sample: _see(index, sample, excepted, image_size), index, 4 * workers)
+        yield from ahead(pool, lambda sample: _see(index, sample, image_size), index, 4 * workers)
     finally:
         pool.shutdown(cancel_futures=True)  # on Ctrl-C do not decode the rest first
 
 
-def _see(index: Index, sample: Sample, excepted: Callable[[str], bool], image_size: int) -> _Seen:
+def _see(index: Index, sample: Sample, image_size: int) -> _Seen:
     """Decodes one sample's files and judges them."""
     look = look_at(index, sample)
     findings = [Finding(each.kind, name, each.what) for each in look.problems for name in each.files]
@@ -250,7 +237,7 @@ def _see(index: Index, sample: Sample, excepted: Callable[[str], bool], image_si
         if not look.problems and not load_mask([index.path(name) for name in sample.masks], image_size).any():
             what = f"has a defect that {some(sample.masks)} marks, but not at {by((image_size, image_size))} pixels"
             findings.append(Finding(VANISHING, sample.image, what))
-    if sample.label and index.has_masks and not sample.masks and not excepted(sample.image):
+    if sample.label and index.has_masks and not sample.masks and not index.excepted(sample.image):
         findings.append(Finding(NO_MASK, sample.image, "is defective and has no mask"))
     if look.image is None:
         return _Seen(None, None, tuple(findings))

@@ -103,7 +103,8 @@ def look_at(index: Index, sample: Sample, reader: Reader = read_image) -> Look:
             what = f"is {by(mask.size)} pixels but its image {sample.image} is {by(look.image.size)}"
             look.problems.append(Problem(MASK_SIZE, (name,), what))
     marking = tuple(name for name, marks in look.marks.items() if marks)
-    if sample.label and not marking and 0 < len(look.marks) == len(sample.masks):
+    judged = 0 < len(look.marks) == len(sample.masks) and not index.excepted(sample.image)
+    if sample.label and not marking and judged:
         what = f"is all zero but its image {sample.image} is defective"
         look.problems.append(Problem(ALL_ZERO, sample.masks, what))
     if marking and not sample.label:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from ader.errors import UserError, suggest
@@ -52,7 +55,7 @@ class Index:
         has_masks: whether the dataset has pixel truth at all (False: pixel metrics are undefined).
         lists: names of images that the dataset publishes for a protocol, by the list's name.
         exceptions: glob patterns (``*`` matches ``/`` too) of files that are as they are in the release: files that
-            this index leaves out on purpose, and defective images that have no mask.
+            this index leaves out on purpose, and defective images that have no mask or an empty one.
     """
 
     name: str
@@ -77,6 +80,15 @@ class Index:
     def path(self, relative: str) -> Path:
         """The absolute path of a sample's image or mask."""
         return self.root / relative
+
+    def excepted(self, relative: str) -> bool:
+        """Whether ``exceptions`` have a file."""
+        return self._excepted is not None and self._excepted.match(relative) is not None
+
+    @cached_property
+    def _excepted(self) -> re.Pattern[str] | None:
+        """One expression, because a dataset may except thousands of files."""
+        return re.compile("|".join(map(fnmatch.translate, self.exceptions))) if self.exceptions else None
 
     def where(self, keep: Callable[[Sample], bool]) -> Index:
         """The samples for which ``keep`` holds, as an index of the categories that remain."""
