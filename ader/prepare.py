@@ -122,10 +122,18 @@ def _obtain(task: Preparation) -> None:
     for archive in wanted:
         file = task.downloads / archive["file"]
         if not file.exists():
-            with _progress(task, f"download {file.name}") as progress:
-                hashes = {kind: archive.get(kind) for kind in ("sha256", "md5")}
-                download(archive["url"], file, **hashes, progress=progress, check=task.work.check)
+            _download(task, archive, file)
         _unpack(task, file, task.root)
+
+
+def _download(task: Preparation, archive: Mapping[str, Any], file: Path) -> None:
+    hashes = {kind: archive.get(kind) for kind in ("sha256", "md5")}
+    try:
+        with _progress(task, f"download {file.name}") as progress:
+            download(archive["url"], file, **hashes, progress=progress, check=task.work.check)
+    except UserError as error:
+        by_hand = f"ader data prepare dataset={task.option} source={file.name}"
+        raise UserError(f"{error} (an archive that is on this machine: {by_hand})") from error
 
 
 def _instructions(task: Preparation) -> str:
