@@ -33,6 +33,7 @@ ader {version}: benchmark runner for visual anomaly detection
   ader eval RUN [key=value ...] evaluates a finished run's model again: metric=ader, save_maps=true ...
   ader score MAPS dataset=NAME  evaluates anomaly maps that any program saved
   ader data check dataset=NAME  everything that is wrong with a dataset's files
+  ader data prepare dataset=NAME  unpacks, downloads or converts a dataset, or says where to get it
   ader experiment=NAME          a named run, such as one column of a paper's table
   ader list KIND                methods, datasets, metrics, settings, trainers or experiments
   ader profile method=NAME      parameters, multiply-accumulates, memory, speed [format=json]
@@ -49,7 +50,7 @@ often used
   trainer.precision=fp32|tf32|bf16
   method.backbone.name=NAME.TAG  method.backbone.pretrained=false
   metric.size=input|original|N  metric.by_defect=true
-  save_maps=true  force=true  run=NAME
+  dataset.cache=auto|on|off  save_maps=true  force=true  run=NAME
   paths.data=DIR  paths.results=DIR  paths.weights=DIR
   --config-dir DIR              a folder with options of your own
 
@@ -120,10 +121,16 @@ def _run(words: list[str]) -> None:
 
 def help_text() -> str:
     """What ``ader --help`` prints; the choices are read from the config folder."""
+    from textwrap import fill
+
     from ader.options import GROUPS, options
 
-    choices = "\n".join(f"  {group + '=':<13}{', '.join(options(group)) or '(none)'}" for group in GROUPS)
-    return HELP.format(version=__version__, choices=choices)
+    indent = 15 * " "
+    choices = [
+        fill(", ".join(options(group)) or "(none)", 100, initial_indent=f"  {group + '=':<13}", subsequent_indent=indent)
+        for group in GROUPS
+    ]
+    return HELP.format(version=__version__, choices="\n".join(choices))
 
 
 if __name__ == "__main__":

@@ -105,16 +105,16 @@ def _weights() -> Iterator[Finding]:
 
 
 def _datasets() -> Iterator[Finding]:
+    """A finding for each folder; several options may read one."""
     data = Path(os.environ.get("ADER_DATA", "data")).expanduser()
+    places: dict[Path, list[str]] = {}
     for name in options("dataset"):
-        values = read_option("dataset", name)
-        root = str(values.get("root"))
-        if root == "???":
-            continue
-        folder = Path(root.replace("${paths.data}", str(data)))
-        about = values.get("about")
-        source = str(about.get("homepage") or "made at first use") if isinstance(about, dict) else ""
+        root = str(read_option("dataset", name).get("root"))
+        if root != "???":
+            places.setdefault(Path(root.replace("${paths.data}", str(data))), []).append(name)
+    for folder, names in places.items():
+        what = f"dataset {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
         if folder.is_dir():
-            yield f"dataset {name}", OK, str(folder)
+            yield what, OK, str(folder)
         else:
-            yield f"dataset {name}", LACKS, f"not at {folder} (ADER_DATA, or dataset.root=DIR): {source}"
+            yield what, LACKS, f"not at {folder}: ader data prepare dataset={names[0]}"
