@@ -125,12 +125,11 @@ def help_text() -> str:
 
     from ader.options import GROUPS, options
 
-    indent = 15 * " "
-    choices = [
-        fill(", ".join(options(group)) or "(none)", 100, initial_indent=f"  {group + '=':<13}", subsequent_indent=indent)
-        for group in GROUPS
-    ]
-    return HELP.format(version=__version__, choices="\n".join(choices))
+    lines = []
+    for group in GROUPS:
+        names = ", ".join(options(group)) or "(none)"
+        lines.append(fill(names, 100, initial_indent=f"  {group + '=':<13}", subsequent_indent=15 * " "))
+    return HELP.format(version=__version__, choices="\n".join(lines))
 
 
 if __name__ == "__main__":
