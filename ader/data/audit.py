@@ -12,10 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from PIL import Image
-from pydantic import Field
 
 from ader.data.check import ALL_ZERO, MARKED_NORMAL, MASK_SIZE, MISSING, UNREADABLE, by, look_at
 from ader.data.counts import TOTAL, Row, differing
@@ -49,16 +48,6 @@ CHECKS: dict[str, Verdict] = {
 }
 
 Size = tuple[int, int]  # width, height
-
-
-@dataclass(frozen=True)
-class DataOptions:
-    """The own keys of ``configs/data.yaml``."""
-
-    image_size: Annotated[int, Field(ge=32, le=4096)]
-    report: str | None
-    source: str | None
-    workers: Literal["auto"] | Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True, slots=True)

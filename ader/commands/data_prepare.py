@@ -6,19 +6,18 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from ader import prepare as preparing
+from ader.commands.data_config import data_options, read_configuration
+from ader.console import Console
+from ader.data.cache import remove
+from ader.datasets.preparing import Work
 from ader.errors import UserError
+from ader.interrupt import Interrupt
+from ader.job import decoders
 
 
 def prepare(arguments: Sequence[str]) -> int:
     """Prepares a dataset; see ``ader.prepare``."""
-    from ader.commands.data import data_options, read_configuration
-    from ader.console import Console
-    from ader.datasets.preparing import Work
-    from ader.interrupt import Interrupt
-    from ader.job import decoders
-    from ader.prepare import preparation
-    from ader.prepare import prepare as prepare_dataset
-
     composed = read_configuration(arguments)
     if composed is None:
         return 0
@@ -28,15 +27,12 @@ def prepare(arguments: Sequence[str]) -> int:
         interrupt.activity = "while preparing the dataset"
         work = Work(console, interrupt.check, max(1, decoders(options.workers)))
         data = Path(composed.values["paths"]["data"]).expanduser()
-        prepare_dataset(preparation(composed.choices["dataset"], values, data, work), source)
+        preparing.prepare(preparing.preparation(composed.choices["dataset"], values, data, work), source)
     return 0
 
 
 def clear(arguments: Sequence[str]) -> int:
     """Deletes the images that runs have kept decoded; they are made again where they are wanted."""
-    from ader.console import Console
-    from ader.data.cache import remove
-
     folder = _cache_folder(arguments)
     freed = remove(folder)
     Console().say(f"{freed / 2**20:,.0f} MiB of decoded images deleted from {folder}")
