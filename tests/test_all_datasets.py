@@ -16,7 +16,8 @@ from ader.data.audit import audit
 from ader.data.counts import SHORT, TOTAL, columns
 from ader.data.load import find_reader
 from ader.options import options, read_option
-from ader.testing.dataset_checks import check_dataset
+from ader.settings import apply
+from ader.testing.dataset_checks import check_dataset, check_no_leak
 
 #: Users' own data have no published layout to imitate; the demo set is its own fixture.
 OWN = {"folder", "meta", "table"}
@@ -112,3 +113,17 @@ def test_what_is_published_is_stated(option):
         stated = dict(columns(row, {}))
         assert set(stated) <= SPLITS | set(SHORT)
         assert all(isinstance(number, int) for numbers in stated.values() for number in numbers)
+
+
+@pytest.mark.parametrize("option", PUBLISHED)
+@pytest.mark.parametrize("setting", ["multi_class", "supervised", "noisy"])
+def test_no_setting_trains_on_a_test_image(option, setting, written):
+    """On the files themselves: no test file is a training file, under whatever name."""
+    config = read_option("dataset", option)
+    values = {**read_option("setting", setting), "models": "all"}
+    index = load(config, written(config["name"]))
+    own = {key: value for key, value in values.items() if key != "name" and (setting, key) != ("multi_class", "models")}
+    after, parts = apply(index, 1, values["name"], own)
+    check_no_leak(after)
+    assert {s.image for s in after.split("test")} <= {s.image for s in index.split("test")}
+    assert [part.index for part in parts] == [after]
