@@ -13,7 +13,7 @@ from ader import plugins
 from ader.archives import download, unpack, verify
 from ader.data import Index
 from ader.data.counts import differing
-from ader.datasets.base import listing
+from ader.data.listing import listing
 from ader.datasets.preparing import Work
 from ader.errors import UserError, some
 from ader.task import read_published

@@ -11,7 +11,7 @@ from layouts import btad, mad_real, mad_sim, mpdd
 
 from ader.config import compose
 from ader.data import load_index
-from ader.datasets.base import SUFFIXES
+from ader.data.listing import SUFFIXES
 from ader.errors import UserError
 from ader.options import read_option
 

@@ -20,7 +20,7 @@ from ader.data.check import ALL_ZERO, MARKED_NORMAL, MASK_SIZE, MISSING, UNREADA
 from ader.data.counts import TOTAL, Row, differing
 from ader.data.image import load_mask
 from ader.data.index import TEST, Index, Sample
-from ader.datasets.base import SUFFIXES, listing, relative
+from ader.data.listing import SUFFIXES, listing, relative
 from ader.errors import some
 from ader.parallel import ahead
 

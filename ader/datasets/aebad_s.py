@@ -19,7 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ader.data.index import TRAIN, Index, Sample
-from ader.datasets.base import choose, folders, settle
+from ader.data.listing import folders
+from ader.datasets.base import choose, settle
 from ader.datasets.tree import read_part
 
 DOMAINS = ("same", "background", "illumination", "view")

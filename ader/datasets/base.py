@@ -1,5 +1,5 @@
-"""What readers share: listing folders, finding the dataset below its root, choosing categories, pairing masks,
-splitting what has no split.
+"""What readers share: finding the dataset below its root, choosing categories, pairing masks, splitting what has no
+split.
 
 Nothing here opens an image.
 """
@@ -7,7 +7,6 @@ Nothing here opens an image.
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,53 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from ader.data.index import TEST, TRAIN, Sample
+from ader.data.listing import folders, image_files, stem_of
 from ader.errors import UserError, some, suggest
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 NORMAL = frozenset({"good", "ok"})
-KINDS = " ".join(sorted(suffix[1:] for suffix in SUFFIXES))
-CLUTTER = frozenset({"Thumbs.db", "__MACOSX"})
-AGAIN = "unpack the archive again"
-
-
-def listing(folder: Path, expected: str = "") -> list[Path]:
-    """The entries of a folder without hidden files and operating-system clutter, sorted by name.
-
-    Args:
-        folder: any path.
-        expected: what the dataset holds, for the message when the folder does not exist.
-
-    Raises:
-        UserError: it is no folder, or cannot be listed.
-    """
-    if not folder.exists():
-        raise UserError(f"{folder} does not exist: {expected or AGAIN}")
-    if not folder.is_dir():
-        raise UserError(f"{folder} is a file where a folder is expected: {AGAIN}")
-    try:
-        entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
-    except OSError as error:
-        raise UserError(f"{folder} cannot be listed ({error.strerror}): change its permissions") from error
-    return sorted((entry for entry in entries if entry.name not in CLUTTER), key=lambda entry: entry.name)
-
-
-def folders(folder: Path) -> list[Path]:
-    """The folders in a folder, sorted by name."""
-    return [entry for entry in listing(folder) if entry.is_dir()]
-
-
-def image_files(folder: Path, expected: str = "") -> list[Path]:
-    """The images directly in ``folder``, sorted by name.
-
-    Raises:
-        UserError: the folder cannot be listed or holds folders (the layout is then another one).
-    """
-    entries = listing(folder, expected)
-    nested = [entry.name for entry in entries if entry.is_dir()]
-    if nested:
-        raise UserError(f"{folder} holds folders ({some(nested, 3)}) where images are expected: move their images up")
-    # A broken link is kept: it is reported as a missing file before training instead of being skipped here.
-    return [entry for entry in entries if entry.suffix.lower() in SUFFIXES]
 
 
 def settle(root: Path, holds: Callable[[Path], bool], expected: str) -> Path:
@@ -250,13 +206,3 @@ def inside(path: str, where: str) -> str:
     if not parts or ".." in parts or re.match("/|[A-Za-z]:", path) or "\\" in path or "\0" in path:
         raise UserError(f"{where}: {path!r} is no path below the dataset's folder, with / between its parts: mend it")
     return "/".join(parts)
-
-
-def stem_of(path: Path) -> str:
-    """The name without extension; composed, because some file systems store accents decomposed."""
-    return unicodedata.normalize("NFC", path.stem)
-
-
-def relative(path: Path, root: Path) -> str:
-    """As samples name their files."""
-    return path.relative_to(root).as_posix()

@@ -23,7 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ader.data.index import TEST, TRAIN
-from ader.datasets.base import AGAIN, image_files, relative, settle
+from ader.data.listing import AGAIN, image_files, relative
+from ader.datasets.base import settle
 from ader.datasets.class_splits import Images
 from ader.datasets.preparing import Work, keep_or_write, make_files, png
 from ader.errors import UserError

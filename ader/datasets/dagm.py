@@ -20,7 +20,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ader.data.index import TEST, TRAIN, Index, Sample
-from ader.datasets.base import AGAIN, SUFFIXES, choose, image_files, listing, pair_masks, relative, settle
+from ader.data.listing import AGAIN, SUFFIXES, image_files, listing, relative
+from ader.datasets.base import choose, pair_masks, settle
 from ader.errors import UserError
 
 CATEGORIES = tuple(f"Class{number}" for number in range(1, 11))

@@ -23,7 +23,8 @@ from pathlib import Path
 
 from ader.data.image import read_image
 from ader.data.index import TRAIN, Index, Sample
-from ader.datasets.base import AGAIN, choose, folders, hold_out_share, image_files, pair_masks, relative, settle
+from ader.data.listing import AGAIN, folders, image_files, relative
+from ader.datasets.base import choose, hold_out_share, pair_masks, settle
 from ader.errors import UserError
 
 CATEGORIES = ("kolektor_sdd",)

@@ -19,7 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ader.data.index import TEST, TRAIN, Index, Sample
-from ader.datasets.base import AGAIN, choose, image_files, pair_masks, settle
+from ader.data.listing import AGAIN, image_files
+from ader.datasets.base import choose, pair_masks, settle
 from ader.datasets.kolektor_sdd import judged
 from ader.errors import UserError
 

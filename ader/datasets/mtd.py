@@ -20,7 +20,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ader.data.index import TRAIN, Index, Sample
-from ader.datasets.base import AGAIN, choose, hold_out_share, image_files, pair_masks, relative, settle
+from ader.data.listing import AGAIN, image_files, relative
+from ader.datasets.base import choose, hold_out_share, pair_masks, settle
 from ader.errors import UserError
 
 CATEGORIES = ("magnetic_tile",)

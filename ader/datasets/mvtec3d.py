@@ -18,7 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ader.data.index import TRAIN, Index, Sample
-from ader.datasets.base import find_categories, folders
+from ader.data.listing import folders
+from ader.datasets.base import find_categories
 from ader.datasets.tree import read_part
 
 CATEGORIES = ("bagel", "cable_gland", "carrot", "cookie", "dowel", "foam", "peach", "potato", "rope", "tire")

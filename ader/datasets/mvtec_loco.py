@@ -20,7 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ader.data.index import Index
-from ader.datasets.base import folders, image_files, pair_masks
+from ader.data.listing import folders, image_files
+from ader.datasets.base import pair_masks
 from ader.datasets.tree import Tree, read_tree
 
 CATEGORIES = ("breakfast_box", "juice_bottle", "pushpins", "screw_bag", "splicing_connectors")

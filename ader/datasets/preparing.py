@@ -24,7 +24,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ader.console import Console
-from ader.datasets.base import AGAIN
+from ader.data.listing import AGAIN
 from ader.errors import UserError
 from ader.files import write_atomic
 from ader.parallel import ahead

@@ -28,7 +28,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from ader.data.index import TEST, TRAIN, Index, Sample
-from ader.datasets.base import AGAIN, choose, inside, settle
+from ader.data.listing import AGAIN
+from ader.datasets.base import choose, inside, settle
 from ader.errors import UserError
 
 CATEGORIES = (

@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from ader.data.index import TEST, TRAIN, Index, Sample
-from ader.datasets.base import AGAIN, choose, hold_out, image_files, pair_masks, relative, settle
+from ader.data.listing import AGAIN, image_files, relative
+from ader.datasets.base import choose, hold_out, pair_masks, settle
 from ader.errors import UserError
 
 CATEGORIES = ("capsule", "softgel")

@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ader.data.index import Index
-from ader.datasets.base import AGAIN, folders, image_files, relative, settle
+from ader.data.listing import AGAIN, folders, image_files, relative
+from ader.datasets.base import settle
 from ader.datasets.class_splits import Images, class_index, unified
 from ader.errors import UserError, some
 

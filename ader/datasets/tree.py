@@ -15,19 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ader.data.index import TEST, TRAIN, Index, Sample
-from ader.datasets.base import (
-    AGAIN,
-    KINDS,
-    NORMAL,
-    SUFFIXES,
-    choose,
-    find_categories,
-    folders,
-    image_files,
-    listing,
-    masks_by_name,
-    relative,
-)
+from ader.data.listing import AGAIN, KINDS, SUFFIXES, folders, image_files, listing, relative
+from ader.datasets.base import NORMAL, choose, find_categories, masks_by_name
 from ader.errors import UserError, some
 
 

@@ -28,7 +28,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ader.data.index import Index
-from ader.datasets.base import AGAIN, NORMAL, folders, image_files, masks_by_name, stem_of
+from ader.data.listing import AGAIN, folders, image_files, stem_of
+from ader.datasets.base import NORMAL, masks_by_name
 from ader.datasets.preparing import Work, copy
 from ader.datasets.tree import Tree, read_tree
 from ader.errors import UserError, some

@@ -20,7 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ader.data.index import TRAIN, Index
-from ader.datasets.base import AGAIN, choose, settle
+from ader.data.listing import AGAIN
+from ader.datasets.base import choose, settle
 from ader.datasets.tree import Tree, read_category
 from ader.errors import UserError, some
 

@@ -21,7 +21,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ader.data.index import Index, Sample
-from ader.datasets.base import choose, folders, relative, settle
+from ader.data.listing import folders, relative
+from ader.datasets.base import choose, settle
 from ader.datasets.tree import MVTEC, is_category, read_category
 from ader.errors import UserError
 

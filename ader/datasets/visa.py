@@ -33,7 +33,8 @@ from typing import Literal, get_args
 
 from ader.data.image import read_mask
 from ader.data.index import TEST, TRAIN, Index, Sample
-from ader.datasets.base import AGAIN, choose, folders, inside, settle
+from ader.data.listing import AGAIN, folders
+from ader.datasets.base import choose, inside, settle
 from ader.datasets.preparing import Work, copy
 from ader.datasets.tree import MVTEC, Tree, read_tree
 from ader.errors import UserError

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from ader.data.index import TEST, Index, Sample
-from ader.datasets.base import CLUTTER
+from ader.data.listing import CLUTTER
 from ader.errors import UserError
 from ader.files import BLOCK, glimpse
 from ader.mapfiles.formats import READERS, unreadable

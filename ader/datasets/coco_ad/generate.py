@@ -30,7 +30,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ader.data.index import TEST, Index
-from ader.datasets.base import AGAIN, settle
+from ader.data.listing import AGAIN
+from ader.datasets.base import settle
 from ader.datasets.preparing import Work, keep_or_write, make_files, png
 from ader.errors import UserError, some
 
