@@ -159,7 +159,7 @@ def show(folder: Path, console: Console) -> None:
 
 def _footnotes(frame: pd.DataFrame, bounds: pd.DataFrame, counts: pd.DataFrame, result: Mapping[str, Any]) -> list[str]:
     lines = []
-    widest = bounds.drop(index="mean").max()
+    widest = bounds.drop(index="mean").filter(like="pixel_").max()
     if result["profile"] in PROFILES:
         lines.append(PROFILES[result["profile"]])
     elif widest.notna().any():
@@ -182,8 +182,7 @@ def _footnotes(frame: pd.DataFrame, bounds: pd.DataFrame, counts: pd.DataFrame, 
     partial = [f"{slug} {count}" for slug, count in defined.items() if 0 < count < len(counts)]
     if partial:
         lines.append(f"the mean is over fewer than the {len(counts)} categories for: {some(partial)}")
-    for reason, where in result["undefined"].items():
-        lines.append(f"'-': {reason} ({some(where, 3)})")
+    lines += [f"'-': {reason} ({some(where, 3)})" for reason, where in _roots(result["undefined"]).items()]
     vanished = counts["vanished"]
     for category, count in vanished[vanished > 0].items():
         lines.append(
@@ -226,6 +225,15 @@ def _reasons(undefined: Mapping[tuple[str, str], str]) -> dict[str, list[str]]:
         if category not in reasons.setdefault(reason, []):
             reasons[reason].append(category)
     return reasons
+
+
+def _roots(reasons: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Without what is undefined only because another metric is."""
+    roots: dict[str, list[str]] = {}
+    for reason, where in reasons.items():
+        found = roots.setdefault(reason.rpartition(" is undefined: ")[2], [])
+        found += [name for name in where if name not in found]
+    return roots
 
 
 def _scores(task: Task) -> pd.DataFrame:
