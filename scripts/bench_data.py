@@ -117,9 +117,9 @@ def normalised(batch: Batch) -> Tensor:
     return (batch.image_BCHW - mean) / std
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Prints a table; returns the exit status."""
-    options = parse()
+    options = parse(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory() as place:
         index = load_index("folder", options.root) if options.root else made_up(Path(place), options)
@@ -135,7 +135,7 @@ def main() -> int:
     return 0
 
 
-def parse() -> argparse.Namespace:
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, help="images in MVTec layout; default: made-up ones")
     parser.add_argument("--images", type=int, default=96, help="how many to make up (default 96)")
@@ -144,7 +144,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2, help="decoding processes or threads (default 2)")
     parser.add_argument("--rounds", type=int, default=5, help="of all ways (default 5)")
     parser.add_argument("--json", type=Path, help="also write the numbers there")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def made_up(place: Path, options: argparse.Namespace) -> Index:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from sklearn.metrics import roc_auc_score
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
+import bench_data  # noqa: E402
 import bench_evaluator as bench  # noqa: E402
 import stress_evaluator as stress  # noqa: E402
 
@@ -152,3 +154,20 @@ def test_too_few_images_are_refused(script, capsys):
         script.main(["--images", "7", "--categories", "4"])
     assert stop.value.code == 2
     assert "at least two for each of 4 categories" in capsys.readouterr().err
+
+
+def test_bench_data(tmp_path, capsys, monkeypatch):
+    words = ["--images", "6", "--pixels", "48", "--size", "32", "--workers", "0", "--rounds", "2"]
+    assert bench_data.main([*words, "--json", str(tmp_path / "data.json")]) == 0
+    report = json.loads((tmp_path / "data.json").read_text())
+    assert report["images"] == 6
+    assert report["bytes_per_image_to_device"] == 3 * 32 * 32
+    paces = report["images_per_second"]
+    assert list(paces) == ["ADer's recipe", "decoded every epoch", "filling the cache", "cached", "cached, as uint8"]
+    for name, pace in paces.items():
+        assert pace == pytest.approx(np.median(report["rounds"][name]))
+        assert report["ratio_to_ader"][name] == pytest.approx(pace / paces["ADer's recipe"])
+    calls = count()
+    monkeypatch.setattr(bench_data, "normalised", lambda batch: batch.image_BCHW + next(calls))
+    assert bench_data.main(words) == 1
+    assert "differ" in capsys.readouterr().err
