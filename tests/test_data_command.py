@@ -661,6 +661,14 @@ def test_bad_keys(desk, capsys, words, message):
     assert not desk.cache.exists()
 
 
+def test_the_name_alone_will_do(capsys, tmp_path):
+    for command in ("check", "prepare"):
+        assert main(["data", command, "mvtec", "--cfg"]) == 0
+        assert "name: mvtec" in capsys.readouterr().out
+    assert main(["data", "prepare", "mvtek"]) == 2
+    assert "did you mean 'mvtec'" in capsys.readouterr().err
+
+
 def test_bad_commands(capsys):
     for words, message in (([], "ader data: choose from"), (["chek"], "ader data chek: did you mean 'check'")):
         assert main(["data", *words]) == 2

@@ -26,10 +26,14 @@ class DataOptions:
 def read_configuration(arguments: Sequence[str]) -> Composed | None:
     """The configuration that the words compose; None when it was only to be printed.
 
+    The first word may be the dataset's name alone.
+
     Raises:
         UserError: anything wrong with the words.
     """
     flags, words = take_flags(arguments)
+    if words and "=" not in words[0]:
+        words[0] = f"dataset={words[0]}"
     composed = compose(words, flags.config_dir, root="data")
     if not flags.cfg:
         return composed
