@@ -115,13 +115,16 @@ def check(job: Job) -> None:
     folder = Path(job.composed.values["paths"]["cache"]).expanduser()
 
     def check_all() -> None:
-        cached = decode_once(job, folder)
+        cached, workers = decode_once(job, folder), job.trainer.decoders()
         with job.console.track("check files", len(job.index), "files") as track:
-            check_files(job.index, folder, job.trainer.decoders(), lambda done, total: track.advance(), cached or ())
+            check_files(job.index, folder, workers, lambda done, total: track.advance(), cached or ())
+        # a file that could not be decoded and is whole now was changed in between
+        job.cached = cached if cached is not None and len(cached) == len(job.index) else None
         job.interrupt.check()
 
     dist.on_main(check_all)
-    job.cached = decoded_before(job, folder)
+    if not dist.is_main():
+        job.cached = decoded_before(job, folder)
 
 
 def run_part(job: Job, part: Part, folder: Path) -> None:
