@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -78,6 +81,32 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def open_to_write(path: Path) -> FileIO:
+    """Makes the file where it is missing. Not emptied, and not only for appending, which would ignore the place."""
+    return FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+")
+
+
+def try_lock(path: Path) -> FileIO | None:
+    """Holds a file, which is made where it is missing, until it is closed or the process ends.
+
+    Returns:
+        The open file, or None while another process holds it, or has just moved or removed it.
+
+    Raises:
+        OSError: it cannot be opened, or the disk knows no locks.
+    """
+    with ExitStack() as on_failure:
+        lock = on_failure.enter_context(open_to_write(path))
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(lock.fileno()), os.stat(path)):
+                on_failure.pop_all()
+                return lock
+        except (BlockingIOError, FileNotFoundError):
+            pass
+    return None
 
 
 def remove_leftovers(folder: Path) -> None:

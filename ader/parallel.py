@@ -5,10 +5,26 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+@contextmanager
+def threads(workers: int, name: str) -> Iterator[ThreadPoolExecutor]:
+    """A pool whose waiting tasks are dropped at the end: after an error, or Ctrl-C, the rest is not done first.
+
+    Args:
+        workers: how many; below 1 counts as 1.
+        name: the threads' names begin with it.
+    """
+    pool = ThreadPoolExecutor(max(1, workers), thread_name_prefix=name)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def ahead(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], most: int) -> Iterator[R]:

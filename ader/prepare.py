@@ -91,9 +91,11 @@ def prepare(task: Preparation, source: Path | None) -> None:
     if source is None:
         _obtain(task)
     elif source.is_file():
+        _verify(task, source)
         _unpack(task, source, task.root)
     elif archives := _archives(source):
         for archive in archives:
+            _verify(task, archive)
             _unpack(task, archive, task.root / archive.parent.relative_to(source))
         source = None
     elif not source.is_dir():
@@ -121,12 +123,12 @@ def _obtain(task: Preparation) -> None:
         task.work.console.say(f"downloading {names}{amount} to {task.downloads} (may be deleted afterwards)")
     for archive in wanted:
         file = task.downloads / archive["file"]
-        if not file.exists():
-            _download(task, archive, file)
+        _download(task, archive, file)
         _unpack(task, file, task.root)
 
 
 def _download(task: Preparation, archive: Mapping[str, Any], file: Path) -> None:
+    """Fetches an archive, or finds that it is there; verified either way."""
     hashes = {kind: archive.get(kind) for kind in ("sha256", "md5")}
     try:
         with _progress(task, f"download {file.name}") as progress:
@@ -144,24 +146,20 @@ def _instructions(task: Preparation) -> str:
 
 
 def _unpack(task: Preparation, archive: Path, folder: Path) -> None:
-    """Checks an archive against the published checksums of its name, and unpacks it."""
-    entries = [entry for entry in _known(task) if entry["file"] == archive.name and {"sha256", "md5"} & set(entry)]
-    if entries:
-        _verify(task, archive, entries)
-    else:
-        task.work.console.say(f"{archive.name}: no checksum of it is known; unpacked unchecked")
     with _progress(task, f"unpack {archive.name}") as progress:
         unpack(archive, folder, into=_holds(folder, None), progress=progress, check=task.work.check)
 
 
-def _verify(task: Preparation, archive: Path, entries: Sequence[Mapping[str, Any]]) -> None:
-    """Some archives were published more than once under one name.
+def _verify(task: Preparation, archive: Path) -> None:
+    """Checks an archive against the published checksums of its name, of which there may be several.
 
     Raises:
-        UserError: it is none of them.
+        UserError: it has none of them.
     """
     failed: UserError | None = None
-    for entry in entries:
+    for entry in _known(task):
+        if entry["file"] != archive.name or not {"sha256", "md5"} & set(entry):
+            continue
         try:
             with _progress(task, f"verify {archive.name}") as progress:
                 hashes = {kind: entry.get(kind) for kind in ("sha256", "md5")}
@@ -169,8 +167,9 @@ def _verify(task: Preparation, archive: Path, entries: Sequence[Mapping[str, Any
             return
         except UserError as error:
             failed = error
-    assert failed is not None
-    raise failed
+    if failed is not None:
+        raise failed
+    task.work.console.say(f"{archive.name}: no checksum of it is known; unpacked unchecked")
 
 
 def _convert(task: Preparation, source: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -25,7 +24,7 @@ from ader.interrupt import Interrupt
 from ader.job import Workers, decoders
 from ader.mapfiles import MapSource, open_maps
 from ader.observe import observe
-from ader.parallel import ahead
+from ader.parallel import ahead, threads
 from ader.report import run as report
 from ader.runname import check_name, locate
 from ader.task import Extras, Task, at_work, metric_options, read_index, resolve_device
@@ -120,30 +119,26 @@ def described(source: MapSource) -> Iterator[str]:
         yield f"         {len(source.extra)} maps belong to no test image ({some(source.extra, 3)})"
 
 
-def add_all(task: Task, source: MapSource, threads: int) -> None:
+def add_all(task: Task, source: MapSource, workers: int) -> None:
     """Reads all maps and masks and gives them to the evaluator."""
     task.interrupt.activity = "while evaluating"
     samples = task.index.split(TEST).samples
     sizes, evaluator, scores = task.metric.sizes, task.new_evaluator(), dict[str, float]()
     began, seconds, maxima = time.perf_counter(), 0.0, 0
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="score")
-    try:
-        with task.console.track("evaluate", len(samples), "images") as track:
-            read = ahead(pool, lambda sample: read_one(task.index, source, sizes, sample), samples, threads + BATCH)
-            while batch := list(islice(read, BATCH)):
-                middle = time.perf_counter()
-                maps = [image.map_HW.to(task.device) for image in batch]
-                masks = [image.mask_HW.to(task.device) for image in batch if image.mask_HW is not None]
-                score_B = torch.tensor([image.score for image in batch], dtype=torch.float64)
-                observe(evaluator, sizes, [image.sample for image in batch], score_B, maps, masks or None)
-                scores.update((image.sample.image, image.score) for image in batch)
-                maxima += sum(not image.given for image in batch)
-                seconds += time.perf_counter() - middle
-                for _ in batch:
-                    track.advance()
-                task.interrupt.check()
-    finally:
-        pool.shutdown(cancel_futures=True)  # after an error do not read the rest first
+    with threads(workers, "score") as pool, task.console.track("evaluate", len(samples), "images") as track:
+        read = ahead(pool, lambda sample: read_one(task.index, source, sizes, sample), samples, workers + BATCH)
+        while batch := list(islice(read, BATCH)):
+            middle = time.perf_counter()
+            maps = [image.map_HW.to(task.device) for image in batch]
+            masks = [image.mask_HW.to(task.device) for image in batch if image.mask_HW is not None]
+            score_B = torch.tensor([image.score for image in batch], dtype=torch.float64)
+            observe(evaluator, sizes, [image.sample for image in batch], score_B, maps, masks or None)
+            scores.update((image.sample.image, image.score) for image in batch)
+            maxima += sum(not image.given for image in batch)
+            seconds += time.perf_counter() - middle
+            for _ in batch:
+                track.advance()
+            task.interrupt.check()
     facts = {
         "read_seconds": time.perf_counter() - began - seconds,
         "evaluate_seconds": seconds,

@@ -25,7 +25,7 @@ from ader.metrics import Evaluator
 from ader.runname import Place
 
 #: Keys of the group ``dataset`` that are not for the function that reads it.
-NOT_READERS = frozenset({"about", "label", "cache", "cache_above"})
+NOT_READERS = frozenset({"about", "label", "cache", "cache_above", "check_counts"})
 
 
 @dataclass(frozen=True)
@@ -164,17 +164,18 @@ def read_published(values: Mapping[str, Any]) -> Index:
     Args:
         values: the group ``dataset``.
     """
-    left_out = {*NOT_READERS, "counts", "check_counts", "train_on"}
-    options = {key: value for key, value in values.items() if key not in left_out}
-    return load_index(options.pop("name"), options.pop("root"), train_on=(), **options)
+    return _read(values, counts=None, train_on=())
+
+
+def _read(values: Mapping[str, Any], **instead: Any) -> Index:
+    options = {key: value for key, value in values.items() if key not in NOT_READERS} | instead
+    return load_index(options.pop("name"), options.pop("root"), **options)
 
 
 def read_index(composed: Composed) -> Index:
     """The samples of the configured dataset."""
-    options = {key: value for key, value in composed.values["dataset"].items() if key not in NOT_READERS}
-    if not options.pop("check_counts"):
-        options["counts"] = None
-    index = load_index(options.pop("name"), options.pop("root"), **options)
+    values = composed.values["dataset"]
+    index = _read(values) if values["check_counts"] else _read(values, counts=None)
     if not any(sample.split == TEST for sample in index):
         raise UserError(f"dataset {index.name!r} at {index.root} has no test images: nothing could be evaluated")
     return index

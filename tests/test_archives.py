@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import errno
+import fcntl
 import gzip
 import hashlib
 import importlib
@@ -1066,13 +1067,13 @@ def test_one_download_at_a_time(tmp_path, site):
 
 def test_a_hold_on_a_file_that_was_moved_is_none(tmp_path, monkeypatch):
     """Between opening and locking, the holder may have finished: what is locked then is its finished file."""
-    flock = disk.fcntl.flock
+    flock = fcntl.flock
 
     def late(descriptor, operation):
         os.replace(tmp_path / "part", tmp_path / "done")
         flock(descriptor, operation)
 
-    monkeypatch.setattr(disk.fcntl, "flock", late)
+    monkeypatch.setattr(fcntl, "flock", late)
     with pytest.raises(UserError, match="another process is testing"), alone(tmp_path / "part", "testing"):
         pytest.fail("it is not held")
 
@@ -1085,7 +1086,7 @@ def test_disks_without_locks(tmp_path, site, monkeypatch):
         number = next(numbers)
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(disk.fcntl, "flock", flock)
+    monkeypatch.setattr(fcntl, "flock", flock)
     download(site.url, tmp_path / "data.zip", **site.sums)
     assert both(tmp_path / "data.zip") == [NOISE, None]
     with pytest.raises(UserError, match=r"other\.part: Input/output error"):

@@ -440,7 +440,7 @@ def test_the_lock_of_a_removed_folder_is_not_taken(files, cache, monkeypatch):
         if not removed:
             removed.append(folder_of(cache).rename(cache / "removed"))
 
-    monkeypatch.setattr(module.fcntl, "flock", flock)
+    monkeypatch.setattr(fcntl, "flock", flock)
     check_pixels(fill(files, cache), files)
     assert rows(cache) == COUNT
     assert {path.name for path in (cache / "removed").iterdir()} == {".lock"}

@@ -20,6 +20,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from ader import parallel
 from ader.__main__ import main
 from ader.data import Index, Sample, load_index
 from ader.data import audit as module
@@ -560,8 +561,8 @@ def test_what_a_step_raises_ends_it_at_once(desk, monkeypatch):
 
 @pytest.mark.parametrize(("workers", "threads"), [("3", 3), ("0", 1)])
 def test_workers(desk, monkeypatch, workers, threads):
-    asked, pool = [], module.ThreadPoolExecutor
-    monkeypatch.setattr(module, "ThreadPoolExecutor", lambda most, **words: asked.append(most) or pool(most, **words))
+    asked, pool = [], parallel.ThreadPoolExecutor
+    monkeypatch.setattr(parallel, "ThreadPoolExecutor", lambda most, **words: asked.append(most) or pool(most, **words))
     assert desk.check(f"workers={workers}") == 0
     assert asked == [threads]
 

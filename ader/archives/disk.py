@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import errno
-import fcntl
-import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from io import RawIOBase
 from pathlib import Path
 
 from ader.errors import UserError
+from ader.files import try_lock
 
 #: Called with the bytes done and the bytes there are in all, or 0 where nobody knows.
 Progress = Callable[[int, int], object]
@@ -74,22 +73,14 @@ def alone(file: Path, work: str) -> Iterator[None]:
     Raises:
         UserError: another process holds the file, or has just moved it to where it belongs.
     """
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    try:
-        if not _locked(descriptor, file):
-            raise UserError(f"another process is {work}: wait for it, then give the command again")
+    with ExitStack() as stack:
+        try:
+            lock = try_lock(file)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+        else:
+            if lock is None:
+                raise UserError(f"another process is {work}: wait for it, then give the command again")
+            stack.enter_context(lock)
         yield
-    finally:
-        os.close(descriptor)
-
-
-def _locked(descriptor: int, file: Path) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.path.samestat(os.fstat(descriptor), os.stat(file))
-    except (BlockingIOError, FileNotFoundError):
-        return False
-    except OSError as error:
-        if error.errno in NO_LOCKS:
-            return True
-        raise

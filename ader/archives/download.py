@@ -156,7 +156,7 @@ def download(
         raise ValueError("give sha256 or md5: what comes without one cannot be trusted")
     _check_scheme(url, url)
     if file.exists():
-        verify(file, sha256=sha256, md5=md5, check=check)
+        verify(file, sha256=sha256, md5=md5, progress=progress, check=check)
         return
     part = file.with_name(f"{file.name}.part")
     with ExitStack() as stack:

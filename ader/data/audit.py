@@ -8,7 +8,6 @@ import io
 import posixpath
 from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from ader.data.image import load_mask
 from ader.data.index import TEST, Index, Sample
 from ader.data.listing import SUFFIXES, listing, relative
 from ader.errors import some
-from ader.parallel import ahead
+from ader.parallel import ahead, threads
 
 Verdict = Literal["wrong", "note"]
 
@@ -208,12 +207,8 @@ def _images_below(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[P
 
 def _see_all(index: Index, image_size: int, workers: int) -> Generator[_Seen, None, None]:
     """Every sample in the index's order, a few of them ahead."""
-    workers = max(1, workers)
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="audit")
-    try:
-        yield from ahead(pool, lambda sample: _see(index, sample, image_size), index, 4 * workers)
-    finally:
-        pool.shutdown(cancel_futures=True)  # on Ctrl-C do not decode the rest first
+    with threads(workers, "audit") as pool:
+        yield from ahead(pool, lambda sample: _see(index, sample, image_size), index, 4 * max(1, workers))
 
 
 def _see(index: Index, sample: Sample, image_size: int) -> _Seen:

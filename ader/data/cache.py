@@ -14,7 +14,6 @@ Whatever is in those files, an image is only read from a row that is listed with
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -22,7 +21,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from io import FileIO
 from pathlib import Path
@@ -33,7 +31,8 @@ import PIL
 
 from ader.data.image import U8, BadImageError, load_image
 from ader.errors import UserError
-from ader.parallel import ahead
+from ader.files import open_to_write, try_lock
+from ader.parallel import ahead, threads
 
 VERSION = 1  # raise it when decoding or resizing changes a pixel
 CHUNK = 64 << 20  # bytes of decoded images that wait for the disk, and
@@ -230,7 +229,7 @@ class _Rows:
         self.flushed = time.monotonic()
         with _explained(folder, needed):
             names = ("rows.u8", "rows.sha256", "known.sha256")
-            self.pixels, self.list, self.files = (_opened_to_write(folder / name) for name in names)
+            self.pixels, self.list, self.files = (open_to_write(folder / name) for name in names)
             self.digests, self.known = _listed(folder, size), _read_known(folder)
             self.recorded, self.records = os.fstat(self.files.fileno()).st_size // RECORD, list[bytes]()
             self.list.truncate(len(self.digests) * DIGEST)
@@ -288,10 +287,8 @@ def _fill(
 ) -> list[bytes | None]:
     """Gives each file a row; returns each one's SHA-256, or None for a file that is no image."""
     digests: list[bytes | None] = []
-    workers = max(1, workers)
     most = max(2 * workers, CHUNK // _row_bytes(rows.size))
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="cache")
-    try:
+    with threads(workers, "cache") as pool:
         for digest, image, key in ahead(pool, lambda path: _decode(path, rows), files.values(), most):
             if digest is not None:
                 rows.note(key, digest)
@@ -302,8 +299,6 @@ def _fill(
                 progress(len(digests), len(files))
             if check is not None:
                 check()
-    finally:
-        pool.shutdown(cancel_futures=True)  # on Ctrl-C do not decode the rest first
     return digests
 
 
@@ -399,16 +394,10 @@ def _exclusive(folder: Path, needed: int, check: Callback | None, waiting: Callb
 def _lock(folder: Path) -> FileIO | None:
     """The folder's lock, or None while another process holds it or is removing the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as on_failure:
-        try:
-            lock = on_failure.enter_context(_opened_to_write(folder / ".lock"))
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(lock.fileno()), (folder / ".lock").stat()):
-                on_failure.pop_all()
-                return lock
-        except (BlockingIOError, FileNotFoundError):
-            pass
-    return None
+    try:
+        return try_lock(folder / ".lock")
+    except FileNotFoundError:
+        return None
 
 
 def _idle(folder: Path) -> FileIO:
@@ -416,11 +405,6 @@ def _idle(folder: Path) -> FileIO:
     if lock is None:
         raise UserError(f"another process is adding images to {folder}: wait for it")
     return lock
-
-
-def _opened_to_write(path: Path) -> FileIO:
-    """Not emptied, and not only for appending, which would ignore the place to write to."""
-    return FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+")
 
 
 def _write(file: FileIO, content: bytes, place: int) -> None:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Container
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from ader.data.image import BadImageError, open_image, read_image, read_mask
 from ader.data.index import Index, Sample
 from ader.errors import UserError, some
 from ader.files import write_atomic
+from ader.parallel import threads
 
 RULES = 1  # part of the stamp: raise it when a check is added
 SHOWN = 3
@@ -129,14 +129,11 @@ def _decode_all(index: Index, workers: int, progress: Progress | None, decoded: 
     def look(sample: Sample) -> list[str]:
         return problems_of(index, sample, sample.image in decoded)
 
-    pool = ThreadPoolExecutor(max(1, workers), thread_name_prefix="check")
-    try:
+    with threads(workers, "check") as pool:
         for done, found in enumerate(pool.map(look, index), start=1):
             problems += found
             if progress is not None:
                 progress(done, len(index))
-    finally:
-        pool.shutdown(cancel_futures=True)  # on Ctrl-C do not decode the rest first
     return list(dict.fromkeys(problems))
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -27,7 +26,7 @@ from ader.console import Console
 from ader.data.listing import AGAIN
 from ader.errors import UserError
 from ader.files import write_atomic
-from ader.parallel import ahead
+from ader.parallel import ahead, threads
 
 T = TypeVar("T")
 
@@ -57,13 +56,22 @@ def make_files(work: Work, name: str, items: Sequence[T], make: Callable[[T], tu
         make: gives a file's path and content. Called for all items also when earlier files are there: a file is kept
             if it has this very content, so that what was damaged or made from other data is made again.
     """
-    with work.console.track(name, len(items), "files") as track, ThreadPoolExecutor(work.workers) as pool:
-        try:
-            for _ in ahead(pool, lambda item: keep_or_write(*make(item)), items, 4 * work.workers):
-                work.check()
-                track.advance()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    for_all(work, name, items, lambda item: keep_or_write(*make(item)))
+
+
+def for_all(work: Work, name: str, items: Sequence[T], do: Callable[[T], object]) -> None:
+    """Does something with every item, in threads and with progress; an interruption drops what has not begun.
+
+    Args:
+        work: surroundings.
+        name: of the task, for progress.
+        items: any, a file each.
+        do: called in a thread.
+    """
+    with work.console.track(name, len(items), "files") as track, threads(work.workers, "prepare") as pool:
+        for _ in ahead(pool, do, items, 4 * work.workers):
+            work.check()
+            track.advance()
 
 
 def keep_or_write(path: Path, content: bytes) -> None:

@@ -26,7 +26,6 @@ from __future__ import annotations
 import csv
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
@@ -35,10 +34,9 @@ from ader.data.image import read_mask
 from ader.data.index import TEST, TRAIN, Index, Sample
 from ader.data.listing import AGAIN, folders
 from ader.datasets.base import choose, inside, settle
-from ader.datasets.preparing import Work, copy
+from ader.datasets.preparing import Work, copy, for_all
 from ader.datasets.tree import MVTEC, Tree, read_tree
 from ader.errors import UserError
-from ader.parallel import ahead
 
 Split = Literal["1cls", "2cls_fewshot", "2cls_highshot"]
 
@@ -159,10 +157,7 @@ def prepare(root: Path, source: Path, work: Work) -> None:
             "give another folder to write to"
         )
     jobs = [job for split in splits for job in _jobs(places[0], root / split, split)]
-    with work.console.track("visa", len(jobs), "files") as track, ThreadPoolExecutor(work.workers) as pool:
-        for _ in ahead(pool, lambda job: job(), jobs, 4 * work.workers):
-            work.check()
-            track.advance()
+    for_all(work, "visa", jobs, lambda job: job())
 
 
 def _jobs(source: Path, target: Path, split: Split) -> Iterator[Callable[[], None]]:
