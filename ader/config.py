@@ -110,13 +110,43 @@ def compose(overrides: Sequence[str], config_dir: str | None = None, root: str =
         _check_options(parsed, extra, root)
         config = _compose(overrides, overrides, extra, root)
         choices = _choices(config)
+        recipe = _recipe(config)
+        given = [key_of(text) for text in overrides]
+        _apply(config, {key: recipe[key] for key in recipe if not any(_holds(typed, key) for typed in given)})
         # a trainer is known by its values: another one with the default's values is the same recipe
         chosen = [f"{group}={choices[group]}" for group in choices if group != "trainer"]
         base = _compose(chosen, overrides, extra, root)
+        _apply(base, recipe)
         for key in ("seed", "trainer.epochs"):
             if OmegaConf.select(base, key) is not None:
                 OmegaConf.update(base, key, OmegaConf.select(config, key))  # and what is interpolated from them
     return Composed(_plain(config, strict=True), _plain(base, strict=False), choices, typed, config_dir)
+
+
+def _recipe(config: DictConfig) -> dict[str, Any]:
+    """The values of the recipe that ``recipe=NAME`` chooses among those of the method's file, by dotted key."""
+    name = config.get("recipe")
+    if name is None:
+        return {}
+    recipes: Any = OmegaConf.to_container(config.method.get("recipes") or OmegaConf.create({}), resolve=False)
+    if name not in recipes:
+        method = config.method.name
+        raise UserError(
+            f"recipe={name} does not exist for {method}: {suggest(str(name), recipes)}"
+            if recipes
+            else f"recipe={name}: method {method} has only its default recipe"
+        )
+    return {str(key): value for key, value in recipes[name].items()}
+
+
+def _apply(config: DictConfig, values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        OmegaConf.update(config, key, value, merge=False)
+
+
+def _holds(typed: str, key: str) -> bool:
+    """Whether an override of ``typed`` decides the value of ``key``."""
+    return key == typed or key.startswith(f"{typed}.")
 
 
 def key_of(override: str) -> str:
@@ -244,6 +274,9 @@ def _choices(config: DictConfig) -> dict[str, str]:
 
 def _plain(config: DictConfig, strict: bool) -> dict[str, Any]:
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    if "recipes" in (own.get("method") or ()):  # what could have been chosen is not part of what was
+        OmegaConf.set_struct(own, False)
+        del own.method["recipes"]
     try:
         values = OmegaConf.to_container(own, resolve=True, throw_on_missing=strict)
     except MissingMandatoryValue as error:

@@ -86,7 +86,7 @@ def decoders(workers: int | Literal["auto"]) -> int:
 
 def run_options(composed: Composed) -> RunOptions:
     """The top-level keys, checked."""
-    groups = {*composed.choices, "experiment"}
+    groups = {*composed.choices, "experiment", "recipe"}
     given = {key: value for key, value in composed.values.items() if key not in groups}
     if given.get("run") is not None:
         given["run"] = check_name("run", given["run"])  # run=12 is a name, too

@@ -108,13 +108,14 @@ class RandomImages:
                 stage.augment(image, np.random.default_rng(seed)) for image, seed in zip(images, seeds, strict=True)
             ]
             extra = {name: torch.from_numpy(np.stack([view[name] for view in views])) for name in views[0]}
+        truth = stage.supervision or self.tags.supervision
         label_B = torch.arange(stage.batch_size, device=self.device) % 2
         mask_BHW = label_B[:, None, None].expand(-1, self.size, self.size).to(torch.uint8)
         return Batch(
             image_BCHW=torch.from_numpy(np.stack(images)).to(self.device).float().div_(255),
             seed_B=torch.tensor(seeds),
-            label_B=None if self.tags.supervision == "normal" else label_B,
-            mask_BHW=mask_BHW if self.tags.supervision == "pixel" else None,
+            label_B=None if truth == "normal" else label_B,
+            mask_BHW=mask_BHW if truth == "pixel" else None,
             extra={name: value.to(self.device) for name, value in extra.items()},
         )
 

@@ -197,7 +197,7 @@ class Trainer:
         _check_division(stage, order)
         if resumed and progress.step:
             self._restore(stage, resumed)
-        minimise, rates = _Minimiser(stage, self.device), _Rates(stage)
+        minimise, rates = Minimiser(stage, self.device), _Rates(stage)
         losses = Losses(f"{type(method).__name__}, stage {stage.name!r}", self.device)
         saved_at = time.monotonic()
         method.eval()
@@ -318,7 +318,7 @@ def _check_division(stage: Descent, order: Order) -> None:
         )
 
 
-class _Minimiser:
+class Minimiser:
     """The ``minimise`` of a descent; ``weight`` is this process's share of the batch, times the processes."""
 
     def __init__(self, stage: Descent, device: torch.device) -> None:

@@ -269,7 +269,7 @@ def compare_patchcore(upstream: Path, repeats: int) -> None:
 def ours_normalise(ours: Any, image_BCHW: Tensor) -> Tensor:
     """What the reference's loader would hand to its network."""
     backbone = ours.teacher if hasattr(ours, "teacher") else ours.backbone
-    normalised: Tensor = (image_BCHW - backbone.mean) / backbone.std
+    normalised: Tensor = backbone.normalise(image_BCHW)
     return normalised
 
 

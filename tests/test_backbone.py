@@ -172,7 +172,7 @@ def test_offline_finds_the_hubs_cache(tmp_path, state):
 def test_a_proxy_or_an_address_keeps_the_hub_online(monkeypatch):
     seen = []
     monkeypatch.setattr(
-        module, "_features", lambda *a, **k: seen.append(hub.HF_HUB_OFFLINE) or timm.create_model("resnet18")
+        module, "_build", lambda *a, **k: seen.append(hub.HF_HUB_OFFLINE) or timm.create_model("resnet18")
     )
     options = BackboneOptions(NAME)
     for proxies, address, offline in (({}, False, True), ({"https": "http://p"}, False, False), ({}, True, False)):

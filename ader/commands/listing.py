@@ -36,9 +36,10 @@ def _methods() -> Iterator[tuple[str, ...]]:
         try:
             tags = base.find_class(name).tags
         except UserError as error:
-            yield name, "", "", str(error).partition(": ")[2] or str(error)
+            yield name, "", "", str(error).partition(": ")[2] or str(error), ""
             continue
-        yield name, "maps" if tags.maps else "scores", tags.supervision, tags.paper
+        recipes = read_option("method", name).get("recipes") or {}
+        yield name, "maps" if tags.maps else "scores", tags.supervision, tags.paper, ", ".join(recipes)
 
 
 def _datasets() -> Iterator[tuple[str, ...]]:
@@ -76,7 +77,7 @@ def _comments(group: str) -> Callable[[], Iterator[tuple[str, ...]]]:
 
 
 KINDS: dict[str, tuple[tuple[str, ...], Callable[[], Iterator[tuple[str, ...]]]]] = {
-    "methods": (("method", "gives", "trains on", "paper"), _methods),
+    "methods": (("method", "gives", "trains on", "paper", "other recipes"), _methods),
     "datasets": (("dataset", "categories", "images", "licence", "title"), _datasets),
     "metrics": (("metric", "heading", "meaning"), _metrics),
     "settings": (("setting", "meaning"), _comments("setting")),

@@ -174,6 +174,18 @@ class _Images(Dataset[dict[str, Any]]):
         return {name: torch.stack([_tensor(extra[name]) for extra in extras]) for name in names}
 
 
+def _drawn(samples: Sequence[Sample], share: float, seed: int) -> tuple[Sample, ...]:
+    """A share of each category's normal and of its defective images, at least one; smaller shares are nested."""
+    kinds: dict[tuple[str, int], list[str]] = {}
+    for sample in samples:
+        kinds.setdefault((sample.category, sample.label), []).append(sample.image)
+    kept: set[str] = set()
+    for images in kinds.values():
+        images.sort(key=lambda image: mix(seed, "share", image))
+        kept.update(images[: max(1, round(share * len(images)))])
+    return tuple(sample for sample in samples if sample.image in kept)
+
+
 def _as_it_is(batch: Any) -> Any:
     return batch
 
@@ -240,7 +252,7 @@ class Loader:
 
     def train(self, stage: Stage, start: int, stop: int) -> Iterator[Batch]:
         """Steps ``start`` to ``stop`` of a training stage."""
-        truth, samples = self.tags.supervision, self._training(stage)
+        truth, samples = stage.supervision or self.tags.supervision, self._training(stage)
         images = _Images(self.index, samples, self.size, truth, self.seed, stage.augment, Sizes(), self.cached)
         steps = _Steps(self.order(stage), start, stop, together=isinstance(stage, Descent))
         for item in self._iterate(images, steps):
@@ -275,14 +287,17 @@ class Loader:
                 yield chosen, self._image(item["image"]), self._move(masks)
 
     def _training(self, stage: Stage) -> tuple[Sample, ...]:
-        if stage.split == TEST:
+        if TEST in stage.splits:
             raise ValueError(f"stage {stage.name!r} asks for the test split: a method never sees test data")
-        samples = self.index.split(stage.split).samples
-        if self.tags.supervision == "normal":
+        samples = tuple(sample for sample in self.index if sample.split in stage.splits)
+        if "normal" in (stage.supervision, self.tags.supervision):
             samples = tuple(sample for sample in samples if sample.label == 0)
+        if stage.share < 1:
+            samples = _drawn(samples, stage.share, self.seed)
         if not samples:
+            splits = " or ".join(map(repr, stage.splits))
             raise UserError(
-                f"stage {stage.name!r} needs images of split {stage.split!r}, and dataset {self.index.name!r} has "
+                f"stage {stage.name!r} needs images of split {splits}, and dataset {self.index.name!r} has "
                 "none that the method may see: choose another setting"
             )
         return samples

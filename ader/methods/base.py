@@ -34,6 +34,9 @@ Share = Annotated[float, Field(gt=0, le=1)]
 #: The stream depends on the seed, the epoch and the image only.
 Augment = Callable[[Array, np.random.Generator], Mapping[str, Array]]
 
+#: The labels that training sees: none (normal images only), image labels, or pixel masks as well.
+Supervision = Literal["normal", "image", "pixel"]
+
 
 class Prediction(NamedTuple):
     """What a method says of a batch of images.
@@ -83,14 +86,25 @@ class Stage:
     Attributes:
         name: unique within the method; appears in logs, checkpoints and the record.
         batch_size: images per step, over all processes.
-        split: which part of the training data: ``"train"``, or one named in ``Method.holdout`` or by the setting.
+        split: which part of the training data: ``"train"``, or one named in ``Method.holdout`` or by the setting; or
+            several of them together.
+        share: of each category's normal and of its defective images that the stage sees, drawn by the run's seed.
+        supervision: the labels it trains with, where it is less than the method's tags say (a detector inside a
+            supervised method); None: as the tags say. A stage with ``"normal"`` never sees a labelled defect.
         augment: makes extra inputs in loader workers.
     """
 
     name: str
     batch_size: int
-    split: str = "train"
+    split: str | tuple[str, ...] = "train"
+    share: float = 1.0
+    supervision: Supervision | None = None
     augment: Augment | None = None
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """``split`` as a tuple."""
+        return (self.split,) if isinstance(self.split, str) else self.split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +170,7 @@ class Tags:
     """
 
     maps: bool = True
-    supervision: Literal["normal", "image", "pixel"] = "normal"
+    supervision: Supervision = "normal"
     paper: str = ""
 
 

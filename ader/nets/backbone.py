@@ -43,6 +43,54 @@ class BackboneOptions:
     weights: str | None = None
 
 
+class Normalise(nn.Module):
+    """RGB in [0, 1] to what a pretrained network was trained on: (image - mean) / std, per channel.
+
+    Args:
+        net: a network of timm, which knows both.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, net: Any) -> None:
+        super().__init__()
+        config = net.default_cfg if hasattr(net, "default_cfg") else net.pretrained_cfg
+        self.register_buffer("mean", torch.tensor(config["mean"]).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config["std"]).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        """Same shape."""
+        normalised_BCHW: Tensor = (image_BCHW - self.mean) / self.std
+        return normalised_BCHW
+
+
+class Pretrained(nn.Module):
+    """A whole timm network with its normalisation: what a method does with it is the method's business.
+
+    Trained or frozen, in training or evaluation mode: as any module. ``Backbone`` is the frozen one with feature maps.
+
+    Args:
+        options: which network.
+        **arguments: of ``timm.create_model``, such as ``num_classes`` or ``img_size``.
+
+    Attributes:
+        net: the network; call it on normalised images.
+        normalise: RGB in [0, 1] to its input.
+        provenance, caveat: as ``Backbone``'s.
+    """
+
+    def __init__(self, options: BackboneOptions, **arguments: Any) -> None:
+        super().__init__()
+        self.net, self.provenance = _create(options, arguments)
+        self.caveat = _caveat(options)
+        self.normalise = Normalise(self.net)
+
+    def forward(self, image_BCHW: Tensor) -> Any:
+        """What the network gives for RGB images in [0, 1]."""
+        return self.net(self.normalise(image_BCHW))
+
+
 class Backbone(nn.Module):
     """Feature maps of several stages of a frozen network.
 
@@ -63,18 +111,13 @@ class Backbone(nn.Module):
         caveat: what to tell readers of results, or None.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, options: BackboneOptions, layers: Sequence[int]) -> None:
         super().__init__()
-        self.net, self.provenance = _create(options, tuple(layers))
-        self.caveat = None if options.pretrained else f"backbone {options.name} has random weights (not pretrained)"
+        self.net, self.provenance = _create(options, {"features_only": True, "out_indices": tuple(layers)})
+        self.caveat = _caveat(options)
         self.channels: list[int] = self.net.feature_info.channels()
         self.strides: list[int] = self.net.feature_info.reduction()
-        config = self.net.default_cfg if hasattr(self.net, "default_cfg") else self.net.pretrained_cfg
-        self.register_buffer("mean", torch.tensor(config["mean"]).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(config["std"]).view(1, 3, 1, 1), persistent=False)
+        self.normalise = Normalise(self.net)
         self.requires_grad_(False)
         self.eval()
 
@@ -85,11 +128,16 @@ class Backbone(nn.Module):
     @torch.no_grad()
     def forward(self, image_BCHW: Tensor) -> list[Tensor]:
         """Feature maps (B, channels[k], H / strides[k], W / strides[k]) of RGB images in [0, 1]."""
-        features: list[Tensor] = self.net((image_BCHW - self.mean) / self.std)
+        features: list[Tensor] = self.net(self.normalise(image_BCHW))
         return features
 
 
-def _create(options: BackboneOptions, layers: tuple[int, ...]) -> tuple[Any, dict[str, Any]]:
+def _caveat(options: BackboneOptions) -> str | None:
+    return None if options.pretrained else f"backbone {options.name} has random weights (not pretrained)"
+
+
+def _create(options: BackboneOptions, arguments: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The network, and where its weights are from; ``arguments`` are timm's."""
     base = options.name.split(".")[0]
     if not timm.is_model(base):
         raise UserError(
@@ -102,14 +150,14 @@ def _create(options: BackboneOptions, layers: tuple[int, ...]) -> tuple[Any, dic
             f"{suggest(options.name, tagged)} (or set method.backbone.name={base} method.backbone.pretrained=false)"
         )
     if not options.pretrained:
-        net = _features(options.name, layers, pretrained=False)
+        net = _build(options.name, arguments, pretrained=False)
         return net, {"name": options.name, "source": "random", "sha256": None}
     file = _local_file(options)
     if file is not None:
-        return _load(options.name, layers, file), {"name": options.name, "source": str(file), "sha256": sha256(file)}
+        return _load(options.name, arguments, file), {"name": options.name, "source": str(file), "sha256": sha256(file)}
     try:
         with _offline_when_unreachable():
-            net = _features(options.name, layers, pretrained=True)
+            net = _build(options.name, arguments, pretrained=True)
     except UserError:
         raise
     except Exception as error:  # timm and the hub raise many kinds for "no network" and "no such file"
@@ -121,22 +169,20 @@ def _create(options: BackboneOptions, layers: tuple[int, ...]) -> tuple[Any, dic
     return net, {"name": options.name, "source": "timm", "sha256": state_sha256(net.state_dict())}
 
 
-def _features(name: str, layers: tuple[int, ...], pretrained: bool, overlay: Mapping[str, Any] | None = None) -> Any:
+def _build(name: str, arguments: Mapping[str, Any], pretrained: bool, overlay: Mapping[str, Any] | None = None) -> Any:
     try:
         return timm.create_model(
-            name,
-            pretrained=pretrained,
-            features_only=True,
-            out_indices=layers,
-            pretrained_cfg_overlay=dict(overlay) if overlay else None,
+            name, pretrained=pretrained, pretrained_cfg_overlay=dict(overlay) if overlay else None, **arguments
         )
     except (IndexError, AssertionError) as error:  # timm looks the layers up without a check
+        if "out_indices" not in arguments:
+            raise
         raise UserError(
-            f"method.backbone.name={name!r} has no feature maps {list(layers)}: give other layers"
+            f"method.backbone.name={name!r} has no feature maps {list(arguments['out_indices'])}: give other layers"
         ) from error
 
 
-def _load(name: str, layers: tuple[int, ...], file: Path) -> Any:
+def _load(name: str, arguments: Mapping[str, Any], file: Path) -> Any:
     """The network with the weights of a local file.
 
     timm leaves what a file lacks at random values when it builds feature maps, but is strict with the whole network:
@@ -148,7 +194,7 @@ def _load(name: str, layers: tuple[int, ...], file: Path) -> Any:
             timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"state_dict": dict(state)})
     except RuntimeError as error:  # torch lists all names that do not fit
         raise UserError(f"weights file {file} does not hold the weights of {name}: replace it") from error
-    return _features(name, layers, pretrained=True, overlay={"state_dict": state})
+    return _build(name, arguments, pretrained=True, overlay={"state_dict": state})
 
 
 @contextmanager

@@ -69,3 +69,16 @@ def cosine_distance_map(first: Sequence[Tensor], second: Sequence[Tensor], size:
     distances = (1 - F.cosine_similarity(full(a), full(b), dim=1) for a, b in zip(first, second, strict=True))
     maps = [upsample(distance_BHW, size, align_corners=True) for distance_BHW in distances]
     return torch.stack(maps).sum(dim=0)
+
+
+def pooled_maximum(map_BHW: Tensor, window: int, padding: int = 0) -> Tensor:
+    """Image scores (B,): the largest mean over a ``window`` x ``window`` square of the map (stride 1).
+
+    Args:
+        map_BHW: anomaly maps; a window larger than the map is cut to it.
+        window: pixels; 1 is the plain maximum.
+        padding: zeros around the map, which count as pixels of the squares that they are in.
+    """
+    side = min(window, map_BHW.shape[1] + 2 * padding, map_BHW.shape[2] + 2 * padding)
+    pooled_B1HW = F.avg_pool2d(map_BHW[:, None], side, stride=1, padding=min(padding, side // 2))
+    return pooled_B1HW.amax(dim=(1, 2, 3))

@@ -35,7 +35,7 @@ from ader.config import compose
 from ader.data.index import TEST
 from ader.errors import UserError
 from ader.interrupt import Interrupt, Stopped
-from ader.methods.base import Descent, Method, Prediction, Stage, build
+from ader.methods.base import Descent, Method, Prediction, Stage, build, recipe_arguments
 from ader.options import config_folder
 from ader.profile import RandomImages, count_macs
 from ader.testing.subject import CPU, STEPS, Subject, Watched, changed, images, no_network, predict, same, snapshot
@@ -72,6 +72,7 @@ def check_yaml(subject: Subject) -> None:
         return
     values = _yaml(subject.config)
     assert values.pop("name") == subject.config.stem, f"{subject.config}: name must be the file's name"
+    recipes = values.pop("recipes", {})
     parameters = dict(inspect.signature(subject.method_class).parameters)
     size = parameters.pop("image_size", None)
     assert size is None or "image_size" not in values, "image_size is the benchmark's: leave it out of the YAML"
@@ -81,6 +82,18 @@ def check_yaml(subject: Subject) -> None:
     others = {key: (value, parameters[key].default) for key, value in converted.items()}
     others = {key: pair for key, pair in others.items() if pair[0] != pair[1]}
     assert not others, f"YAML and constructor differ (YAML, default): {others}"
+    for name in recipes:
+        composed = compose(
+            [f"method={subject.config.stem}", "dataset=demo", f"recipe={name}"], _elsewhere(subject.config)
+        )
+        arguments = {key: value for key, value in composed.values["method"].items() if key != "name"}
+        recipe_arguments(subject.method_class, composed.values["image_size"], arguments)
+
+
+def _elsewhere(config: Path) -> str | None:
+    """The folder to search for a config that is not one of this package's."""
+    folder = config.parents[1]
+    return None if folder.samefile(config_folder()) else str(folder)
 
 
 def check_builds_offline(subject: Subject) -> None:
@@ -88,9 +101,7 @@ def check_builds_offline(subject: Subject) -> None:
     if subject.config is None:
         return
     method_class, name = subject.method_class, subject.config.stem
-    folder = subject.config.parents[1]
-    elsewhere = None if folder.samefile(config_folder()) else str(folder)
-    composed = compose([f"method={name}", "dataset=demo"], elsewhere)
+    composed = compose([f"method={name}", "dataset=demo"], _elsewhere(subject.config))
     values = {key: value for key, value in composed.values["method"].items() if key != "name"}
     for value in values.values():
         if isinstance(value, dict) and "pretrained" in value:
@@ -125,7 +136,11 @@ def check_stages(subject: Subject) -> None:
     known = {id(weight) for weight in method.parameters()}
     for stage in data.stages.values():
         assert stage.batch_size >= 1, f"stage {stage.name!r}: batch size {stage.batch_size}"
-        assert stage.split != TEST, f"stage {stage.name!r} asks for the test split"
+        assert 0 < stage.share <= 1, f"stage {stage.name!r}: share {stage.share}"
+        levels = ["normal", "image", "pixel"]
+        asked = levels.index(stage.supervision or "normal")
+        assert asked <= levels.index(method.tags.supervision), f"stage {stage.name!r} asks for more than the tags say"
+        assert TEST not in stage.splits, f"stage {stage.name!r} asks for the test split"
         if isinstance(stage, Descent):
             assert stage.optimizers, f"stage {stage.name!r} has no optimizer"
             assert all(id(part) in parts for part in stage.modules), f"stage {stage.name!r}: modules of others"
