@@ -111,7 +111,7 @@ def compose(overrides: Sequence[str], config_dir: str | None = None, root: str =
         config = _compose(overrides, overrides, extra, root)
         choices = _choices(config)
         recipe = _recipe(config)
-        given = [key_of(text) for text in overrides]
+        given = {key_of(text) for text in overrides} - {*choices}
         _apply(config, {key: recipe[key] for key in recipe if not any(_holds(typed, key) for typed in given)})
         # a trainer is known by its values: another one with the default's values is the same recipe
         chosen = [f"{group}={choices[group]}" for group in choices if group != "trainer"]

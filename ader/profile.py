@@ -13,7 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ader.data.loader import Order
-from ader.methods.base import Batch, Descent, Method, Stage, Tags
+from ader.methods.base import Batch, Descent, Method, Stage, Tags, supervision_of
 from ader.trainer import Precision, Trainer
 
 
@@ -108,7 +108,7 @@ class RandomImages:
                 stage.augment(image, np.random.default_rng(seed)) for image, seed in zip(images, seeds, strict=True)
             ]
             extra = {name: torch.from_numpy(np.stack([view[name] for view in views])) for name in views[0]}
-        truth = stage.supervision or self.tags.supervision
+        truth = supervision_of(stage, self.tags)
         label_B = torch.arange(stage.batch_size, device=self.device) % 2
         mask_BHW = label_B[:, None, None].expand(-1, self.size, self.size).to(torch.uint8)
         return Batch(

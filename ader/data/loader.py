@@ -25,7 +25,7 @@ from ader.data.image import U8, load_image
 from ader.data.index import TEST, Index, Sample
 from ader.data.sizes import Sizes
 from ader.errors import UserError, some
-from ader.methods.base import Array, Augment, Batch, Descent, Pass, Stage, Tags
+from ader.methods.base import Array, Augment, Batch, Descent, Pass, Stage, Tags, supervision_of
 
 
 @dataclass(frozen=True)
@@ -252,7 +252,7 @@ class Loader:
 
     def train(self, stage: Stage, start: int, stop: int) -> Iterator[Batch]:
         """Steps ``start`` to ``stop`` of a training stage."""
-        truth, samples = stage.supervision or self.tags.supervision, self._training(stage)
+        truth, samples = supervision_of(stage, self.tags), self._training(stage)
         images = _Images(self.index, samples, self.size, truth, self.seed, stage.augment, Sizes(), self.cached)
         steps = _Steps(self.order(stage), start, stop, together=isinstance(stage, Descent))
         for item in self._iterate(images, steps):
@@ -290,7 +290,7 @@ class Loader:
         if TEST in stage.splits:
             raise ValueError(f"stage {stage.name!r} asks for the test split: a method never sees test data")
         samples = tuple(sample for sample in self.index if sample.split in stage.splits)
-        if "normal" in (stage.supervision, self.tags.supervision):
+        if supervision_of(stage, self.tags) == "normal":
             samples = tuple(sample for sample in samples if sample.label == 0)
         if stage.share < 1:
             samples = _drawn(samples, stage.share, self.seed)

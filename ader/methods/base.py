@@ -219,6 +219,12 @@ class Method(nn.Module):
         return [dict(vars(part)["provenance"]) for part in self.modules() if "provenance" in vars(part)]
 
 
+def supervision_of(stage: Stage, tags: Tags) -> Supervision:
+    """The labels that a stage of a method with these tags sees: what it asks for, and never more than the tags say."""
+    levels: tuple[Supervision, ...] = ("normal", "image", "pixel")
+    return min(stage.supervision or tags.supervision, tags.supervision, key=levels.index)
+
+
 def find_class(name: str) -> type[Method]:
     """The one ``Method`` class of the module called ``name``.
 

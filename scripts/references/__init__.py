@@ -16,7 +16,7 @@ import importlib
 import subprocess
 import sys
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ from ader.trainer import Minimiser
 
 #: Images are (SIZE, SIZE) pixels.
 SIZE = 256
+
+NOTHING: Mapping[str, str] = types.MappingProxyType({})
 
 #: Runs something once: a training step, an inference batch.
 Run = Callable[[], object]
@@ -146,30 +148,52 @@ def _tensors(values: Any) -> list[Tensor]:
     return [torch.as_tensor(values).detach().cpu().double()]
 
 
-def gradients(ours: Sequence[nn.Parameter], reference: Sequence[nn.Parameter]) -> Difference:
+def gradients(what: str, ours: Sequence[nn.Parameter], reference: Sequence[nn.Parameter]) -> Difference:
     """Compares gradients of parameters, paired by position."""
     pairs = [(a.grad, b.grad) for a, b in zip(ours, reference, strict=True)]
     kept = [(a, b) for a, b in pairs if a is not None and b is not None]
     assert len(kept) == sum(a is not None or b is not None for a, b in pairs), "one has gradients, the other has not"
-    return largest("gradients", [a for a, _ in kept], [b for _, b in kept])
+    return largest(what, [a for a, _ in kept], [b for _, b in kept])
 
 
-def copy_weights(ours: nn.Module, reference: nn.Module, renamed: Mapping[str, str]) -> None:
+def copy_weights(
+    ours: nn.Module, reference: nn.Module, renamed: Mapping[str, str], inner: Mapping[str, str] = NOTHING
+) -> None:
     """Copies our weights into the reference.
 
     Args:
         ours, reference: whole networks.
         renamed: prefixes of our names and of the reference's. Every entry of ours below such a prefix must find a
             place of its shape.
+        inner: parts of names and of the reference's, tried where a name alone finds no place.
     """
     state = reference.state_dict()
-    for name, value in ours.state_dict().items():
+    for name, target in _targets(ours.state_dict(), state, renamed, inner):
+        assert state[target].shape == ours.state_dict()[name].shape, f"{name} and {target}"
+        state[target] = ours.state_dict()[name].clone()
+    reference.load_state_dict(state)
+
+
+def paired_parameters(
+    ours: nn.Module, reference: nn.Module, renamed: Mapping[str, str], inner: Mapping[str, str] = NOTHING
+) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Our parameters below the renamed prefixes and the reference's, in the same order."""
+    mine, theirs = dict(ours.named_parameters()), dict(reference.named_parameters())
+    names = list(_targets(mine, theirs, renamed, inner))
+    return [mine[name] for name, _ in names], [theirs[target] for _, target in names]
+
+
+def _targets(
+    ours: Iterable[str], reference: Mapping[str, Any], renamed: Mapping[str, str], inner: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
+    for name in ours:
         for mine, theirs in renamed.items():
             if name.startswith(f"{mine}."):
                 target = theirs + name[len(mine) :]
-                assert state[target].shape == value.shape, f"{name} and {target}"
-                state[target] = value.clone()
-    reference.load_state_dict(state)
+                for part, other in inner.items() if target not in reference else ():
+                    target = target.replace(part, other)
+                assert target in reference, f"{name} has no place: {target}"
+                yield name, target
 
 
 def smoothed(map_BHW: Any, sigma: float = 4.0) -> np.ndarray[Any, Any]:
