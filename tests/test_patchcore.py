@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from scipy.spatial.distance import cdist
 
 from ader.methods import build
-from ader.methods.patchcore import PatchCore, PatchFeatures
+from ader.methods.patchcore import PatchCore
 from ader.nets.backbone import BackboneOptions
+from ader.nets.patches import PatchFeatures
 from ader.profile import RandomImages, count_macs, count_parameters
 from ader.testing.subject import Subject, images, predict
 from ader.trainer import Trainer
@@ -40,6 +41,7 @@ def features_by_definition(features: Sequence[torch.Tensor], dimensions: int) ->
     ("channels", "dimensions"),
     [
         ((512, 1024), 1024),
+        ((512, 1024), 1536),
         ((128, 256), 1024),
         ((64, 128), 1024),
         ((512, 1024), 384),
@@ -185,3 +187,15 @@ def test_passes_forget_what_an_interrupted_one_collected():
         stage.update(next(data.train(stage, 0, 1)))
     Trainer(device=CPU).fit(method, data)
     assert len(method.bank.get()) == TRAINED * 64
+
+
+def test_upstreams_probe():
+    """One image of ones in training mode moves the first running mean by a tenth of what the stem gives for it."""
+    options = BackboneOptions("resnet18", pretrained=False)
+    torch.manual_seed(0)
+    plain = PatchCore(backbone=options).backbone.net
+    torch.manual_seed(0)
+    probed = PatchCore(backbone=options, probe_size=96).backbone.net
+    expected = 0.9 * plain.bn1.running_mean + 0.1 * plain.conv1(torch.ones(1, 3, 96, 96)).mean(dim=(0, 2, 3))
+    torch.testing.assert_close(probed.bn1.running_mean, expected.detach())
+    assert not any(part.training for part in probed.modules())

@@ -12,8 +12,9 @@ from torch import nn
 from ader.data import load_index
 from ader.data.loader import Loader
 from ader.methods import build
-from ader.methods.rd import RD, flat_cosine_loss
+from ader.methods.rd import RD
 from ader.nets.backbone import BackboneOptions
+from ader.nets.maps import flat_cosine_loss
 from ader.profile import count_macs, count_parameters
 from ader.testing.subject import Subject, images, predict
 from ader.testing.toy import write_mvtec

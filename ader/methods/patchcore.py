@@ -1,8 +1,9 @@
 """PatchCore: nearest neighbours in a coreset of locally aggregated patch features.
 
 Paper: Roth et al., "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022.
-Upstream: amazon-science/patchcore-inspection at fcaa92f (Apache-2.0) and zhangzjn/ADer at 902937a (MIT).
-The default recipe is ADer's. ``image_score=patch`` gives the official image score.
+Upstream: amazon-science/patchcore-inspection at fcaa92f (Apache-2.0) and zhangzjn/ADer at 902937a (no licence file).
+The default recipe is ADer's, its probe of the backbone apart; ``recipe=ader`` has that, ``recipe=official`` is the
+official baseline (IM224) without its crop.
 
 Compared with the official code on random images of 256x256, same weights, same bank (`scripts/parity.py patchcore`,
 float32, CPU): patch features within 3e-6 of values up to 13. Squared distances within 8e-6 of float64 brute force at
@@ -11,8 +12,10 @@ Coreset: 99.9 % of 819 choices in common (near ties fall differently), largest g
 24,862,528 parameters and 12.0 G multiply-accumulates per image, the bank search apart.
 
 Differences from upstream:
+- Both codes learn the backbone's channels from an image of ones, sent through it in training mode: its batch norms'
+  pretrained statistics move a tenth of the way. ``probe_size`` repeats that; the default leaves them alone.
 - All training images are used; ADer's loader drops the last incomplete batch.
-- Patch features come from their closed form (a grouped 3x3 convolution); upstream unfolds 9 copies and pools them.
+- Patch features come from their closed form (``nets/patches.py``); upstream unfolds 9 copies and pools them.
 - The greedy choice is exact but batched (``nets/neighbours.py``); upstream walks over all points for each choice.
 - Distances are computed by blocked matrix products and ranked again exactly; upstream asks FAISS (``IndexFlatL2``).
   As there, scores are squared distances; the paper's re-weighting of the image score is not in upstream's code.
@@ -25,21 +28,19 @@ projected dimensions, K neighbours.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ader import dist
-from ader.errors import UserError
 from ader.methods.base import Batch, Count, Method, Pass, Positive, Prediction, Share, Tags
 from ader.nets.backbone import Backbone, BackboneOptions
 from ader.nets.fitted import Fitted
 from ader.nets.maps import GaussianBlur, upsample
 from ader.nets.neighbours import greedy_coreset, nearest, squared_distances
+from ader.nets.patches import PatchFeatures, probe_in_training_mode
 
 
 class PatchCore(Method):
@@ -55,6 +56,8 @@ class PatchCore(Method):
         neighbours: bank items whose distances are averaged.
         image_score: ``"map"``, the maximum of the smoothed map (ADer), or ``"patch"``, the largest patch score.
         sigma: of the Gaussian that smooths the map, in pixels.
+        probe_size: pixels of the image of ones that goes through the backbone in training mode before all else, as
+            upstream's codes have it by mistake; None leaves the pretrained statistics as they are.
         backbone: any timm network with feature maps.
     """
 
@@ -71,12 +74,15 @@ class PatchCore(Method):
         neighbours: Count = 1,
         image_score: Literal["map", "patch"] = "map",
         sigma: Positive = 4.0,
+        probe_size: Count | None = None,
         backbone: BackboneOptions = BackboneOptions("wide_resnet50_2.tv_in1k"),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()
         self.batch_size, self.coreset, self.projection, self.starts = batch_size, coreset, projection, starts
         self.dimensions, self.neighbours, self.image_score = dimensions, neighbours, image_score
         self.backbone = Backbone(backbone, layers)
+        if probe_size is not None:
+            probe_in_training_mode(self.backbone, probe_size)
         self.patches = PatchFeatures(self.backbone.channels, dimensions)
         self.bank = Fitted()
         self.blur = GaussianBlur(sigma)
@@ -127,46 +133,3 @@ class PatchCore(Method):
         map_BHW = self.blur(upsample(patch_BHW, image_BCHW.shape[2:], align_corners=False))
         scored_BHW = map_BHW if self.image_score == "map" else patch_BHW
         return Prediction(scored_BHW.amax(dim=(1, 2)), map_BHW)
-
-
-class PatchFeatures(nn.Module):
-    """Locally aware patch features (section 3.1) as grouped 3x3 convolutions.
-
-    Upstream unfolds each layer into 3x3 neighbourhoods (C * 9 numbers, channel first), interpolates to the finest
-    layer's grid, pools each patch adaptively to D numbers, stacks the layers and pools adaptively to D again. Pooling
-    and interpolation are linear and act on different axes, so the pooling is a fixed 3x3 convolution, in groups
-    wherever bins and channels line up, and it can be done before the interpolation.
-
-    Args:
-        channels: of each layer.
-        dimensions: D, divisible by the number of layers.
-    """
-
-    def __init__(self, channels: Sequence[int], dimensions: int) -> None:
-        super().__init__()
-        if not channels or dimensions % len(channels):
-            raise UserError(f"method.dimensions={dimensions} must be a multiple of the {len(channels)} layers")
-        share = dimensions // len(channels)
-        self.groups = [math.gcd(count, dimensions, share) for count in channels]
-        for number, (count, groups) in enumerate(zip(channels, self.groups, strict=True)):
-            kernel = _pooling_kernel(count // groups, dimensions // groups, share // groups)
-            self.register_buffer(f"kernel{number}", kernel.repeat(groups, 1, 1, 1), persistent=False)
-
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Patch features (B, D, H, W) on the grid of the first (finest) feature map."""
-        size = features[0].shape[2:]
-        pooled = []
-        for number, (feature_BCHW, groups) in enumerate(zip(features, self.groups, strict=True)):
-            kernel = self.get_buffer(f"kernel{number}").to(feature_BCHW.dtype)
-            patch_BCHW = F.conv2d(feature_BCHW, kernel, padding=1, groups=groups)
-            if patch_BCHW.shape[2:] != size:
-                patch_BCHW = F.interpolate(patch_BCHW, size=size, mode="bilinear", align_corners=False)
-            pooled.append(patch_BCHW)
-        return torch.cat(pooled, dim=1)
-
-
-def _pooling_kernel(channels: int, middle: int, outputs: int) -> Tensor:
-    """Weights (outputs, channels, 3, 3) of the two adaptive poolings C * 9 -> middle -> outputs of one group."""
-    identity = torch.eye(channels * 9)[:, None]
-    pooled = F.adaptive_avg_pool1d(F.adaptive_avg_pool1d(identity, middle), outputs)
-    return pooled[:, 0].T.reshape(outputs, channels, 3, 3).contiguous()

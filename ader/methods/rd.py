@@ -1,7 +1,7 @@
 """RD: reverse distillation from a one-class embedding.
 
 Paper: Deng and Li, "Anomaly Detection via Reverse Distillation from One-Class Embedding", CVPR 2022 (RD4AD).
-Upstream: hq-deng/RD4AD at 6554076 (MIT) and its multi-class reproduction in zhangzjn/ADer at 902937a (MIT).
+Upstream: hq-deng/RD4AD at 6554076 (MIT) and its multi-class reproduction in zhangzjn/ADer at 902937a (no licence file).
 The default recipe is ADer's; ``bottleneck_width=128``, ``backbone.name=wide_resnet50_2.tv_in1k``, ``decay_at=1``,
 ``clip=null`` and ``trainer.epochs=200`` with ``setting=single_class`` give the official one.
 
@@ -11,8 +11,8 @@ teacher and student features, loss and gradient norms equal to the last bit; map
 multiply-accumulates per image; ADer Table 1 says 80.6 M and 28.4 G (28.435 by fvcore, which adds the normalisations).
 
 Differences from upstream:
-- none in the network, the loss or the map; ADer divides the sum of the maps by 9, a constant that no metric sees
-  (``map_scale`` keeps its values comparable).
+- none in the network, the loss (whole maps as vectors, where equation 2 has pixels) or the map; ADer divides the sum
+  of the maps by 9, a constant that no metric sees.
 - ADer steps the learning rate through timm's scheduler, per iteration; here it is a function of the progress, with
   the same values.
 
@@ -25,14 +25,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
 from ader.errors import UserError
 from ader.methods.base import Batch, Count, Descent, Method, Minimise, Positive, Prediction, Share, Tags
 from ader.nets.backbone import Backbone, BackboneOptions
-from ader.nets.maps import GaussianBlur, cosine_distance_map, full
+from ader.nets.maps import GaussianBlur, cosine_distance_map, flat_cosine_loss
 from ader.nets.schedules import step_at
 
 
@@ -110,16 +109,6 @@ class RD(Method):
         teacher, student = self(image_BCHW)
         map_BHW = self.blur(cosine_distance_map(teacher, student, image_BCHW.shape[2:]))
         return Prediction(map_BHW.amax(dim=(1, 2)), map_BHW)
-
-
-def flat_cosine_loss(teacher: Sequence[Tensor], student: Sequence[Tensor]) -> Tensor:
-    """Sum over scales of the mean over images of 1 - cos, each feature map taken as one vector (as both codes do;
-    equation 2 of the paper has it per pixel)."""
-    losses = [
-        (1 - F.cosine_similarity(full(t).flatten(1), full(s).flatten(1), dim=1)).mean()
-        for t, s in zip(teacher, student, strict=True)
-    ]
-    return torch.stack(losses).sum()
 
 
 class _Plan:

@@ -18,6 +18,8 @@ import torch
 from huggingface_hub import constants as hub
 from pydantic import ConfigDict
 from safetensors.torch import load_file
+from timm.models.efficientnet import EfficientNetFeatures
+from timm.models.mobilenetv3 import MobileNetV3Features
 from torch import Tensor, nn
 
 from ader.errors import UserError, suggest
@@ -115,6 +117,8 @@ class Backbone(nn.Module):
         super().__init__()
         self.net, self.provenance = _create(options, {"features_only": True, "out_indices": tuple(layers)})
         self.caveat = _caveat(options)
+        if isinstance(self.net, (EfficientNetFeatures, MobileNetV3Features)):  # these keep later stages, and run them
+            del self.net.blocks[self.net.feature_info.get_dicts()[-1]["stage"] :]
         self.channels: list[int] = self.net.feature_info.channels()
         self.strides: list[int] = self.net.feature_info.reduction()
         self.normalise = Normalise(self.net)

@@ -6,12 +6,14 @@ Shapes in names: B images, C channels, H height, W width.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor, nn
+from torch.amp.autocast_mode import is_autocast_available
 
 
 class GaussianBlur(nn.Module):
@@ -34,7 +36,7 @@ class GaussianBlur(nn.Module):
         map_BHW = map_BHW.float()
         down_HH = self._matrix(map_BHW.shape[1], map_BHW.device)
         across_WW = self._matrix(map_BHW.shape[2], map_BHW.device)
-        with torch.autocast(map_BHW.device.type, enabled=False):
+        with full_precision(map_BHW.device):
             return down_HH @ map_BHW @ across_WW.T
 
     def _matrix(self, size: int, device: torch.device) -> Tensor:
@@ -50,10 +52,29 @@ def full(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
+def full_precision(device: torch.device) -> AbstractContextManager[None]:
+    """Switches autocast off, where there is one: not on the meta device, on which costs are counted."""
+    if is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
+
+
 def upsample(map_BHW: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
     """Bilinear interpolation of maps to (H, W)."""
     maps = F.interpolate(map_BHW[:, None], size=tuple(size), mode="bilinear", align_corners=align_corners)
     return maps[:, 0]
+
+
+def flat_cosine_loss(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
+    """Sum over scales of the mean over images of 1 - cos, each feature map (C_k, H_k, W_k) taken as one vector.
+
+    What the codes of RD4AD and ADer compute; the papers' equations have the cosine of each pixel.
+    """
+    losses = [
+        (1 - F.cosine_similarity(full(a).flatten(1), full(b).flatten(1), dim=1)).mean()
+        for a, b in zip(first, second, strict=True)
+    ]
+    return torch.stack(losses).sum()
 
 
 def cosine_distance_map(first: Sequence[Tensor], second: Sequence[Tensor], size: Sequence[int]) -> Tensor:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ader.nets.maps import full_precision
+
 #: Elements of the largest block of distances held at once (float32: 128 MB).
 BLOCK = 2**25
 
@@ -33,7 +35,7 @@ def nearest(query_QD: Tensor, bank_MD: Tensor, k: int = 1, spare: int = 4) -> tu
     Returns:
         Squared Euclidean distances (Q, K), ascending, and bank indices (Q, K).
     """
-    with torch.autocast(query_QD.device.type, enabled=False):  # bfloat16 products would not even rank
+    with full_precision(query_QD.device):  # bfloat16 products would not even rank
         return _nearest(query_QD, bank_MD, k, spare)
 
 

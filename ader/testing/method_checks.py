@@ -116,7 +116,7 @@ def check_builds_offline(subject: Subject) -> None:
 
 def check_arguments_not_mutated(subject: Subject) -> None:
     """Building, training and predicting leave the constructor's arguments as they were."""
-    arguments = validated(subject.method_class, dict(subject.arguments), where="method")
+    arguments = recipe_arguments(subject.method_class, subject.size, dict(subject.arguments))
     before = copy.deepcopy(arguments)
     method = subject.method_class(**arguments)
     Trainer(device=CPU, max_steps=1).fit(method, RandomImages(subject.size, 1, CPU, method.tags))

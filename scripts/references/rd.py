@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ader.methods.base import build
-from ader.methods.rd import flat_cosine_loss
+from ader.nets.maps import flat_cosine_loss
 from references import (
     SIZE,
     Difference,

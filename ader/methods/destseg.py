@@ -1,0 +1,349 @@
+"""DeSTSeg: a segmentation-guided denoising student-teacher.
+
+Paper: Zhang et al., "DeSTSeg: Segmentation Guided Denoising Student-Teacher for Anomaly Detection", CVPR 2023.
+Upstream: apple/ml-destseg at f6ea31f (Apple's own licence) and its multi-class reproduction in zhangzjn/ADer at 902937a
+(no licence file). The default recipe is ADer's with colours in RGB order; ``recipe=ader`` has the order of ADer's code,
+``recipe=official`` with ``setting=single_class`` the official training, rotations left out.
+
+Compared with both on 2 images of 256x256, same weights and same spoiled images (`scripts/parity.py destseg` and
+`destseg_official`, CPU): features of both networks and the image score equal to the last bit, maps within 9e-8 (values
+around 0.5). In float32 the losses are within 3e-7, gradients within 6e-7 for the student (values up to 0.3) and 7e-6
+for the segmentation network (up to 0.3), weights after one step of its optimizer within 6e-7. In float64 gradients are
+within 9e-14 for the student and 4e-10 for the segmentation network, whose references take the focal loss in float32.
+
+35,154,177 parameters, 32,371,393 of them trained (ADer Table 1: 35.2 M), and 38.44 G multiply-accumulates per image.
+ADer Table 1 says 30.7 G: it counts a second pass of the teacher (+1.83), which no result needs, and fvcore counts
+nothing for a convolution whose padding is the word "same", the fusion of the pyramid pooling (-9.66).
+
+Differences from upstream:
+- ADer's data set keeps OpenCV's BGR order, for images and textures, and normalises it as RGB; the official code and the
+  default here are RGB. ``channels=bgr`` is ADer's, which its published numbers presumably have.
+- ADer draws training images with replacement; here every image is used once per epoch, as in the official code.
+- Both codes run everything in both phases and back-propagate through the frozen student. Here a phase computes what it
+  minimises, with the same gradients of what it trains.
+- The focal loss is taken from logits; upstream's, from probabilities, is cut at logits of about 17.
+- Anomalies are made on the device (``nets.synthetic``) and depend on the seed, the epoch and the image only. Without a
+  folder of textures generated ones stand in, and results say so.
+- The official code rotates the training images of ten categories by up to 5 degrees, and those of seven by multiples of
+  90 as well; ADer does not, nor does any recipe here, since methods do not know categories.
+- The student's loss is a sum over the whole batch with any number of processes; ADer's processes average their sums,
+  which divides the student's learning rate.
+- A single epoch is given to each phase where ``epochs`` is 1; ADer would not train the segmentation network.
+
+Shapes in names: B images, C channels, H height, W width, N pixels of a map.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
+
+import timm
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from timm.models.resnet import BasicBlock
+from torch import Tensor, nn
+
+from ader import dist
+from ader.errors import UserError
+from ader.methods.base import (
+    Batch,
+    Count,
+    Descent,
+    Method,
+    Minimise,
+    NonNegative,
+    Positive,
+    Prediction,
+    Probability,
+    Tags,
+)
+from ader.nets.backbone import Backbone, BackboneOptions
+from ader.nets.maps import full, upsample
+from ader.nets.synthetic import Synthetic, SyntheticAnomalies, Textures
+
+Step = Callable[[Batch, Minimise], Mapping[str, Tensor]]
+
+#: Of the 3x3 convolutions of atrous spatial pyramid pooling, in pixels of the finest feature map.
+DILATIONS = (6, 12, 18)
+
+
+class DeSTSeg(Method):
+    """A student learns to give a teacher's features of the clean image for a spoiled one; a segmentation network then
+    learns from where the two networks' features disagree (section 3 of the paper).
+
+    Args:
+        image_size: pixels; that of the textures.
+        batch_size: images per step; the segmentation network's batch norm needs two.
+        epochs: sweeps over the training images, both phases together.
+        steps: training steps of both phases together, in place of epochs; None: as ``epochs`` says.
+        student_share: of the epochs or steps, rounded up, that train the student; the rest the segmentation network.
+        lr_student: of SGD, for the student, whose loss is a sum over the batch.
+        lr_blocks: the same for the segmentation network's residual blocks.
+        lr_head: the same for the rest of the segmentation network.
+        momentum: of SGD.
+        decay: weight decay.
+        decay_norms: whether norms and biases of the student decay as well; the segmentation network's always do.
+        clip: largest gradient norm of either network; None for no clipping.
+        focal_gamma: exponent of the focal loss.
+        width: channels of the segmentation network.
+        top_pixels: the image score is the mean of so many highest pixels of the map; 1 is the plain maximum.
+        channels: order in which both networks get an image's colours, which are normalised as RGB either way.
+        textures: folder of the images that anomalies are cut from (DTD's ``images``); None: generated textures.
+        probability: of an anomaly, for each training image.
+        opacity: range of the share of the clean image that shows through an anomaly.
+        backbone: a ResNet of timm; the student starts from random weights.
+    """
+
+    tags: ClassVar[Tags] = Tags(paper="Zhang et al., CVPR 2023")
+    check_with: ClassVar[Mapping[str, Any]] = {
+        "width": 16,
+        "backbone": {"name": "test_resnet", "pretrained": False},
+    }
+
+    def __init__(
+        self,
+        image_size: Count = 256,
+        batch_size: Annotated[int, Field(ge=2)] = 32,
+        epochs: Count = 100,
+        steps: Count | None = None,
+        student_share: Annotated[float, Field(gt=0, lt=1)] = 0.2,
+        lr_student: Positive = 0.4,
+        lr_blocks: Positive = 0.1,
+        lr_head: Positive = 0.01,
+        momentum: Probability = 0.9,
+        decay: NonNegative = 1e-4,
+        decay_norms: bool = False,
+        clip: Positive | None = 5.0,
+        focal_gamma: NonNegative = 4.0,
+        width: Count = 256,
+        top_pixels: Count = 1,
+        channels: Literal["rgb", "bgr"] = "rgb",
+        textures: str | None = None,
+        probability: Probability = 1.0,
+        opacity: tuple[Probability, Probability] = (0.0, 0.8),
+        backbone: BackboneOptions = BackboneOptions("resnet18.tv_in1k"),  # noqa: B008 (frozen)
+    ) -> None:
+        super().__init__()
+        self.batch_size, self.epochs, self.steps, self.student_share = batch_size, epochs, steps, student_share
+        self.lr_student, self.lr_blocks, self.lr_head = lr_student, lr_blocks, lr_head
+        self.momentum, self.decay, self.decay_norms, self.clip = momentum, decay, decay_norms, clip
+        self.focal_gamma, self.top_pixels, self.channels = focal_gamma, top_pixels, channels
+        self.teacher = Backbone(backbone, layers=(1, 2, 3))
+        self.student = DenoisingStudent(backbone.name)
+        self.segmentation = Segmentation(sum(self.teacher.channels), width)
+        self.anomalies = SyntheticAnomalies(
+            Textures(textures, image_size), probability, opacity, augment_textures=False, rotate_image=0.0
+        )
+
+    def stages(self) -> Iterator[Descent]:
+        first, second = _phases(self.steps or self.epochs, self.student_share)
+        yield self._descent("student", self.student, self._step_student, self._student_groups(), first)
+        groups = self._segmentation_groups()
+        yield self._descent("segmentation", self.segmentation, self._step_segmentation, groups, second)
+
+    def _descent(self, name: str, module: nn.Module, step: Step, groups: list[dict[str, Any]], length: int) -> Descent:
+        """A phase of ``length`` epochs or steps; the other networks stay in evaluation mode, batch norms included."""
+        return Descent(
+            name=name,
+            batch_size=self.batch_size,
+            step=step,
+            optimizers={name: torch.optim.SGD(groups, momentum=self.momentum, weight_decay=self.decay)},
+            modules=[module],
+            epochs=None if self.steps else length,
+            steps=length if self.steps else None,
+            clip=self.clip,
+        )
+
+    def _student_groups(self) -> list[dict[str, Any]]:
+        matrices = [weight for weight in self.student.parameters() if weight.ndim > 1]
+        vectors = [weight for weight in self.student.parameters() if weight.ndim <= 1]
+        decay = self.decay if self.decay_norms else 0.0
+        first: dict[str, Any] = {"params": matrices, "lr": self.lr_student}
+        return [first, {"params": vectors, "lr": self.lr_student, "weight_decay": decay}]
+
+    def _segmentation_groups(self) -> list[dict[str, Any]]:
+        blocks, head = self.segmentation.blocks.parameters(), self.segmentation.head.parameters()
+        return [{"params": list(blocks), "lr": self.lr_blocks}, {"params": list(head), "lr": self.lr_head}]
+
+    def _spoiled(self, batch: Batch) -> Synthetic:
+        if len(batch.image_BCHW) < 2:  # the pyramid pooling norms one number per image and channel
+            raise UserError("destseg cannot train on 1 image per process: give more training images or fewer processes")
+        synthetic: Synthetic = self.anomalies(batch.image_BCHW, batch.seed_B)
+        return synthetic
+
+    def _step_student(self, batch: Batch, minimise: Minimise) -> Mapping[str, Tensor]:
+        synthetic = self._spoiled(batch)
+        teacher = self.teacher(self._ordered(synthetic.clean))
+        student = self.student(self.teacher.normalise(self._ordered(synthetic.image)))
+        loss = summed_cosine_loss(teacher, student) * dist.world()  # gradients are averaged over processes
+        minimise(loss)
+        return {"cos": loss}
+
+    def _step_segmentation(self, batch: Batch, minimise: Minimise) -> Mapping[str, Tensor]:
+        synthetic = self._spoiled(batch)
+        logit_BHW = full(self(synthetic.image))
+        target_BHW = shrunk_mask(synthetic.mask, logit_BHW.shape[1:])
+        l1 = (logit_BHW.sigmoid() - target_BHW).abs().mean()
+        focal = focal_loss(logit_BHW, target_BHW, self.focal_gamma)
+        minimise(l1 + focal)
+        return {"l1": l1, "focal": focal}
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        """Logits of the segmentation (B, H / 4, W / 4), at the size of the finest feature map."""
+        logit_BHW: Tensor = self.segmentation(self._similarity(image_BCHW))
+        return logit_BHW
+
+    @torch.no_grad()
+    def _similarity(self, image_BCHW: Tensor) -> Tensor:
+        """Negative products of normalised teacher and student features (B, sum of C_k, H / 4, W / 4), float32."""
+        image_BCHW = self._ordered(image_BCHW)
+        teacher, student = self.teacher(image_BCHW), self.student(self.teacher.normalise(image_BCHW))
+        size = teacher[0].shape[2:]
+        levels = [_resized(-product_BCHW, size) for product_BCHW in products(teacher, student)]
+        return torch.cat(levels, dim=1)
+
+    def _ordered(self, image_BCHW: Tensor) -> Tensor:
+        return image_BCHW.flip(1) if self.channels == "bgr" else image_BCHW
+
+    def predict(self, image_BCHW: Tensor) -> Prediction:
+        anomalous_BHW = full(self(image_BCHW)).sigmoid()
+        map_BHW = upsample(anomalous_BHW, image_BCHW.shape[2:], align_corners=False)
+        return Prediction(top_mean(map_BHW, self.top_pixels), map_BHW)
+
+
+def _phases(total: int, share: float) -> tuple[int, int]:
+    """``total`` epochs or steps in two parts, of which the first has at least ``share``; neither is empty, so that a
+    total of 1 becomes two of 1."""
+    first = math.ceil(round(share * total, 9))  # 0.07 * 100 is a little above 7
+    first = max(1, min(first, total - 1))
+    return first, max(1, total - first)
+
+
+def products(teacher: Sequence[Tensor], student: Sequence[Tensor]) -> list[Tensor]:
+    """Elementwise products of features of unit length in each pixel, float32; over channels they sum to the cosine."""
+    return [
+        F.normalize(full(t), dim=1) * F.normalize(full(s), dim=1)  # eps 1e-12
+        for t, s in zip(teacher, student, strict=True)
+    ]
+
+
+def summed_cosine_loss(teacher: Sequence[Tensor], student: Sequence[Tensor]) -> Tensor:
+    """Sum over scales and images of the mean over pixels of 1 - cos (equation 2 of the paper, summed over the batch
+    as in both codes: the student's learning rate belongs to this sum)."""
+    losses = [(1 - product_BCHW.sum(dim=1)).mean(dim=(1, 2)).sum() for product_BCHW in products(teacher, student)]
+    return torch.stack(losses).sum()
+
+
+def focal_loss(logit_BHW: Tensor, target_BHW: Tensor, gamma: float) -> Tensor:
+    """Mean of -(1 - p)^gamma log p, where p is the probability given to the true answer, 0 or 1; without the
+    weighting of classes. From logits, so that no logarithm of 0 can arise."""
+    wrong_BHW = (1 - 2 * target_BHW) * logit_BHW  # the logit of the other answer
+    return (wrong_BHW.sigmoid() ** gamma * F.softplus(wrong_BHW)).mean()
+
+
+def shrunk_mask(mask_BHW: Tensor, size: Sequence[int]) -> Tensor:
+    """A mask at the size (H, W) of the segmentation, 0 or 1: anomalous from one half on."""
+    return (upsample(mask_BHW, size, align_corners=False) >= 0.5).to(mask_BHW.dtype)
+
+
+def top_mean(map_BHW: Tensor, pixels: int) -> Tensor:
+    """Means (B,) of each map's highest ``pixels`` values, of all of them where there are fewer."""
+    flat_BN = map_BHW.flatten(1)
+    return flat_BN.topk(min(pixels, flat_BN.shape[1]), dim=1).values.mean(dim=1)
+
+
+class DenoisingStudent(nn.Module):
+    """The teacher's network with one more stage and random weights, and a decoder without skip connections.
+
+    Args:
+        name: the teacher's, of timm; a weights tag is ignored.
+
+    Raises:
+        UserError: the network lacks the further stage.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        try:
+            self.encoder = timm.create_model(name.split(".")[0], features_only=True, out_indices=(1, 2, 3, 4))
+        except (IndexError, AssertionError) as error:  # timm looks the stages up without a check
+            raise UserError(
+                f"method.backbone.name={name!r} has no feature map 4, which destseg's student needs: take a ResNet"
+            ) from error
+        fine, middle, coarse, deepest = self.encoder.feature_info.channels()
+        rising = [(deepest, deepest), (deepest, coarse), (coarse, middle), (middle, fine)]
+        self.decoder = nn.ModuleList([_residual_blocks(inputs, outputs) for inputs, outputs in rising])
+
+    def forward(self, normalised_BCHW: Tensor) -> list[Tensor]:
+        """Features in the teacher's shapes, from the finest scale to the coarsest."""
+        *encoded, feature_BCHW = self.encoder(normalised_BCHW)
+        feature_BCHW = self.decoder[0](feature_BCHW)
+        features: list[Tensor] = []
+        for stage, like_BCHW in zip(self.decoder[1:], reversed(encoded), strict=True):
+            feature_BCHW = stage(_resized(feature_BCHW, like_BCHW.shape[2:]))
+            features.append(feature_BCHW)
+        return features[::-1]
+
+
+class Segmentation(nn.Module):
+    """Residual blocks, atrous spatial pyramid pooling, and a convolution before the logits (section 3.3).
+
+    Args:
+        inputs: channels of all scales together.
+        width: channels inside.
+    """
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        self.blocks = _residual_blocks(inputs, width)
+        self.head = nn.Sequential(  # with torch's initialisation, as in both codes
+            SpatialPyramidPooling(width), *_conv_norm_relu(width, width), nn.Conv2d(width, 1, kernel_size=1)
+        )
+
+    def forward(self, similarity_BCHW: Tensor) -> Tensor:
+        """Logits (B, H, W) of the same size."""
+        logit_B1HW: Tensor = self.head(self.blocks(similarity_BCHW))
+        return logit_B1HW[:, 0]
+
+
+class SpatialPyramidPooling(nn.Module):
+    """Atrous spatial pyramid pooling: the image's mean and three dilations, joined by a 3x3 convolution."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), *_conv_norm_relu(width, width, kernel=1))
+        dilated = [nn.Sequential(*_conv_norm_relu(width, width, dilation=dilation)) for dilation in DILATIONS]
+        self.dilated = nn.ModuleList(dilated)
+        self.fusion = nn.Sequential(*_conv_norm_relu((1 + len(DILATIONS)) * width, width))
+
+    def forward(self, feature_BCHW: Tensor) -> Tensor:
+        """Same shape."""
+        pooled_BCHW = self.pooled(feature_BCHW).expand_as(feature_BCHW)
+        branches = [pooled_BCHW, *(branch(feature_BCHW) for branch in self.dilated)]
+        fused_BCHW: Tensor = self.fusion(torch.cat(branches, dim=1))
+        return fused_BCHW
+
+
+def _conv_norm_relu(inputs: int, outputs: int, kernel: int = 3, dilation: int = 1) -> list[nn.Module]:
+    padding = dilation * (kernel // 2)
+    conv = nn.Conv2d(inputs, outputs, kernel, padding=padding, dilation=dilation, bias=False)
+    return [conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+
+
+def _residual_blocks(inputs: int, outputs: int) -> nn.Sequential:
+    """Two basic blocks of a ResNet, the first with a convolution as shortcut where the channels change."""
+    shortcut = None
+    if inputs != outputs:
+        shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
+    blocks = nn.Sequential(BasicBlock(inputs, outputs, downsample=shortcut), BasicBlock(outputs, outputs))
+    for part in blocks.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+    return blocks
+
+
+def _resized(feature_BCHW: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(feature_BCHW, size=tuple(size), mode="bilinear", align_corners=False)
