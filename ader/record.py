@@ -40,6 +40,7 @@ PACKAGES = (
     "pillow",
     "hydra-core",
     "omegaconf",
+    "xgboost",
 )
 
 

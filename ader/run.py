@@ -13,19 +13,21 @@ from ader.caching import decode_once, decoded_before
 from ader.config import Composed
 from ader.data import Index
 from ader.data.check import check_files
+from ader.data.index import TEST
+from ader.data.labelmaps import check_label_maps
 from ader.data.loader import Loader, hold_out, mix
 from ader.errors import UserError
 from ader.files import sha256, write_atomic
 from ader.interrupt import Interrupt
 from ader.job import Job, cache_options, run_options, trainer_options
-from ader.methods.base import Method, build, find_class, recipe_arguments
+from ader.methods.base import Method, find_class, recipe_arguments
 from ader.metrics import Evaluator
 from ader.predict import predict
 from ader.profile import peak_memory, reset_peak
 from ader.randomness import seed_all
 from ader.report import run as report
-from ader.runname import locate
-from ader.settings import Part, apply, check_supervision
+from ader.runname import Place, locate
+from ader.settings import Part, apply
 from ader.task import Extras, at_work, metric_options, read_index, resolve_device
 from ader.tensorboard import Scalars
 from ader.trainer import Trainer
@@ -67,6 +69,9 @@ def prepare(composed: Composed, interrupt: Interrupt) -> Job:
         published = read_index(composed)
     check_method(composed)
     index, parts = apply_setting(composed, published)
+    place = locate(composed, published)
+    for part in parts:
+        suited_arguments(composed, part, place)
     return Job(
         composed=composed,
         options=options,
@@ -76,7 +81,7 @@ def prepare(composed: Composed, interrupt: Interrupt) -> Job:
         index=index,
         parts=parts,
         caching=cache_options(composed),
-        place=locate(composed, published),
+        place=place,
         interrupt=interrupt,
         extras=Extras(options.save_maps, metric.by_defect),
     )
@@ -120,6 +125,7 @@ def check(job: Job) -> None:
             check_files(job.index, folder, workers, lambda done, total: track.advance(), cached or ())
         # a file that could not be decoded and is whole now was changed in between
         job.cached = cached if cached is not None and len(cached) == len(job.index) else None
+        check_label_maps(job.index, label_maps(job), workers)
         job.interrupt.check()
 
     dist.on_main(check_all)
@@ -150,11 +156,10 @@ def run_part(job: Job, part: Part, folder: Path) -> None:
 
 def set_up(job: Job, part: Part) -> tuple[Method, Loader]:
     """One model, as it is before training, and its data."""
-    method = make_method(job)
-    check_supervision(method.tags.supervision, part.index)
+    method = make_method(job, part)
     index = hold_out(part.index, dict(method.holdout), job.options.seed)
     size, seed, workers = job.options.image_size, job.options.seed, job.trainer.decoders()
-    return method, Loader(index, size, job.device, seed, workers, method.tags, job.cached)
+    return method, Loader(index, size, job.device, seed, workers, method.tags, job.cached, label_maps(job))
 
 
 def train(job: Job, method: Method, loader: Loader, folder: Path) -> dict[str, Any]:
@@ -216,12 +221,35 @@ def apply_setting(composed: Composed, published: Index) -> tuple[Index, list[Par
 
 def check_method(composed: Composed) -> None:
     """Refuses unknown or unfit arguments before anything is written; the weights are not loaded for that."""
-    arguments = dict(composed.values["method"])
-    recipe_arguments(find_class(arguments.pop("name")), composed.values["image_size"], arguments)
+    method_arguments(composed)
 
 
-def make_method(job: Job) -> Method:
-    """The configured method, with initial weights that depend on the seed alone."""
-    arguments = dict(job.composed.values["method"])
+def method_arguments(composed: Composed) -> tuple[type[Method], dict[str, Any]]:
+    """The configured method's class, and its constructor's arguments."""
+    given = dict(composed.values["method"])
+    method_class = find_class(given.pop("name"))
+    return method_class, recipe_arguments(method_class, composed.values["image_size"], given)
+
+
+def suited_arguments(composed: Composed, part: Part, place: Place) -> tuple[type[Method], dict[str, Any]]:
+    """The same for one model.
+
+    Raises:
+        UserError: the method cannot learn from the part's training images.
+    """
+    method_class, arguments = method_arguments(composed)
+    training = part.index.where(lambda sample: sample.split != TEST)
+    return method_class, dict(method_class.suited(arguments, training, place.fingerprint["data"]))
+
+
+def label_maps(job: Job) -> dict[str, Path]:
+    """The folders with a map for every image that the configured method asks for."""
+    method_class, arguments = method_arguments(job.composed)
+    return dict(method_class.label_maps(arguments))
+
+
+def make_method(job: Job, part: Part) -> Method:
+    """A part's method, with initial weights that depend on the seed alone."""
+    method_class, arguments = suited_arguments(job.composed, part, job.place)
     seed_all(mix(job.options.seed, "method"))
-    return build(arguments.pop("name"), image_size=job.options.image_size, **arguments).to(job.device)
+    return method_class(**arguments).to(job.device)

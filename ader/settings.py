@@ -146,6 +146,7 @@ def supervised(
     shots: Annotated[int, Field(ge=0)] | Literal["all", "list"] = "all",
     draw: Annotated[int, Field(ge=0)] | None = None,
     detector_share: Annotated[float, Field(gt=0, le=1)] = 1.0,
+    split_seed: Annotated[int, Field(ge=0)] | None = None,
 ) -> Index:
     """Labelled defects in the training data (SegAD, protocols (c)).
 
@@ -157,6 +158,8 @@ def supervised(
         draw: which of the lists, from 0; None: the seed modulo their number.
         detector_share: below 1, this share of each category's normal training images stays in ``"train"``, for the
             detectors; the others and the defects become the split ``"forest"``.
+        split_seed: decides which normal images stay for the detectors; None: the seed does. A fixed one lets detectors
+            that were trained once serve runs of all seeds, which then differ in their defects and forests only.
 
     Raises:
         UserError: there are too few defects, or no lists.
@@ -173,7 +176,9 @@ def supervised(
         keep.update(sample.image for unit in drawn for sample in unit)
         moved |= _moved(drawn)
     result = _replaced(index, moved).where(lambda s: s.split == TEST or not s.label or s.image in keep)
-    return result if detector_share == 1 else _halved(result, seed, detector_share)
+    return (
+        result if detector_share == 1 else _halved(result, seed if split_seed is None else split_seed, detector_share)
+    )
 
 
 #: The functions, and for how many categories a model is; None: the setting's option ``models`` says.

@@ -193,6 +193,36 @@ def test_test_images_come_once_with_their_masks(index):
     assert seen == list(index.split("test"))
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_label_maps_go_with_their_images(index, tmp_path, workers):
+    """To the stages that ask for them, and to the test; each image has its own number."""
+    numbers = {sample.image: number for number, sample in enumerate(index)}
+    for image, number in numbers.items():
+        file = (tmp_path / image).with_suffix(".npy")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.save(file, np.full((5, 5), number))
+    loader = Loader(index, 16, torch.device("cpu"), 1, workers, Tags(), label_maps={"parts": tmp_path})
+    images = {image: _loader(index)._image(_whole(index, image)) for image in numbers}
+    seen = []
+    for batch in loader.train(_descent(label_maps=("parts",), drop_last=False), 0, 3):
+        assert batch.extra["parts"].shape == (len(batch.image_BCHW), 16, 16)
+        assert batch.extra["parts"].dtype == torch.int64
+        for image, part in zip(batch.image_BCHW, batch.extra["parts"], strict=True):
+            (name,) = [name for name, number in numbers.items() if number == int(part[0, 0])]
+            assert torch.equal(images[name], image)
+            seen.append(name)
+    assert sorted(seen) == sorted(sample.image for sample in index.split("train"))
+    assert next(loader.train(_descent(augment=_noise), 0, 1)).extra.keys() == {"noise"}
+    assert next(loader.train(_descent(augment=_noise, label_maps=("parts",)), 0, 1)).extra.keys() == {"noise", "parts"}
+    tested = list(index.split("test"))[:3]
+    assert loader.read_label_maps(tested)["parts"][:, 0, 0].tolist() == [numbers[s.image] for s in tested]
+    assert _loader(index).read_label_maps(tested) == {}
+
+
+def _whole(index, image):
+    return torch.from_numpy(module.load_image(index.path(image), 16))
+
+
 def test_hold_out(index):
     shares = {"calibration": 0.2, "tuning": 0.4}
     held = hold_out(index, shares, seed=3)

@@ -255,6 +255,25 @@ def test_segad_on_visa():
     assert len(images(after, TEST, 1)) == 90
 
 
+def test_a_fixed_split_seed_keeps_the_detectors_images():
+    """VisA's protocol: detectors are trained once; only the defects and the forest differ between seeds."""
+    before = make(train=100, bad=100)
+    options = {"source": "test", "shots": 10, "detector_share": 0.9}
+    fixed = [applied("supervised", before, seed, split_seed=333, **options) for seed in (1, 2)]
+    assert images(fixed[0], "train") == images(fixed[1], "train")
+    assert images(fixed[0], FOREST, 0) == images(fixed[1], FOREST, 0)
+    assert images(fixed[0], FOREST, 1) != images(fixed[1], FOREST, 1)
+    free = [applied("supervised", before, seed, **options) for seed in (1, 2, 333)]
+    assert images(free[0], "train") != images(free[1], "train")
+    assert images(free[2], "train") == images(fixed[0], "train")
+    # a detector's own run, in which no defect leaves the test
+    alone = applied("supervised", before, 1, split_seed=333, source="test", shots=0, detector_share=0.9)
+    assert images(alone, "train") == images(fixed[0], "train")
+    assert images(alone, TEST) == images(before, TEST)
+    for option, seed in (("segad_visa", 333), ("segad_mvtec", 333), ("vad_one_class", None)):
+        assert read_option("setting", option)["split_seed"] == seed
+
+
 def test_halves_must_not_be_empty():
     with pytest.raises(UserError, match="leaves the detectors or the forest without any"):
         applied("supervised", make(train=3), detector_share=0.99)

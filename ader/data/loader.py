@@ -10,8 +10,9 @@ import math
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from ader import dist
 from ader.data.cache import CachedImages
 from ader.data.image import U8, load_image
 from ader.data.index import TEST, Index, Sample
+from ader.data.labelmaps import find_label_map, read_label_map, resized
 from ader.data.sizes import Sizes
 from ader.errors import UserError, some
 from ader.methods.base import Array, Augment, Batch, Descent, Pass, Stage, Tags, supervision_of
@@ -224,6 +226,7 @@ class Loader:
         workers: decoding processes; 0 decodes in this one.
         tags: of the method, which decide the labels it may see.
         cached: all images, decoded; None decodes them for every batch.
+        label_maps: the folders that the method asks for, by name.
     """
 
     def __init__(
@@ -235,9 +238,11 @@ class Loader:
         workers: int,
         tags: Tags,
         cached: CachedImages | None = None,
+        label_maps: Mapping[str, Path] | None = None,
     ) -> None:
         self.index, self.size, self.device = index, size, device
         self.seed, self.workers, self.tags, self.cached = seed, workers, tags, cached
+        self.label_maps = label_maps or {}
 
     def order(self, stage: Stage) -> Order:
         """The order in which ``stage`` sees its split.
@@ -256,13 +261,25 @@ class Loader:
         images = _Images(self.index, samples, self.size, truth, self.seed, stage.augment, Sizes(), self.cached)
         steps = _Steps(self.order(stage), start, stop, together=isinstance(stage, Descent))
         for item in self._iterate(images, steps):
+            extra = {name: value.to(self.device) for name, value in item.get("extra", {}).items()}
+            if stage.label_maps:
+                found = self.read_label_maps([samples[position] for position in item["position"]])
+                extra |= {name: found[name] for name in stage.label_maps if name in found}
             yield Batch(
                 image_BCHW=self._image(item["image"]),
                 seed_B=item["seed"],
                 label_B=self._move(item.get("label")),
                 mask_BHW=self._move(item.get("mask")),
-                extra={name: value.to(self.device) for name, value in item.get("extra", {}).items()},
+                extra=extra,
             )
+
+    def read_label_maps(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        """The samples' maps, (B, H, W) int64 at the images' size, by name; none unless the method asks for some."""
+        found: dict[str, Tensor] = {}
+        for name, folder in self.label_maps.items():
+            maps = [resized(read_label_map(find_label_map(folder, s.image)), self.size) for s in samples]
+            found[name] = torch.from_numpy(np.stack(maps)).to(self.device).long()
+        return found
 
     def test(
         self, batch_size: int, sizes: Sizes

@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -21,13 +22,17 @@ from torch.optim import Optimizer
 
 from ader import plugins
 from ader.arguments import validated
+from ader.data.index import Index
 from ader.nets.schedules import Schedule
+from ader.settings import check_supervision
 
 Array = npt.NDArray[Any]
 
 #: Ranges of constructor arguments; ``build`` refuses values outside.
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Probability = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 #: Makes a training image's extra inputs in a loader worker: (uint8 image (3, H, W), random stream) -> named arrays.
@@ -59,7 +64,7 @@ class Batch:
             image, for synthetic anomalies made on the device.
         label_B: 0 or 1; None unless the method's tags declare supervision.
         mask_BHW: 0 or 1; None unless the method's tags declare pixel supervision.
-        extra: what the stage's ``augment`` made.
+        extra: what the stage's ``augment`` made, and the label maps that the stage asks for.
     """
 
     image_BCHW: Tensor
@@ -92,6 +97,7 @@ class Stage:
         supervision: the labels it trains with, where it is less than the method's tags say (a detector inside a
             supervised method); None: as the tags say. A stage with ``"normal"`` never sees a labelled defect.
         augment: makes extra inputs in loader workers.
+        label_maps: those of ``Method.label_maps`` that its batches have, by name.
     """
 
     name: str
@@ -100,6 +106,7 @@ class Stage:
     share: float = 1.0
     supervision: Supervision | None = None
     augment: Augment | None = None
+    label_maps: tuple[str, ...] = ()
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -188,6 +195,30 @@ class Method(nn.Module):
     tags: ClassVar[Tags] = Tags()
     check_with: ClassVar[Mapping[str, Any]] = {}
 
+    @classmethod
+    def suited(cls, arguments: Mapping[str, Any], training: Index, data_hash: str) -> Mapping[str, Any]:
+        """The constructor's arguments for a model that learns from ``training``.
+
+        Called for every model of a run before anything is computed or written. Nearly every method takes what it is
+        given; one that brings parts which other runs trained chooses and checks them here.
+
+        Args:
+            arguments: as configured, of the constructor's types.
+            training: what the model may see, test images apart.
+            data_hash: of the whole dataset, as records have it.
+
+        Raises:
+            UserError: the method cannot learn from these samples.
+        """
+        check_supervision(cls.tags.supervision, training)
+        return arguments
+
+    @classmethod
+    def label_maps(cls, arguments: Mapping[str, Any]) -> Mapping[str, Path]:
+        """Folders with an integer map for every image, under the image's own path with another ending
+        (``ader.data.labelmaps``), by the name under which ``Batch.extra`` and ``predict_with`` have them."""
+        return {}
+
     @property
     def holdout(self) -> Mapping[str, float]:
         """Shares of each category's normal training images set apart as further splits, e.g. ``calibration: 0.1``."""
@@ -205,6 +236,10 @@ class Method(nn.Module):
         """Scores images (RGB in [0, 1]); evaluation mode, no gradients. Each image's result is independent of the
         others in its batch."""
         raise NotImplementedError(f"{type(self).__name__} must define predict")  # abstract
+
+    def predict_with(self, image_BCHW: Tensor, extra: Mapping[str, Tensor]) -> Prediction:
+        """As ``predict``, for methods with ``label_maps``: ``extra`` has those of the images, (B, H, W) each."""
+        return self.predict(image_BCHW)
 
     def forward(self, image_BCHW: Tensor) -> Any:
         """The network pass whose multiply-accumulates the papers count; ``predict`` unless a method says otherwise."""

@@ -333,7 +333,7 @@ OPERATIONS: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
 
 
 def _procedural(seed_B: Tensor, purpose: str, size: int, device: torch.device) -> Tensor:
-    """Textures without a source: one of four kinds each, with fine grain."""
+    """Textures without a source: one of four kinds each, some with fine grain."""
     seed_B = seed_B.cpu()
     kind_B = integers(seed_B, f"{purpose}/kind", len(_KINDS))
     texture_BCHW = torch.empty(len(seed_B), 3, size, size, device=device)
@@ -341,10 +341,15 @@ def _procedural(seed_B: Tensor, purpose: str, size: int, device: torch.device) -
         if len(place_B := _places(kind_B == number)):
             texture_BCHW[_to(place_B, device)] = make(_to(seed_B[place_B], device), purpose, size)
     seed_B = _to(seed_B, device)
-    colour_B111 = uniform(seed_B, f"{purpose}/colourfulness", 1, 1, 1)  # most photographs are far from pure colours
+    # photographs are far from pure colours and full contrast: half of the textures are grey, many nearly even
+    colour_B111 = _within(seed_B, f"{purpose}/colourfulness", -1.0, 1.0, 1, 1, 1).clamp(min=0)
+    contrast_B111 = _within(seed_B, f"{purpose}/contrast", 0.1, 1.0, 1, 1, 1)
     texture_BCHW = torch.lerp(texture_BCHW.mean(dim=1, keepdim=True), texture_BCHW, colour_B111)
-    grain_BCHW = uniform(seed_B, f"{purpose}/grain", 1, size, size) - 0.5
-    return (texture_BCHW + grain_BCHW * _within(seed_B, f"{purpose}/graininess", 0.0, 0.4, 1, 1, 1)).clamp_(0, 1)
+    brightness_B111 = uniform(seed_B, f"{purpose}/brightness", 1, 1, 1)
+    texture_BCHW = torch.lerp(brightness_B111, texture_BCHW, contrast_B111)
+    # most have no grain: it alone would give anomalies away
+    grain_B111 = _within(seed_B, f"{purpose}/graininess", -0.6, 0.3, 1, 1, 1).clamp(min=0)
+    return (texture_BCHW + grain_B111 * (uniform(seed_B, f"{purpose}/grain", 1, size, size) - 0.5)).clamp_(0, 1)
 
 
 def _clouds(seed_B: Tensor, purpose: str, size: int) -> Tensor:
@@ -383,7 +388,7 @@ _KINDS = (_clouds, _stripes, _checks, _blobs)
 
 def _octaves(seed_B: Tensor, purpose: str, channels: int, size: int) -> Tensor:
     """Value noise (B, channels, size, size) of 4 to 128 cells, stretched to [0, 1]."""
-    persistence_B111 = _within(seed_B, f"{purpose}/persistence", 0.4, 0.9, 1, 1, 1)
+    persistence_B111 = _within(seed_B, f"{purpose}/persistence", 0.3, 0.7, 1, 1, 1)
     total_BCHW = torch.zeros(len(seed_B), channels, size, size, device=seed_B.device)
     for octave in range(6):
         cells = 4 * 2**octave + 1

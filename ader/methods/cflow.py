@@ -1,0 +1,299 @@
+"""CFLOW-AD: conditional normalizing flows on the vectors of multi-scale features.
+
+Paper: Gudovskiy, Ishizaka and Kozuka, "CFLOW-AD: Real-Time Unsupervised Anomaly Detection with Localization via
+Conditional Normalizing Flows", WACV 2022.
+Upstream: gudovskiy/cflow-ad at b2ebf9e (BSD-3-Clause; flows from FrEIA) and zhangzjn/ADer at 902937a (no licence file).
+The default recipe is ADer's. ``recipe=official`` with ``setting=single_class`` gives the official one, but for the
+choice of the best epoch on the test set, resizing by Lanczos' filter, and an input size for each category.
+
+Compared with both on 4 random images of 256x256, same weights, FrEIA 0.2 (`scripts/parity.py cflow` and
+`cflow_official`, float32, CPU): encoder's maps equal to the last bit, with zeros and with reflection at the borders;
+positional codes within 1.1e-6 (the reference's frequencies are rounded to float32); log-likelihoods per dimension
+within 1.2e-7 of values up to 1; losses equal, gradients within 1.8e-7 of 2e-3 (float64: 7e-19); map within 4.6e-7 and
+image score within 2.1e-7 of values up to 0.045, given the reference's offsets. After one batch's 21 updates (ADer, from
+the same shuffle, float64) mean losses within 7e-10 and weights within 4.6e-5 of values up to 11: Adam turns the codes'
+rounding into whole steps where gradients are tiny.
+81,647,616 trained parameters behind 66,834,240 of the encoder. ADer Table 1 says 237 M: 236,562,240 with the rotations
+and their inverses, 2 x 44,040,192 numbers, as frozen parameters; here a rotation is a buffer, and its transpose is its
+inverse. 35.1 G multiply-accumulates per image; the 28.7 G of ADer Table 1 leave out the rotations (6.44 G).
+
+Differences from upstream:
+- The offset of each scale, which is subtracted from its log-likelihoods before exp, is their maximum over the training
+  images, fitted by a pass at the end. Both codes take the maximum over the test set, with which the score of an image
+  depends on the other test images. The offsets decide how much a scale weighs in the sum. Measured with one trained
+  model (ResNet-18 with random weights, 128x128, 5 epochs on 96 images of two industrial categories, 130 test images;
+  both offsets applied to the same likelihoods): maxima 2.017, 0.686, -0.637 of the training images and 2.041, 0.689,
+  -0.638 of the test images; pixel AUROC 58.82 against 58.79 %, image AUROC 47.96 against 48.07 %, at most 0.06 and 0.2
+  points in a category. Not yet measured with pretrained weights and full training.
+- For the same reason the sum of the scales is subtracted from their number instead of from its maximum over the test
+  set: a constant, which no metric sees. Places more likely than all training images can bring a map below 0.
+- One optimizer for each flow. Both codes have one for all and step it for each flow in turn: gradients that are None
+  leave the other flows alone, as here, since PyTorch 2.0; with the older ones for which the official code was written
+  they are zeros, and Adam moves the other flows by their momentum.
+- A batch with fewer vectors than ``fibres`` at a scale takes one update with all of them; ADer's takes none, the
+  official code stops. Several processes make as many updates as one would: see ``division``.
+- Training images are rotated on the device, by angles that depend on the image's seed.
+- Rotations of the flows come from torch's generator: another draw than scipy's, from the same distribution.
+- A training with no more meta-epochs than the warm-up takes warms up in all but the last.
+
+Shapes in names: B images, C channels, H height, W width, S positions (H * W), E vectors of a batch (B * S), N vectors
+of an update, P numbers of a positional code.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from ader import dist
+from ader.errors import UserError
+from ader.methods.base import Batch, Count, Descent, Method, Minimise, Pass, Positive, Prediction, Share, Tags
+from ader.nets.backbone import Backbone, BackboneOptions
+from ader.nets.draws import uniform
+from ader.nets.fitted import Fitted
+from ader.nets.flows import CouplingBlock, Flow, log_likelihood
+from ader.nets.geometry import rotate
+from ader.nets.maps import pooled_maximum, upsample
+from ader.nets.schedules import Schedule
+
+
+class CFlow(Method):
+    """One conditional flow for each scale of a frozen encoder; a feature vector of low likelihood is an anomaly.
+
+    Args:
+        batch_size: images per batch, each of which gives many updates.
+        epochs: sweeps over the training images.
+        lr: Adam's learning rate.
+        betas: Adam's averaging factors.
+        fibres: feature vectors per update (N), over all processes.
+        sub_epochs: epochs of a meta-epoch, for the length of which the learning rate stays.
+        warmup: meta-epochs of linearly rising learning rate; at most all but the last one.
+        warmup_from: factor of the learning rate at the beginning.
+        final: factor to which the cosine falls.
+        rotation: training images are rotated by up to so many degrees.
+        coupling_blocks: of each flow.
+        condition: numbers of the positional code, a multiple of 4.
+        clamp: bound of the log-scale of a coupling.
+        score_window: the image score is the largest mean of the map over a square of so many pixels; 1: its maximum.
+        layers: timm ``out_indices`` of the encoder: 2, 3 and 4 are a ResNet's layer2, layer3 and layer4.
+        padding: of the encoder's convolutions; ``"reflect"`` is the official code's, for weights trained with zeros.
+        backbone: the encoder, any timm network with feature maps.
+    """
+
+    tags: ClassVar[Tags] = Tags(paper="Gudovskiy et al., WACV 2022")
+    check_with: ClassVar[Mapping[str, object]] = {"fibres": 16, "coupling_blocks": 2, "condition": 32}
+
+    def __init__(
+        self,
+        batch_size: Count = 32,
+        epochs: Count = 100,
+        lr: Positive = 2e-4,
+        betas: tuple[float, float] = (0.9, 0.999),
+        fibres: Count = 256,
+        sub_epochs: Count = 10,
+        warmup: Annotated[int, Field(ge=0)] = 2,
+        warmup_from: Share = 0.1,
+        final: Share = 0.001,
+        rotation: Annotated[float, Field(ge=0)] = 5.0,
+        coupling_blocks: Count = 8,
+        condition: Count = 128,
+        clamp: Positive = 1.9,
+        score_window: Count = 16,
+        layers: tuple[int, ...] = (2, 3, 4),
+        padding: Literal["zeros", "reflect"] = "zeros",
+        backbone: BackboneOptions = BackboneOptions("wide_resnet50_2.racm_in1k"),  # noqa: B008 (frozen)
+    ) -> None:
+        super().__init__()
+        self.batch_size, self.epochs, self.lr, self.betas, self.fibres = batch_size, epochs, lr, betas, fibres
+        self.schedule = meta_cosine(epochs / sub_epochs, warmup, warmup_from, final)
+        self.rotation, self.condition, self.score_window, self.padding = rotation, condition, score_window, padding
+        self.backbone = Backbone(backbone, layers)
+        for part in self.backbone.modules():
+            if isinstance(part, nn.Conv2d) and padding == "reflect":
+                part.padding_mode = "reflect"
+        self.names = [f"layer{layer}" for layer in layers]
+        self.flows = nn.ModuleList(
+            Flow(CouplingBlock(channels, condition, clamp) for _ in range(coupling_blocks))
+            for channels in self.backbone.channels
+        )
+        self.codes = PositionalCodes(condition)
+        self.offset = Fitted()
+        self._largest: Tensor | None = None
+
+    def stages(self) -> Iterator[Descent | Pass]:
+        yield Descent(
+            name="flow",
+            batch_size=self.batch_size,
+            step=self._step,
+            optimizers={name: self._adam(flow) for name, flow in zip(self.names, self.flows, strict=True)},
+            modules=[self.flows],
+            epochs=self.epochs,
+            schedules=dict.fromkeys(self.names, self.schedule),
+        )
+        self._largest = None
+        yield Pass(name="offset", batch_size=self.batch_size, update=self._compare, finish=self._finish)
+
+    def _adam(self, flow: nn.Module) -> torch.optim.Adam:
+        """One optimizer for each flow: an update of one must not move the others by their momentum."""
+        weights = list(flow.parameters())
+        fused = weights[0].device.type in ("cpu", "cuda")  # one kernel in place of dozens for every update
+        return torch.optim.Adam(weights, lr=self.lr, betas=self.betas, fused=fused)
+
+    def _step(self, batch: Batch, minimise: Minimise) -> Mapping[str, Tensor]:
+        image_BCHW = batch.image_BCHW
+        if self.rotation:
+            degrees_B = self.rotation * (2 * uniform(batch.seed_B, "cflow/rotation") - 1)
+            image_BCHW = rotate(image_BCHW, degrees_B)
+        counts = dist.gather_objects(len(image_BCHW))
+        losses = {}
+        for name, flow, feature_BCHW in zip(self.names, self.flows, self._features(image_BCHW), strict=True):
+            updates, size = division(counts, dist.rank(), feature_BCHW[0, 0].numel(), self.fibres)
+            values = []
+            for vector_NC, code_NP in self._shuffled(feature_BCHW, updates, size):
+                loss = -F.logsigmoid(likelihood_per_dimension(flow, vector_NC, code_NP)).mean()
+                minimise(loss, name)
+                values.append(loss.detach())
+            losses[name] = torch.stack(values).mean()
+        return losses
+
+    def _shuffled(self, feature_BCHW: Tensor, updates: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Vectors and positional codes of each update; those that do not fill another one are left out."""
+        vector_EC, code_SP = as_vectors(feature_BCHW), self.codes(feature_BCHW)
+        order_E = torch.randperm(len(vector_EC), device=vector_EC.device)[: updates * size]
+        vectors, codes = vector_EC[order_E], code_SP[order_E % len(code_SP)]
+        yield from zip(torch.split(vectors, size), torch.split(codes, size), strict=True)
+
+    def _features(self, image_BCHW: Tensor) -> list[Tensor]:
+        """The encoder's maps.
+
+        Raises:
+            UserError: the image is too small for them, or for reflecting them at their borders.
+        """
+        least = self.backbone.strides[-1] * (1 if self.padding == "zeros" else 2)
+        if min(image_BCHW.shape[2:]) < least:
+            raise UserError(f"image_size={min(image_BCHW.shape[2:])} is too small for cflow: give at least {least}")
+        features: list[Tensor] = self.backbone(image_BCHW)
+        return features
+
+    def forward(self, image_BCHW: Tensor) -> list[Tensor]:
+        """Log-likelihood per dimension (B, H_k, W_k) of each scale's vectors."""
+        maps = []
+        for flow, feature_BCHW in zip(self.flows, self._features(image_BCHW), strict=True):
+            batch, _, height, width = feature_BCHW.shape
+            code_EP = self.codes(feature_BCHW).repeat(batch, 1)
+            value_E = likelihood_per_dimension(flow, as_vectors(feature_BCHW), code_EP)
+            maps.append(value_E.view(batch, height, width))
+        return maps
+
+    def _compare(self, batch: Batch) -> None:
+        largest_K = torch.stack([value_BHW.amax() for value_BHW in self(batch.image_BCHW)])
+        self._largest = largest_K if self._largest is None else torch.maximum(self._largest, largest_K)
+
+    def _finish(self) -> None:
+        """Keeps each scale's largest likelihood; a process without images has nothing to say."""
+        none = self.offset.anchor.new_empty(0, len(self.names))
+        self.offset.value = dist.gather_rows(none if self._largest is None else self._largest[None]).amax(dim=0)
+
+    def predict(self, image_BCHW: Tensor) -> Prediction:
+        pairs = zip(self(image_BCHW), self.offset.get(), strict=True)
+        normal = [upsample((value - top).exp(), image_BCHW.shape[2:], align_corners=True) for value, top in pairs]
+        map_BHW = len(self.names) - torch.stack(normal).sum(dim=0)
+        return Prediction(pooled_maximum(map_BHW, self.score_window), map_BHW)
+
+
+def likelihood_per_dimension(flow: nn.Module, vector_NC: Tensor, code_NP: Tensor) -> Tensor:
+    """log p(x | position) / C of feature vectors, (N,)."""
+    latent_NC, log_determinant_N = flow(vector_NC, code_NP)
+    return log_likelihood(latent_NC, log_determinant_N) / vector_NC.shape[1]
+
+
+def as_vectors(feature_BCHW: Tensor) -> Tensor:
+    """Feature vectors (E, C), row by row and image by image."""
+    return feature_BCHW.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def division(counts: Sequence[int], rank: int, positions: int, fibres: int) -> tuple[int, int]:
+    """How a batch's vectors are divided into updates.
+
+    The number of updates is worked out from the images of all processes, hence the same in all of them: gradients are
+    averaged at each. Every process brings its share of the ``fibres`` of an update.
+
+    Args:
+        counts: images of each process.
+        rank: of this process.
+        positions: vectors of an image.
+        fibres: vectors of an update.
+
+    Returns:
+        The number of updates, and this process's vectors in each. One update takes all vectors where there are fewer
+        than ``fibres``.
+
+    Raises:
+        UserError: there is not a vector for each process.
+    """
+    shares = [fibres * count // sum(counts) for count in counts]
+    if min(shares) == 0:
+        raise UserError(f"method.fibres={fibres} cannot be divided among {len(counts)} processes: give more")
+    return max(1, sum(counts) * positions // fibres), min(shares[rank], counts[rank] * positions)
+
+
+def meta_cosine(length: float, warmup: int, warmup_from: float, final: float) -> Schedule:
+    """Half a cosine from 1 to ``final`` in steps of a meta-epoch, after a linear rise to where it then stands.
+
+    Args:
+        length: of the stage, in meta-epochs; it may end within one.
+        warmup: meta-epochs of the rise, at most all but the last.
+        warmup_from: factor at its beginning.
+        final: factor after the last meta-epoch.
+    """
+    meta_epochs = math.ceil(length)
+    warmup = min(warmup, meta_epochs - 1)
+
+    def stair(meta_epoch: int) -> float:
+        return final + (1 - final) * (1 + math.cos(math.pi * meta_epoch / meta_epochs)) / 2
+
+    def factor(progress: float) -> float:
+        passed = progress * length + 1e-9  # a meta-epoch begins where rounding would leave it a step behind
+        if passed < warmup:
+            return warmup_from + (stair(warmup) - warmup_from) * progress * length / warmup
+        return stair(int(passed))
+
+    return factor
+
+
+class PositionalCodes(nn.Module):
+    """Sines and cosines of a position's column and row (section 4.2), made once for each size of map.
+
+    Args:
+        numbers: P, a multiple of 4: half of them for the column, half for the row.
+    """
+
+    def __init__(self, numbers: int) -> None:
+        super().__init__()
+        if numbers % 4:
+            raise UserError(f"method.condition={numbers} must be a multiple of 4: sine and cosine for rows and columns")
+        self.numbers = numbers
+        self._made: dict[tuple[int, int, torch.device], Tensor] = {}
+
+    def forward(self, feature_BCHW: Tensor) -> Tensor:
+        """Codes (S, P) of a map's positions, row by row, float32."""
+        height, width = feature_BCHW.shape[2:]
+        key = (height, width, feature_BCHW.device)
+        if key not in self._made:
+            row_SP = self._waves(torch.arange(height).repeat_interleave(width))
+            column_SP = self._waves(torch.arange(width).repeat(height))
+            self._made[key] = torch.cat([column_SP, row_SP], dim=1).to(feature_BCHW.device)
+        return self._made[key]
+
+    def _waves(self, place_S: Tensor) -> Tensor:
+        """Sine and cosine, alternating, of falling frequencies (S, P / 2)."""
+        half = self.numbers // 2
+        frequency_F = torch.pow(10000.0, -torch.arange(0, half, 2, dtype=torch.float64) / half)
+        phase_SF = place_S[:, None] * frequency_F
+        return torch.stack([phase_SF.sin(), phase_SF.cos()], dim=2).flatten(1).float()

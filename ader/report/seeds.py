@@ -1,0 +1,185 @@
+"""Mean and standard deviation over seeds, and the analysis of unseen defects: pure functions of finished results.
+
+Letters: S seeds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from ader import record
+from ader.errors import UserError, some
+from ader.metrics.curves import Bins, auroc, fpr_at_95_tpr, quantile
+from ader.report.table import MAIN, MORE
+from ader.runname import recipe
+from ader.workspace import differences
+
+#: Divisor S - DDOF of the variance: what is printed estimates the spread of further seeds from S of them.
+DDOF = 1
+
+#: A metric of images: (defective scores, normal scores) -> fraction.
+Metric = Callable[[npt.NDArray[np.float64], npt.NDArray[np.float64]], float]
+
+
+class Spread(NamedTuple):
+    """Mean and sample standard deviation (divisor S - 1) in percent, over so many seeds; NaN if undefined."""
+
+    mean: float
+    std: float
+    seeds: int
+
+    @classmethod
+    def of(cls, fractions: Sequence[float]) -> Spread:
+        """Of one value per seed, NaN where any is: a mean over fewer seeds would not be what it says."""
+        value_S = 100 * np.asarray(fractions, np.float64)
+        std = float(np.std(value_S, ddof=DDOF)) if len(value_S) > DDOF else float("nan")
+        return cls(float(np.mean(value_S)) if len(value_S) else float("nan"), std, len(value_S))
+
+    def __str__(self) -> str:
+        """``90.2 +- 0.4``; a single seed has no deviation."""
+        if np.isnan(self.mean):
+            return "-"
+        return f"{self.mean:.1f}" + ("" if np.isnan(self.std) else f" +- {self.std:.1f}")
+
+
+def over_seeds(runs: Sequence[Path], metrics: Collection[str]) -> pd.DataFrame:
+    """A table of finished runs that differ in their seed.
+
+    Args:
+        runs: results folders.
+        metrics: slugs, as ``metrics.csv`` has them.
+
+    Returns:
+        Rows are categories and ``mean`` (over categories, for each seed); columns are (metric, ``mean`` | ``std`` |
+        ``seeds``); percent.
+
+    Raises:
+        UserError: a run is not finished, a metric is unknown, or the runs differ in more than their seed.
+    """
+    records = [_finished(run) for run in runs]
+    if not records:
+        raise UserError("no runs are given: give the results folders of some")
+    _check_alike(runs, records)
+    tables = [record.read_table(run / "metrics.csv") for run in runs]
+    for slug in metrics:
+        if slug not in tables[0]:
+            known = [name for name, _, _ in (*MAIN, *MORE)]
+            raise UserError(f"{slug!r} is no metric: choose from {', '.join(known)}")
+    columns: dict[tuple[str, str], list[float]] = {}
+    for slug in metrics:
+        spreads = [Spread.of([float(table.loc[row, slug]) for table in tables]) for row in tables[0].index]
+        for place, name in enumerate(Spread._fields):
+            columns[slug, name] = [spread[place] for spread in spreads]
+    return pd.DataFrame(columns, index=tables[0].index)
+
+
+def read_scores(run: Path) -> pd.DataFrame:
+    """Every test image's score, category, defect and label, by image.
+
+    Raises:
+        UserError: the run is not finished.
+    """
+    _finished(run)
+    texts = pd.read_csv(run / "scores.csv", dtype=str, keep_default_na=False)
+    table = texts.set_index("image")
+    return table.assign(label=table["label"].astype(int), score=table["score"].astype(float))
+
+
+def image_auroc(defective_N: npt.NDArray[np.float64], normal_N: npt.NDArray[np.float64]) -> float:
+    """As the evaluator's; NaN where one kind of image is missing."""
+    if not len(defective_N) or not len(normal_N):
+        return float("nan")
+    labels = np.arange(len(defective_N) + len(normal_N)) < len(defective_N)
+    return auroc(Bins.from_scores(np.concatenate([defective_N, normal_N]), labels)).value
+
+
+def image_fpr95(defective_N: npt.NDArray[np.float64], normal_N: npt.NDArray[np.float64]) -> float:
+    """SegAD's FPR@95TPR; NaN where one kind of image is missing."""
+    return fpr_at_95_tpr(defective_N, normal_N) if len(defective_N) and len(normal_N) else float("nan")
+
+
+IMAGE_METRICS: Mapping[str, Metric] = {"image_auroc": image_auroc, "image_fpr95": image_fpr95}
+
+
+def image_metric(scores: pd.DataFrame, metric: Metric) -> float:
+    """Mean over categories of a metric of images' scores (``read_scores``): a fraction, NaN if one is undefined."""
+    values = [metric(*_defective_and_normal(each)) for _, each in scores.groupby("category", sort=False)]
+    return float(np.mean(values))
+
+
+class Unseen(NamedTuple):
+    """How a method does on kinds of defect that its training has, and on kinds that it lacks; fractions.
+
+    Attributes:
+        seen: image AUROC of the normal images against the seen defects.
+        unseen: against the unseen.
+        recall: share of the unseen defects found at the threshold that finds 95 % of all (that of FPR@95TPR).
+        images: how many unseen defects there are.
+    """
+
+    seen: float
+    unseen: float
+    recall: float
+    images: int
+
+
+def unseen_defects(scores: pd.DataFrame, kinds: Collection[str]) -> Unseen:
+    """The analysis of one category (protocols (c) of SegAD, which shows it as histograms).
+
+    Args:
+        scores: of ``read_scores``.
+        kinds: the defects that training lacks.
+
+    Raises:
+        UserError: no image has such a defect, or all defective ones have.
+    """
+    defective_N, normal_N = _defective_and_normal(scores)
+    new_N = scores.loc[scores["label"] == 1, "defect"].isin(list(kinds)).to_numpy()
+    if not new_N.any() or new_N.all():
+        found = ", ".join(sorted(set(scores.loc[scores["label"] == 1, "defect"])))
+        raise UserError(f"{', '.join(kinds)} must be some of the kinds of defect, which are {found}")
+    threshold = quantile(defective_N, 0.05)
+    return Unseen(
+        image_auroc(defective_N[~new_N], normal_N),
+        image_auroc(defective_N[new_N], normal_N),
+        float(np.mean(defective_N[new_N] >= threshold)),
+        int(new_N.sum()),
+    )
+
+
+def _defective_and_normal(scores: pd.DataFrame) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    score_N, label_N = scores["score"].to_numpy(np.float64), scores["label"].to_numpy()
+    return score_N[label_N == 1], score_N[label_N == 0]
+
+
+def _finished(run: Path) -> Mapping[str, Any]:
+    result = record.read(run)
+    if result is None:
+        raise UserError(f"{run} holds no finished run: finish it first")
+    return result
+
+
+def _check_alike(runs: Sequence[Path], records: Sequence[Mapping[str, Any]]) -> None:
+    """Refuses to average what is not comparable: another recipe, other data, the same seed twice.
+
+    Detectors that were trained for a seed may be named by ``method.runs``.
+    """
+    recipes = [
+        {key: value for key, value in recipe(each["config"]).items() if not re.match(r"(seed$|method\.runs)", key)}
+        | {"data": each["data_hash"]}
+        for each in records
+    ]
+    for run, values in zip(runs, recipes, strict=True):
+        differing = differences(values, recipes[0])
+        if differing:
+            raise UserError(f"{run} and {runs[0]} cannot be averaged, they differ in {some(differing, 3)}")
+    seeds = [each["seed"] for each in records]
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"two of the runs have the same seed ({some(map(str, seeds))}): give each once")
