@@ -3,12 +3,13 @@
     python scripts/protocols.py vad --rows rd patchcore rd+patchcore -- dataset.root=DIR
     python scripts/protocols.py visa --rows rd -- segad:method.segments=DIR
     python scripts/protocols.py mvtec --rows rd --seeds 333 576 -- rd:method.lr=0.001
+    python scripts/protocols.py folder --rows patchcore -- dataset.root=my/images segad:setting.shots=10
 
-Every detector is trained once for each division of the normal images (VAD: each seed; VisA and MVTec AD: once), and its
+Every detector is trained once for each division of the normal images (VAD: each seed; others: once), and its
 run is used by SegAD in all columns. A row of the table is a detector by itself or SegAD on one or several of them; both
 are evaluated on the same images. Runs that are finished are found again, so an interrupted protocol goes on where it
 was. Words after ``--`` are overrides of every run, those that begin with ``rd:`` or ``segad:`` of that method's runs
-only. Published are five seeds for VAD, whose numbers are not known (0 to 4 are taken), and ten for the others.
+only. Published are five seeds for VAD, whose numbers are not known (0 to 4 are taken), and ten for VisA and MVTec AD.
 
 Writes protocol.csv and protocol.md, and for VAD the analysis of defects that training lacks as unseen.csv and
 unseen.md, into ``--out``. Values are percent: mean +- sample standard deviation (divisor S - 1) over S seeds.
@@ -64,6 +65,7 @@ PROTOCOLS = {
         unseen=("bad_unseen_defects",),
     ),
     "visa": Protocol("visa", {"VisA": "segad_visa"}, TEN, detector_seed=TEN[0]),
+    "folder": Protocol("folder", {"labelled": "segad_mvtec"}, (0, 1, 2, 3, 4), detector_seed=0),
     "mvtec": Protocol("mvtec", {"MVTec AD": "segad_mvtec"}, TEN, detector_seed=TEN[0]),
 }
 

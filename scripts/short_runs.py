@@ -29,8 +29,8 @@ RESNET = ("method.backbone.name=resnet18", "method.backbone.pretrained=false")
 SMALL: Mapping[str, Sequence[str]] = {
     "rd": (*RESNET, "trainer.epochs=10"),
     "patchcore": (*RESNET, "method.coreset=0.02"),
-    "invad": (*RESNET, "trainer.epochs=5", "method.batch_size=8", "method.lr=0.001"),
-    "invad_lite": (*RESNET, "trainer.epochs=5", "method.batch_size=8", "method.lr=0.001"),
+    "invad": (*RESNET, "trainer.epochs=2", "method.batch_size=8", "method.lr=0.001", "method.blocks=1"),
+    "invad_lite": (*RESNET, "trainer.epochs=2", "method.batch_size=8", "method.lr=0.001", "method.blocks=2"),
     "vitad": (
         "method.backbone.name=vit_tiny_patch16_224",
         "method.backbone.pretrained=false",

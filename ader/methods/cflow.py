@@ -53,7 +53,19 @@ from torch import Tensor, nn
 
 from ader import dist
 from ader.errors import UserError
-from ader.methods.base import Batch, Count, Descent, Method, Minimise, Pass, Positive, Prediction, Share, Tags
+from ader.methods.base import (
+    Batch,
+    Count,
+    Descent,
+    Method,
+    Minimise,
+    NonNegative,
+    Pass,
+    Positive,
+    Prediction,
+    Share,
+    Tags,
+)
 from ader.nets.backbone import Backbone, BackboneOptions
 from ader.nets.draws import uniform
 from ader.nets.fitted import Fitted
@@ -100,7 +112,7 @@ class CFlow(Method):
         warmup: Annotated[int, Field(ge=0)] = 2,
         warmup_from: Share = 0.1,
         final: Share = 0.001,
-        rotation: Annotated[float, Field(ge=0)] = 5.0,
+        rotation: NonNegative = 5.0,
         coupling_blocks: Count = 8,
         condition: Count = 128,
         clamp: Positive = 1.9,

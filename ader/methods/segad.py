@@ -32,6 +32,7 @@ of whole images.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -43,7 +44,7 @@ from torch import Tensor, nn
 from ader import dist
 from ader.arguments import validated
 from ader.data.index import TRAIN, Index
-from ader.data.labelmaps import read_label_map, resized
+from ader.data.labelmaps import MOST, read_label_map, resized
 from ader.errors import UserError
 from ader.methods.base import Batch, Count, Method, Pass, Prediction, Share, Stage, Tags, find_class
 from ader.nets.backbone import BackboneOptions
@@ -56,6 +57,9 @@ from ader.settings import FOREST
 
 if TYPE_CHECKING:
     from ader.finished import Model
+
+#: Rows and columns of a grid of segments.
+GRID = re.compile(r"(\d+)x(\d+)")
 
 #: The name under which label maps of single images come.
 LABELS = "segments"
@@ -71,8 +75,8 @@ class SegAD(Method):
         runs: folders of finished runs whose models are taken in place of training: ``{rd: results/.../run}``.
         classifier: a method that learns from image labels, whose score is one more feature (``wrn_classifier``).
         classifier_share: of the forest's and the detectors' images, that the classifier learns from.
-        segments: None: the image is one segment. A file: the label map of all images. A folder: a label map for every
-            image (``ader.data.labelmaps``).
+        segments: None: the image is one segment. ``"3x2"``: a grid of three rows and two columns of segments. A file:
+            the label map of all images. A folder: a label map for every image (``ader.data.labelmaps``).
         quantile: the first of the four statistics.
         map_maximum: the maximum of every whole map is a feature, too.
         forest: XGBoost's parameters.
@@ -156,9 +160,9 @@ class SegAD(Method):
     @classmethod
     def label_maps(cls, arguments: Mapping[str, Any]) -> Mapping[str, Path]:
         segments = arguments.get("segments")
-        return (
-            {} if segments is None or Path(segments).expanduser().is_file() else {LABELS: Path(segments).expanduser()}
-        )
+        if segments is None or GRID.fullmatch(segments) or Path(segments).expanduser().is_file():
+            return {}
+        return {LABELS: Path(segments).expanduser()}
 
     @property
     def trained(self) -> dict[str, Method]:
@@ -402,8 +406,18 @@ def segment_source(segments: str | None, image_size: int) -> tuple[bool, Tensor]
     """Whether every image has its own label map, and the one of all images, (H, W) uint8.
 
     Raises:
-        UserError: the file is no label map.
+        UserError: the file is no label map, or the grid too fine for one.
     """
-    if segments is not None and Path(segments).expanduser().is_file():
+    label_HW = torch.zeros(image_size, image_size, dtype=torch.uint8)
+    if segments is None:
+        return False, label_HW
+    if grid := GRID.fullmatch(segments):
+        rows, columns = int(grid[1]), int(grid[2])
+        if not 0 < rows * columns <= MOST or max(rows, columns) > image_size:
+            raise UserError(f"method.segments={segments}: give a grid of 1 to {MOST} segments, no finer than the image")
+        place_H = torch.arange(image_size)
+        cell_HW = (place_H * rows // image_size)[:, None] * columns + place_H * columns // image_size
+        return False, cell_HW.to(torch.uint8)
+    if Path(segments).expanduser().is_file():
         return False, torch.from_numpy(resized(read_label_map(Path(segments).expanduser()), image_size))
-    return segments is not None, torch.zeros(image_size, image_size, dtype=torch.uint8)
+    return True, label_HW

@@ -16,6 +16,7 @@ from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from ader.nets.draws import uniform
+from ader.nets.maps import full_precision
 
 Part = Annotated[float, Field(ge=0, le=1)]
 Side = Annotated[float, Field(gt=0, le=1)]
@@ -64,7 +65,7 @@ def blemished(
     """
     draw = _Draws(seed_B, purpose, image_BCHW.device)
     blurred_B = draw.uniform("kind") < options.blurred
-    with torch.autocast(image_BCHW.device.type, enabled=False):
+    with full_precision(image_BCHW.device):
         soft_BCHW = _blur(image_BCHW.float(), draw.within("sigma", options.sigma), options.sigma[1])
     region_B1HW = _region(label_BHW.expand(len(image_BCHW), -1, -1), draw, options)[:, None]
     shape_B1HW = _rectangle(image_BCHW.shape[2:], draw, options)[:, None]

@@ -38,6 +38,7 @@ from ader.errors import UserError
 from ader.files import glimpse
 from ader.nets.draws import integers, uniform
 from ader.nets.geometry import rotate
+from ader.nets.maps import full_precision
 from ader.parallel import threads
 
 
@@ -174,7 +175,7 @@ class SyntheticAnomalies(nn.Module):
             seed_B: one for each image; on the CPU, or the device is waited for.
         """
         device, seed_B = image_BCHW.device, seed_B.cpu()
-        with torch.autocast(device.type, enabled=False):
+        with full_precision(device):
             clean_BCHW = self._rotated(image_BCHW.float(), seed_B)
             spoilt_BCHW, mask_BHW = clean_BCHW.clone(), torch.zeros_like(clean_BCHW[:, 0])
             if len(place_B := _places(uniform(seed_B, "anomaly") < self.probability)):
