@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from ader.errors import UserError, some, suggest
 from ader.files import sha256
 from ader.interrupt import Interrupt
 from ader.job import Job
+from ader.record import Trained, open_run
 from ader.report import run as report
 from ader.run import check, conclude, prepare, set_up, test
 from ader.runname import flatten, recipe
@@ -38,33 +38,6 @@ FREE_KEYS = (
     "force",
 )
 FREE = re.compile(f"({'|'.join(map(re.escape, FREE_KEYS))})(\\..*)?")
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A finished run, or an evaluation of one.
-
-    Attributes:
-        folder: with its result, absolute.
-        record: of the result.
-    """
-
-    folder: Path
-    record: Mapping[str, Any]
-
-    @property
-    def home(self) -> Path:
-        """The folder of the run that trained the model."""
-        origin = self.record.get("evaluated_from", {"run": "."})
-        return Path(os.path.realpath(self.folder / origin["run"]))
-
-    def checkpoint(self, part: str) -> Path:
-        """The file with a part's weights."""
-        return Path(os.path.realpath(self.folder / self.record["parts"][part]["checkpoint"]["file"]))
-
-    def is_at(self, folder: Path) -> bool:
-        """Whether ``folder`` is that of the run that trained the model."""
-        return Path(os.path.realpath(folder)) == self.home
 
 
 def evaluate(path: Path, words: Sequence[str], config_dir: str | None = None) -> Path:
@@ -119,25 +92,6 @@ def make(job: Job, trained: Trained) -> None:
         evaluator, more, scores = test(job, method, loader)
         job.add(part.name, evaluator, facts | more, scores)
     conclude(job)
-
-
-def open_run(path: Path) -> Trained:
-    """A finished run by its folder.
-
-    Raises:
-        UserError: it is none.
-    """
-    folder = Path(os.path.abspath(path.expanduser()))
-    if not folder.is_dir():
-        raise UserError(f"{path} is not a folder: give a run's, RESULTS/<dataset>/<setting>/<method>/<run>")
-    result = record.read(folder)
-    if result is None and (folder / "config.yaml").exists():
-        raise UserError(f"{path} holds an unfinished run: give its own command again to finish it")
-    if result is None:
-        raise UserError(f"{path} is not a run's folder: it has no {record.FILE}")
-    if "source" in result:
-        raise UserError(f"{path} holds scored maps and no model: give ader score {result['source']['path']} again")
-    return Trained(folder, result)
 
 
 def recompose(trained: Trained, words: Sequence[str], config_dir: str | None) -> Composed:

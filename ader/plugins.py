@@ -14,7 +14,7 @@ from types import ModuleType
 
 from ader.errors import UserError, suggest
 
-NOT_PLUGINS = {"base", "cifar_batches", "class_splits", "preparing", "tree"}
+NOT_PLUGINS = {"base", "cifar_batches", "class_splits", "finished", "preparing", "tree"}
 
 
 def names(kind: str) -> list[str]:

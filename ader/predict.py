@@ -14,11 +14,11 @@ from torch import Tensor
 
 from ader import dist
 from ader.data.index import Sample
-from ader.data.loader import Loader
 from ader.errors import some
 from ader.files import write_atomic
 from ader.interrupt import Stopped
 from ader.job import Job
+from ader.loader import Loader
 from ader.mapfiles.folder import saved_names
 from ader.methods.base import Method, Prediction
 from ader.metrics import Evaluator

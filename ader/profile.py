@@ -13,7 +13,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ader.data.loader import Order
+from ader.loader import Order
 from ader.methods.base import Batch, Descent, Method, Stage, Tags, supervision_of
 from ader.trainer import Precision, Trainer
 

@@ -10,6 +10,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -148,3 +149,49 @@ def _cpu() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run, or an evaluation of one.
+
+    Attributes:
+        folder: with its result, absolute.
+        record: of the result.
+    """
+
+    folder: Path
+    record: Mapping[str, Any]
+
+    @property
+    def home(self) -> Path:
+        """The folder of the run that trained the model."""
+        origin = self.record.get("evaluated_from", {"run": "."})
+        return Path(os.path.realpath(self.folder / origin["run"]))
+
+    def checkpoint(self, part: str) -> Path:
+        """The file with a part's weights."""
+        return Path(os.path.realpath(self.folder / self.record["parts"][part]["checkpoint"]["file"]))
+
+    def is_at(self, folder: Path) -> bool:
+        """Whether ``folder`` is that of the run that trained the model."""
+        return Path(os.path.realpath(folder)) == self.home
+
+
+def open_run(path: Path) -> Trained:
+    """A finished run by its folder.
+
+    Raises:
+        UserError: it is none.
+    """
+    folder = Path(os.path.abspath(path.expanduser()))
+    if not folder.is_dir():
+        raise UserError(f"{path} is not a folder: give a run's, RESULTS/<dataset>/<setting>/<method>/<run>")
+    result = read(folder)
+    if result is None and (folder / "config.yaml").exists():
+        raise UserError(f"{path} holds an unfinished run: give its own command again to finish it")
+    if result is None:
+        raise UserError(f"{path} is not a run's folder: it has no {FILE}")
+    if "source" in result:
+        raise UserError(f"{path} holds scored maps and no model: give ader score {result['source']['path']} again")
+    return Trained(folder, result)

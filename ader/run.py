@@ -15,11 +15,11 @@ from ader.data import Index
 from ader.data.check import check_files
 from ader.data.index import TEST
 from ader.data.labelmaps import check_label_maps
-from ader.data.loader import Loader, hold_out, mix
 from ader.errors import UserError
 from ader.files import sha256, write_atomic
 from ader.interrupt import Interrupt
 from ader.job import Job, cache_options, run_options, trainer_options
+from ader.loader import Loader, hold_out, mix
 from ader.methods.base import Method, find_class, recipe_arguments
 from ader.metrics import Evaluator
 from ader.predict import predict

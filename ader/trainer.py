@@ -16,10 +16,10 @@ from torch.optim import Optimizer
 
 from ader import dist
 from ader.console import Console
-from ader.data.loader import Order, mix, pass_batches
 from ader.errors import UserError
 from ader.files import write_atomic
 from ader.interrupt import Interrupt
+from ader.loader import Order, mix, pass_batches
 from ader.losses import Losses
 from ader.methods.base import Batch, Descent, Method, Pass, Stage
 from ader.nets.schedules import Schedule
@@ -29,7 +29,7 @@ Precision = Literal["fp32", "tf32", "bf16"]
 
 
 class TrainingData(Protocol):
-    """What the trainer needs of a loader (``ader.data.loader.Loader`` is one)."""
+    """What the trainer needs of a loader (``ader.loader.Loader`` is one)."""
 
     def order(self, stage: Stage) -> Order: ...
 

@@ -32,7 +32,7 @@ from torchvision import transforms
 from ader import record
 from ader.data import Index, load_index
 from ader.data.cache import CachedImages, cache_images, needed_bytes, remove
-from ader.data.loader import Loader
+from ader.loader import Loader
 from ader.methods.base import Batch, Descent, Tags
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -9,7 +9,7 @@ method at its full size beside those that ADer Table 1 prints; the differences t
 training step and one inference batch, the reference's and ours by turns, as the ratio of their medians; and the memory
 that each of them needs above what the loaded networks take (peak resident set, on Linux). ``FOLDER`` holds the
 references' clones, each under its repository's name. Comparisons whose clone is missing are left out of the table, and
-said to be.
+said to be; those that are not named keep the rows of an earlier ``--json`` file.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def main() -> int:
     if options.worker:
         print(json.dumps(measure(options.names[0], options.upstreams.resolve(), options.batch, options.repeats)))
         return 0
-    rows, failed = {}, []
+    rows, failed = kept(options), []
     for name in options.names or names():
         row = measured_apart(name, options)
         if row is None:
@@ -79,11 +79,20 @@ def main() -> int:
         print(f"left out (clone missing, or failed; see above): {', '.join(failed)}", file=sys.stderr)
     about = {"size": SIZE, "batch": options.batch, "repeats": options.repeats, "threads": options.threads}
     if options.json:
+        rows = {name: rows[name] for name in names() if name in rows}
         text = json.dumps({"about": about, "methods": rows, **record.provenance()}, indent=1)
         options.json.write_text(text + "\n", encoding="utf-8")
     if options.markdown:
         options.markdown.write_text(markdown(rows, about), encoding="utf-8")
     return int(bool(failed))
+
+
+def kept(options: argparse.Namespace) -> dict[str, Any]:
+    """The rows of an earlier file, where only some comparisons are asked for: they are replaced, the others stay."""
+    if not (options.names and options.json and options.json.is_file()):
+        return {}
+    rows: dict[str, Any] = json.loads(options.json.read_text(encoding="utf-8"))["methods"]
+    return rows
 
 
 def measured_apart(name: str, options: argparse.Namespace) -> dict[str, Any] | None:

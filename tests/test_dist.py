@@ -17,7 +17,7 @@ PROGRAM = """
 import os, sys, torch
 from torch import nn
 from ader import dist
-from ader.data.loader import Order
+from ader.loader import Order
 from ader.methods.base import Batch, Descent, Method
 from ader.metrics import Evaluator
 from ader.trainer import Trainer

@@ -15,8 +15,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 import ader.observe
 import ader.run
 from ader.data import load_index
-from ader.data.loader import Loader
 from ader.data.sizes import Sizes
+from ader.loader import Loader
 from ader.methods.base import Tags
 from ader.metrics import Evaluator
 from ader.observe import observe

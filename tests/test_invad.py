@@ -14,8 +14,8 @@ from scipy.ndimage import gaussian_filter
 from sklearn.metrics import roc_auc_score
 
 from ader.data import load_index
-from ader.data.loader import Loader
 from ader.errors import UserError
+from ader.loader import Loader
 from ader.methods import build
 from ader.methods.base import recipe_arguments
 from ader.methods.invad import InvAD, feature_loss, joint_cosine_distance

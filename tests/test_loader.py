@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ader import dist
+from ader import loader as module
 from ader.data import load_index
-from ader.data import loader as module
 from ader.data.cache import cache_images
 from ader.data.index import Index, Sample
-from ader.data.loader import Loader, Order, _Steps, hold_out, shard
 from ader.data.sizes import Sizes
 from ader.errors import UserError
+from ader.loader import Loader, Order, _Steps, hold_out, shard
 from ader.methods.base import Batch, Descent, Pass, Tags
 from ader.testing.toy import write_mvtec
 

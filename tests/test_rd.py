@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 from torch import nn
 
 from ader.data import load_index
-from ader.data.loader import Loader
+from ader.loader import Loader
 from ader.methods import build
 from ader.methods.rd import RD
 from ader.nets.backbone import BackboneOptions

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import ader.run
-from ader.data.loader import Loader
+from ader.loader import Loader
 from ader.record import read_table
 from tests.running import PLUGIN, Bench, assert_same_result, terminate
 

@@ -21,11 +21,11 @@ from ader.__main__ import main
 from ader.data import load_index
 from ader.data.index import TEST, Index, Sample
 from ader.data.labelmaps import check_label_maps, read_label_map, resized
-from ader.data.loader import Loader, hold_out
 from ader.errors import UserError
-from ader.finished import Model
+from ader.loader import Loader, hold_out
 from ader.methods import build
 from ader.methods.base import Batch, Descent, Method, Pass, Prediction, Tags
+from ader.methods.finished import Model
 from ader.methods.segad import SegAD
 from ader.nets.blemishes import BlemishOptions, blemished
 from ader.nets.draws import uniform

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from ader.data.index import Index, Sample
-from ader.data.loader import Loader
 from ader.errors import UserError
+from ader.loader import Loader
 from ader.methods.base import Pass, Tags
 
 KINDS = [("train", 0, 10), ("train", 1, 4), ("forest", 0, 6), ("forest", 1, 5), ("test", 0, 3)]

@@ -14,9 +14,9 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from ader.data import load_index
-from ader.data.loader import Loader
 from ader.data.sizes import Sizes
 from ader.errors import UserError
+from ader.loader import Loader
 from ader.methods import build
 from ader.methods.base import Batch
 from ader.methods.vitad import Decoder, Teacher, ViTAD

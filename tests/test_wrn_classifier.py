@@ -16,9 +16,9 @@ from torch import nn
 
 from ader.config import compose
 from ader.data import Index, load_index
-from ader.data.loader import Loader
 from ader.data.sizes import Sizes
 from ader.errors import UserError
+from ader.loader import Loader
 from ader.methods import build
 from ader.methods.base import Batch
 from ader.methods.wrn_classifier import WRNClassifier, focal_loss

@@ -36,7 +36,8 @@ def main(arguments: Sequence[str]) -> int:
     flags, words = take_flags(arguments)
     if not words:
         raise UserError("the run's folder is not given: ader eval RUN [key=value ...] (ader eval --help)")
-    from ader.evaluate import evaluate, open_run, recompose
+    from ader.evaluate import evaluate, recompose
+    from ader.record import open_run
 
     path, *overrides = Path(words[0]), *words[1:]
     if flags.cfg:

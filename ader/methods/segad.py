@@ -36,7 +36,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,7 @@ from ader.data.index import TRAIN, Index
 from ader.data.labelmaps import MOST, read_label_map, resized
 from ader.errors import UserError
 from ader.methods.base import Batch, Count, Method, Pass, Prediction, Share, Stage, Tags, find_class
+from ader.methods.finished import Model
 from ader.nets.backbone import BackboneOptions
 from ader.nets.blemishes import BlemishOptions, blemished
 from ader.nets.fitted import Fitted
@@ -54,9 +55,6 @@ from ader.nets.forest import BoostedForest, ForestOptions
 from ader.nets.maps import full
 from ader.nets.segments import STATISTICS, Segments, segment_statistics
 from ader.settings import FOREST
-
-if TYPE_CHECKING:
-    from ader.finished import Model
 
 #: Rows and columns of a grid of segments.
 GRID = re.compile(r"(\d+)x(\d+)")
@@ -388,8 +386,6 @@ def model_at(name: str, folder: str, image_size: int, categories: Sequence[str] 
     Raises:
         UserError: it is not one of this name and image size.
     """
-    from ader.finished import Model  # needs the whole program, which a method by itself does not
-
     model = Model.at(Path(folder).expanduser(), categories)
     there = model.trained.record["config"]["method"]["name"]
     if there != name:

@@ -158,6 +158,7 @@ def paired_weights(flows: nn.ModuleList, decoders: nn.ModuleList) -> tuple[list[
 
 def compared(reference: Reference, ours: Any, upstream: str, batch: int) -> Pair:
     """The comparison with either code."""
+    batch = max(batch, 4)  # with fewer images the reference has not one update of the coarsest scale
     image_BCHW = torch.rand(batch, 3, SIZE, SIZE)
     ours.offset.value = torch.zeros(len(ours.flows))
     step, adam = training_step(ours, image_BCHW), reference.adam()

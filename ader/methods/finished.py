@@ -12,9 +12,9 @@ import torch
 
 from ader.data.index import TRAIN, Index
 from ader.errors import UserError, some
-from ader.evaluate import Trained, open_run
 from ader.files import sha256
 from ader.methods.base import Method, find_class, recipe_arguments
+from ader.record import Trained, open_run
 
 
 @dataclass(frozen=True)
