@@ -75,7 +75,7 @@ def test_figures(monkeypatch):
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells[:5] == ["rd", "0.00 (80.6)", "0.00", "0.00 (28.4)", "5e-01"]
     assert cells[-1] == "someone/thing at 1234567"
-    assert "- `rd`: a note" in table
+    assert "- `rd`, comparison: a note" in table
 
 
 def test_without_training(monkeypatch):

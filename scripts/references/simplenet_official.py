@@ -108,6 +108,8 @@ def pair(upstreams: Path, batch: int) -> Pair:
         yield largest("parameters after 3 steps (float64)", mine, theirs)
         ours.float()
         reference.float()
+        reference.proj_opt.state.clear()  # it is in float64
+        reference.dsc_opt.state.clear()
         copy_weights(ours, reference, RENAMED)
         score_ref, map_ref = test()
         score_B, map_BHW = test_ours()
