@@ -101,13 +101,10 @@ def section(name: str, results: Path, words: Sequence[str]) -> str:
     frame = record.read_table(folder / "metrics.csv")
     frame = frame[[column for column in COLUMNS if column in frame]]
     headings = {metric.slug: metric.heading for metric in METRICS}
-    content = record.read(folder)
-    assert content is not None
-    seconds = sum(sum(part["stage_seconds"].values()) + part["predict_seconds"] for part in content["parts"].values())
     head = ["category", *(headings[str(column)] for column in frame)]
     rows = [[str(row), *map(_percent, values)] for row, values in zip(frame.index, frame.to_numpy(), strict=True)]
     shown = [word for word in words if not word.startswith(("dataset.root", "paths.results"))]
-    lines = [f"## {name}", "", f"`ader {' '.join(shown)}`, {seconds:.0f} s", ""]
+    lines = [f"## {name}", "", f"`ader {' '.join(shown)}`", ""]
     lines += [f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows]]
     return "\n".join([*lines, ""])
 
