@@ -38,7 +38,7 @@ SMALL: Mapping[str, Sequence[str]] = {
     ),
     "uniad": (*RESNET, "trainer.epochs=10", "method.layers=[1,2,3]", "method.window=3"),
     "destseg": (*RESNET, "trainer.epochs=6", "method.batch_size=8", "method.width=64"),
-    "draem": ("trainer.epochs=8", "method.reconstruction_width=16", "method.discriminator_width=16"),
+    "draem": ("trainer.epochs=6", "method.reconstruction_width=8", "method.discriminator_width=8"),
     "simplenet": (*RESNET, "trainer.epochs=10", "method.batch_size=8"),
     "cflow": (*RESNET, "trainer.epochs=3", "method.batch_size=8", "method.coupling_blocks=4"),
     "wrn_classifier": (*RESNET, "trainer.epochs=4", "method.batch_size=8", "method.lr=0.01"),

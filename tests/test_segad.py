@@ -195,7 +195,7 @@ def test_grid_of_segments():
     label_HW = given(segments="2x3", image_size=6).label_1HW[0]
     assert label_HW.tolist() == [[0, 0, 1, 1, 2, 2]] * 3 + [[3, 3, 4, 4, 5, 5]] * 3
     for text in ("0x3", "9x9", "1x7"):
-        with pytest.raises(UserError, match=f"method.segments={text}: give a grid of 1 to 64 segments"):
+        with pytest.raises(UserError, match=f"method.segments={text}: give rows and columns of 1 to 64 segments"):
             given(segments=text, image_size=6)
 
 

@@ -410,7 +410,7 @@ def segment_source(segments: str | None, image_size: int) -> tuple[bool, Tensor]
     if grid := GRID.fullmatch(segments):
         rows, columns = int(grid[1]), int(grid[2])
         if not 0 < rows * columns <= MOST or max(rows, columns) > image_size:
-            raise UserError(f"method.segments={segments}: give a grid of 1 to {MOST} segments, no finer than the image")
+            raise UserError(f"method.segments={segments}: give rows and columns of 1 to {MOST} segments together")
         place_H = torch.arange(image_size)
         cell_HW = (place_H * rows // image_size)[:, None] * columns + place_H * columns // image_size
         return False, cell_HW.to(torch.uint8)
