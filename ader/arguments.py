@@ -60,3 +60,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 def _config(hint: Any) -> ConfigDict | None:
     """None for types that carry their own pydantic settings (dataclasses): pydantic refuses to have both."""
     return None if hasattr(hint, "__dataclass_fields__") else ConfigDict(arbitrary_types_allowed=False)
+
+
+def without_weights(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A method's arguments with ``pretrained`` false everywhere: to measure what it costs, or to load weights that were
+    trained elsewhere, no pretrained ones are needed, nor a network."""
+    plain = {key: without_weights(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+    return {key: False if key == "pretrained" else value for key, value in plain.items()}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from ader.arguments import without_weights
 from ader.config import compose, take_flags
 from ader.errors import UserError
 
@@ -43,10 +43,3 @@ def main(arguments: Sequence[str]) -> int:
         heading = f"{name} at {cost.image_size}x{cost.image_size} on {cost.device}"
         print("\n".join([heading, *cost.lines()]))
     return 0
-
-
-def without_weights(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A method's arguments with ``pretrained`` false everywhere: costs do not depend on the weights' values, and a
-    machine without network can be profiled too."""
-    plain = {key: without_weights(value) if isinstance(value, Mapping) else value for key, value in values.items()}
-    return {key: False if key == "pretrained" else value for key, value in plain.items()}

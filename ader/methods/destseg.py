@@ -61,6 +61,7 @@ from ader.methods.base import (
     Tags,
 )
 from ader.nets.backbone import Backbone, BackboneOptions
+from ader.nets.decay import decay_groups
 from ader.nets.maps import full, upsample
 from ader.nets.synthetic import Synthetic, SyntheticAnomalies, Textures
 
@@ -158,11 +159,8 @@ class DeSTSeg(Method):
         )
 
     def _student_groups(self) -> list[dict[str, Any]]:
-        matrices = [weight for weight in self.student.parameters() if weight.ndim > 1]
-        vectors = [weight for weight in self.student.parameters() if weight.ndim <= 1]
-        decay = self.decay if self.decay_norms else 0.0
-        first: dict[str, Any] = {"params": matrices, "lr": self.lr_student}
-        return [first, {"params": vectors, "lr": self.lr_student, "weight_decay": decay}]
+        groups = decay_groups(self.student.parameters(), self.decay, self.decay if self.decay_norms else 0.0)
+        return [{**group, "lr": self.lr_student} for group in groups]
 
     def _segmentation_groups(self) -> list[dict[str, Any]]:
         blocks, head = self.segmentation.blocks.parameters(), self.segmentation.head.parameters()

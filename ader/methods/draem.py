@@ -63,7 +63,7 @@ from ader.methods.base import (
     Tags,
 )
 from ader.nets.maps import full, full_precision, pooled_maximum
-from ader.nets.schedules import Schedule
+from ader.nets.schedules import steps_at
 from ader.nets.synthetic import Synthetic, SyntheticAnomalies, Textures
 
 #: The segmenter halves the image five times.
@@ -164,7 +164,7 @@ class DRAEM(Method):
             optimizers={"networks": torch.optim.Adam(weights, lr=self.lr, betas=self.betas)},
             modules=networks,
             epochs=self.epochs,
-            schedules={"networks": _steps_at(self.decay_at, self.decay_factor)},
+            schedules={"networks": steps_at(self.decay_at, self.decay_factor)},
             clip=self.clip,
         )
 
@@ -336,11 +336,6 @@ class Standardise(nn.Module):
     def forward(self, image_BCHW: Tensor) -> Tensor:
         """Same shape."""
         return (image_BCHW - self.mean) / self.std
-
-
-def _steps_at(shares: Sequence[float], factor: float) -> Schedule:
-    """``factor`` to the power of how many of ``shares`` of the stage are done."""
-    return lambda progress: factor ** sum(progress >= share for share in shares)
 
 
 def _descent(channels: Sequence[int]) -> list[nn.Module]:

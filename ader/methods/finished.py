@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from ader.arguments import without_weights
 from ader.data.index import TRAIN, Index
 from ader.errors import UserError, some
 from ader.files import sha256
@@ -134,7 +135,7 @@ class Model:
             raise UserError(f"{file} is not the checkpoint that the record knows: put that back, or train anew")
         given = dict(self.trained.record["config"]["method"])
         given.pop("name")
-        arguments = recipe_arguments(self.method_class, self.image_size, _without_weights(given))
+        arguments = recipe_arguments(self.method_class, self.image_size, without_weights(given))
         method = self.method_class(**arguments)
         method.load_state_dict(torch.load(file, map_location="cpu", weights_only=True)["method"])
         return method.requires_grad_(False).eval()
@@ -142,8 +143,3 @@ class Model:
 
 def _names(trained: Trained) -> str:
     return some(trained.record["parts"], 3)
-
-
-def _without_weights(values: Mapping[str, Any]) -> dict[str, Any]:
-    plain = {key: _without_weights(value) if isinstance(value, Mapping) else value for key, value in values.items()}
-    return {key: False if key == "pretrained" else value for key, value in plain.items()}

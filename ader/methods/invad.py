@@ -45,6 +45,7 @@ from torch import Tensor
 from ader.errors import UserError
 from ader.methods.base import Batch, Count, Descent, Method, Minimise, NonNegative, Positive, Prediction, Share, Tags
 from ader.nets.backbone import Backbone, BackboneOptions
+from ader.nets.decay import decay_groups
 from ader.nets.maps import GaussianBlur, flat_cosine_loss, full, upsample
 from ader.nets.schedules import cosine, step_at
 from ader.nets.style import Generator, Rescaling, StyleEncoder
@@ -158,10 +159,7 @@ class InvAD(Method):
     def stages(self) -> Iterator[Descent]:
         trained = [self.style_encoder, self.generator]
         weights = [weight for module in trained for weight in module.parameters()]
-        groups: list[dict[str, Any]] = [
-            {"params": [weight for weight in weights if weight.ndim > 1], "weight_decay": self.weight_decay},
-            {"params": [weight for weight in weights if weight.ndim <= 1], "weight_decay": 0.0},
-        ]
+        groups = decay_groups(weights, self.weight_decay)
         kind = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
         yield Descent(
             name="inversion",

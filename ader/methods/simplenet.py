@@ -41,7 +41,7 @@ Shapes in names: B images, C channels, H height, W width, N patches (B * H * W),
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +49,7 @@ from torch import Tensor, nn
 
 from ader.methods.base import Batch, Count, Descent, Method, Minimise, NonNegative, Positive, Prediction, Share, Tags
 from ader.nets.backbone import Backbone, BackboneOptions
+from ader.nets.decay import decay_groups
 from ader.nets.maps import GaussianBlur, full, full_precision, upsample
 from ader.nets.patches import PatchFeatures, probe_in_training_mode
 from ader.nets.schedules import step_at
@@ -146,14 +147,9 @@ class SimpleNet(Method):
             drop_last=self.drop_last,
         )
 
-    def _groups(self, module: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-        """The module's parameters: matrices, and vectors (biases, batch norm), which decay only if wanted."""
-        matrices = [weight for weight in module.parameters() if weight.ndim > 1]
-        vectors = [weight for weight in module.parameters() if weight.ndim == 1]
-        return [
-            {"params": matrices, "weight_decay": weight_decay},
-            {"params": vectors, "weight_decay": weight_decay if self.decay_biases else 0.0},
-        ]
+    def _groups(self, module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+        """The module's parameters: biases and the batch norm decay only if wanted."""
+        return decay_groups(module.parameters(), weight_decay, weight_decay if self.decay_biases else 0.0)
 
     def _step(self, batch: Batch, minimise: Minimise) -> Mapping[str, Tensor]:
         real_N, fake_N = self(batch.image_BCHW)

@@ -59,6 +59,7 @@ from ader.methods.base import (
     Tags,
 )
 from ader.nets.backbone import Backbone, BackboneOptions
+from ader.nets.decay import decay_groups
 from ader.nets.maps import full, pooled_maximum, upsample
 from ader.nets.schedules import step_at
 
@@ -170,12 +171,9 @@ class UniAD(Method):
     def _groups(self) -> list[dict[str, Any]]:
         """Parameters with and without weight decay."""
         weights = list(self.transformer.parameters())
-        decayed = [weight for weight in weights if weight.ndim > 1 or self.decay_all]
-        groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": self.weight_decay}]
-        if not self.decay_all:
-            vectors = [weight for weight in weights if weight.ndim == 1]
-            groups.append({"params": vectors, "weight_decay": 0.0})
-        return groups
+        if self.decay_all:
+            return [{"params": weights, "weight_decay": self.weight_decay}]
+        return decay_groups(weights, self.weight_decay)
 
     def _step(self, batch: Batch, minimise: Minimise) -> Mapping[str, Tensor]:
         aligned_BNC, restored_BNC = self(batch.image_BCHW)

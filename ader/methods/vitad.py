@@ -41,6 +41,7 @@ from torch import Tensor, nn
 from ader.errors import UserError
 from ader.methods.base import Batch, Count, Descent, Method, Minimise, NonNegative, Positive, Prediction, Share, Tags
 from ader.nets.backbone import BackboneOptions, Pretrained
+from ader.nets.decay import decay_groups
 from ader.nets.maps import GaussianBlur, flat_cosine_loss, full, pooled_maximum, upsample
 from ader.nets.schedules import step_at
 
@@ -120,11 +121,7 @@ class ViTAD(Method):
 
     def _optimizer(self) -> torch.optim.Optimizer:
         weights = [*self.fusion.parameters(), *self.decoder.parameters()]
-        groups = [
-            {"params": [weight for weight in weights if weight.ndim == 1], "weight_decay": 0.0},  # biases and norms
-            {"params": [weight for weight in weights if weight.ndim > 1], "weight_decay": self.weight_decay},
-        ]
-        return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas)
+        return torch.optim.AdamW(decay_groups(weights, self.weight_decay), lr=self.lr, betas=self.betas)
 
     def _step(self, batch: Batch, minimise: Minimise) -> Mapping[str, Tensor]:
         loss = flat_cosine_loss(*self(batch.image_BCHW))

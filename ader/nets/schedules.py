@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 #: A pure function of the progress, so that resuming needs no state.
 Schedule = Callable[[float], float]
@@ -11,7 +11,12 @@ Schedule = Callable[[float], float]
 
 def step_at(share: float, factor: float = 0.1) -> Schedule:
     """1 until ``share`` of the stage is done, then ``factor``."""
-    return lambda progress: 1.0 if progress < share else factor
+    return steps_at([share], factor)
+
+
+def steps_at(shares: Sequence[float], factor: float = 0.1) -> Schedule:
+    """``factor`` to the power of how many of ``shares`` of the stage are done."""
+    return lambda progress: factor ** sum(progress >= share for share in shares)
 
 
 def cosine(final: float = 0.0, warmup: float = 0.0, start: float = 0.0) -> Schedule:
