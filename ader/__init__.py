@@ -1,6 +1,6 @@
 """ader: a benchmark runner for visual anomaly detection.
 
-Read ``ader/run.py`` first: it is the whole flow. ``ader.metrics``, ``ader.data`` and ``ader.methods`` can each be
+Read ``ader/runs/run.py`` first: it is the whole flow. ``ader.metrics``, ``ader.data`` and ``ader.methods`` can each be
 used on their own.
 """
 

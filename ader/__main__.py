@@ -9,8 +9,8 @@ import traceback
 from collections.abc import Sequence
 
 from ader import __version__
-from ader.errors import UserError, suggest
-from ader.interrupt import Stopped
+from ader.system.errors import UserError, suggest
+from ader.system.interrupt import Stopped
 
 COMMANDS = {
     "list": "listing",
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _fail(status: int, message: str, trace: str = "") -> int:
     """Says why on stderr: once, also when torchrun started several processes."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        from ader import dist
+        from ader.system import dist
 
         if not dist.speaks():
             return status
@@ -107,14 +107,14 @@ def _dispatch(words: list[str]) -> int:
 
 
 def _run(words: list[str]) -> None:
-    from ader.config import compose, take_flags
+    from ader.config.compose import compose, take_flags
 
     flags, overrides = take_flags(words)
     composed = compose(overrides, flags.config_dir)
     if flags.cfg:
         print(composed.as_yaml(), end="")
         return
-    from ader.run import run
+    from ader.runs.run import run
 
     run(composed)
 
@@ -123,7 +123,7 @@ def help_text() -> str:
     """What ``ader --help`` prints; the choices are read from the config folder."""
     from textwrap import fill
 
-    from ader.options import GROUPS, options
+    from ader.config.options import GROUPS, options
 
     lines = []
     for group in GROUPS:

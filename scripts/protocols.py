@@ -26,10 +26,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from ader.config import compose
-from ader.errors import UserError
+from ader.config.compose import compose
 from ader.report.seeds import IMAGE_METRICS, Spread, image_metric, read_scores, unseen_defects
-from ader.run import run
+from ader.runs.run import run
+from ader.system.errors import UserError
 
 #: Of the released code, for VisA; MVTec AD has ten as well.
 TEN = (333, 576, 725, 823, 831, 902, 226, 598, 874, 589)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 
-from ader.errors import UserError, suggest
+from ader.system.errors import UserError, suggest
 
 USAGE = """\
 ader data check dataset=NAME [key=value ...]

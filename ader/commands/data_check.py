@@ -14,19 +14,19 @@ from rich.table import Table
 from rich.text import Text
 
 from ader.commands.data_config import DataOptions, data_options, read_configuration
-from ader.config import Composed
-from ader.console import Console
+from ader.config.compose import Composed
 from ader.data.audit import CHECKS, VANISHING, Audit, Size
 from ader.data.audit import audit as look_at_all
 from ader.data.check import by
 from ader.data.index import Index
-from ader.errors import UserError
-from ader.files import write_atomic
-from ader.interrupt import Interrupt
-from ader.job import decoders
 from ader.report.run import census
-from ader.runname import check_name
-from ader.task import read_published
+from ader.results.identity import check_name
+from ader.runs.job import decoders
+from ader.runs.task import read_published
+from ader.system.console import Console
+from ader.system.errors import UserError
+from ader.system.files import write_atomic
+from ader.system.interrupt import Interrupt
 
 #: Paths that the table shows of each check.
 SHOWN = 3

@@ -8,9 +8,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from ader.arguments import validated
-from ader.config import Composed, compose, take_flags
-from ader.job import Workers
+from ader.config.compose import Composed, compose, take_flags
+from ader.config.validate import validated
+from ader.runs.job import Workers
 
 
 @dataclass(frozen=True)

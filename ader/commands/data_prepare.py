@@ -6,18 +6,18 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ader import prepare as preparing
 from ader.commands.data_config import data_options, read_configuration
-from ader.console import Console
-from ader.data.cache import remove
-from ader.datasets.preparing import Work
-from ader.errors import UserError
-from ader.interrupt import Interrupt
-from ader.job import decoders
+from ader.data.image_cache import remove
+from ader.datasets._preparing import Work
+from ader.obtaining import prepare as preparing
+from ader.runs.job import decoders
+from ader.system.console import Console
+from ader.system.errors import UserError
+from ader.system.interrupt import Interrupt
 
 
 def prepare(arguments: Sequence[str]) -> int:
-    """Prepares a dataset; see ``ader.prepare``."""
+    """Prepares a dataset; see ``ader.obtaining.prepare``."""
     composed = read_configuration(arguments)
     if composed is None:
         return 0

@@ -13,8 +13,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ader.errors import UserError
-from ader.options import options, read_option
+from ader.config.options import options, read_option
+from ader.system.errors import UserError
 
 OK, LACKS, BROKEN = "ok", "lacks", "BROKEN"
 

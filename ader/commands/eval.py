@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ader.errors import UserError
+from ader.system.errors import UserError
 
 USAGE = """\
 ader eval RUN [key=value ...]
@@ -31,13 +31,13 @@ needs another name for those.
 
 def main(arguments: Sequence[str]) -> int:
     """Evaluates, and prints the table that a run prints."""
-    from ader.config import take_flags
+    from ader.config.compose import take_flags
 
     flags, words = take_flags(arguments)
     if not words:
         raise UserError("the run's folder is not given: ader eval RUN [key=value ...] (ader eval --help)")
-    from ader.evaluate import evaluate, recompose
-    from ader.record import open_run
+    from ader.results.record import open_run
+    from ader.runs.evaluate_again import evaluate, recompose
 
     path, *overrides = Path(words[0]), *words[1:]
     if flags.cfg:

@@ -9,9 +9,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ader import plugins
-from ader.errors import UserError, suggest
-from ader.options import option_file, options, read_option
+from ader.config import plugins
+from ader.config.options import option_file, options, read_option
+from ader.system.errors import UserError, suggest
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
 def _methods() -> Iterator[tuple[str, ...]]:
     """Importing a method is the only way to know whether its packages are there."""
     for name in plugins.names("methods"):
-        base = importlib.import_module("ader.methods.base")
+        base = importlib.import_module("ader.methods._base")
         try:
             tags = base.find_class(name).tags
         except UserError as error:

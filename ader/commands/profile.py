@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from ader.arguments import without_weights
-from ader.config import compose, take_flags
-from ader.errors import UserError
+from ader.config.compose import compose, take_flags
+from ader.config.validate import without_weights
+from ader.system.errors import UserError
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -22,12 +22,12 @@ def main(arguments: Sequence[str]) -> int:
         overrides.append("dataset=demo")  # only to complete the configuration: no image is read
     composed = compose(overrides, flags.config_dir)
 
-    from ader.job import run_options, trainer_options
-    from ader.methods.base import build
-    from ader.profile import measure
-    from ader.randomness import seed_all
-    from ader.task import resolve_device
-    from ader.trainer import set_precision
+    from ader.methods._base import build
+    from ader.runs.job import run_options, trainer_options
+    from ader.runs.task import resolve_device
+    from ader.system.randomness import seed_all
+    from ader.training.cost import measure
+    from ader.training.trainer import set_precision
 
     options, trainer = run_options(composed), trainer_options(composed)
     device = resolve_device(trainer.device)

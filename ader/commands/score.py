@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ader.errors import UserError
+from ader.system.errors import UserError
 
 USAGE = """\
 ader score MAPS dataset=NAME [key=value ...]
@@ -30,7 +30,7 @@ RESULTS/<dataset>/maps/<name>/<run>; the scores.csv of a run is a file for score
 
 def main(arguments: Sequence[str]) -> int:
     """Evaluates, and prints the table that a run prints."""
-    from ader.config import compose, take_flags
+    from ader.config.compose import compose, take_flags
 
     flags, words = take_flags(arguments)
     if not words or ("=" in words[0] and not Path(words[0]).exists()):
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     if flags.cfg:
         print(composed.as_yaml(), end="")
         return 0
-    from ader.score import score
+    from ader.runs.score_maps import score
 
     score(composed, Path(words[0]).expanduser())
     return 0

@@ -20,8 +20,8 @@ from ader.data.counts import TOTAL, Row, differing
 from ader.data.image import load_mask
 from ader.data.index import TEST, Index, Sample
 from ader.data.listing import SUFFIXES, listing, relative
-from ader.errors import some
-from ader.parallel import ahead, threads
+from ader.system.errors import some
+from ader.system.parallel import ahead, threads
 
 Verdict = Literal["wrong", "note"]
 

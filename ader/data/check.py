@@ -13,9 +13,9 @@ from PIL import Image
 
 from ader.data.image import BadImageError, open_image, read_image, read_mask
 from ader.data.index import Index, Sample
-from ader.errors import UserError, some
-from ader.files import write_atomic
-from ader.parallel import threads
+from ader.system.errors import UserError, some
+from ader.system.files import write_atomic
+from ader.system.parallel import threads
 
 RULES = 1  # part of the stamp: raise it when a check is added
 SHOWN = 3

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from ader.data.index import Index
-from ader.errors import UserError, some
+from ader.system.errors import UserError, some
 
 #: What a dataset's YAML states of a category: [training, normal test, defective test], or numbers by split and label
 #: (``train_good``, ``validation_good``, ``test_bad`` ...), of which a list means any of its numbers.

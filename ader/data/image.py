@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageChops, UnidentifiedImageError
 
-from ader.errors import UserError
+from ader.system.errors import UserError
 
 U8 = npt.NDArray[np.uint8]
 Interpolation = Literal["bilinear", "nearest"]

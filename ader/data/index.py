@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from ader.errors import UserError, suggest
+from ader.system.errors import UserError, suggest
 
 TRAIN, TEST = "train", "test"
 

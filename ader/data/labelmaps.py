@@ -19,8 +19,8 @@ from PIL import Image
 
 from ader.data.image import BadImageError, read_size
 from ader.data.index import Index
-from ader.errors import UserError
-from ader.parallel import threads
+from ader.system.errors import UserError
+from ader.system.parallel import threads
 
 SUFFIXES = (".png", ".npy", ".npz")
 GIVE = "give a PNG, .npy or .npz file, or a folder with one for every image"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import unicodedata
 from pathlib import Path
 
-from ader.errors import UserError, some
+from ader.system.errors import UserError, some
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 KINDS = " ".join(sorted(suffix[1:] for suffix in SUFFIXES))

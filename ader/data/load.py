@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ader import plugins
-from ader.arguments import validated
+from ader.config import plugins
+from ader.config.validate import validated
 from ader.data.counts import Row, check_counts
 from ader.data.index import TEST, TRAIN, Index
-from ader.errors import UserError, suggest
+from ader.system.errors import UserError, suggest
 
 
 def load_index(

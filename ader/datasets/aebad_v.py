@@ -17,8 +17,8 @@ from pathlib import Path
 
 from ader.data.index import TRAIN, Index, Sample
 from ader.data.listing import folders
-from ader.datasets.base import choose, settle
-from ader.datasets.tree import read_part
+from ader.datasets._base import choose, settle
+from ader.datasets._tree import read_part
 
 VIDEOS = ("video1", "video2", "video3")
 

@@ -1,8 +1,8 @@
 """CIFAR-10 as anomaly detection: some of its ten classes are normal, the others anomalous; no masks.
 
 Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009; protocols of ADer and InvAD
-(``ader.datasets.class_splits``). Licence: not stated by the authors. Images: RGB, 32x32. The archive holds pickled
-arrays, of which ``prepare`` makes PNG files (``ader.datasets.cifar_batches``).
+(``ader.datasets._class_splits``). Licence: not stated by the authors. Images: RGB, 32x32. The archive holds pickled
+arrays, of which ``prepare`` makes PNG files (``ader.datasets._cifar_batches``).
 
 ::
 
@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Literal
 
 from ader.data.index import Index
-from ader.datasets.cifar_batches import Archive, make_images, read_images
-from ader.datasets.class_splits import class_index, one_anomaly, one_normal, unified
-from ader.datasets.preparing import Work
+from ader.datasets._cifar_batches import Archive, make_images, read_images
+from ader.datasets._class_splits import class_index, one_anomaly, one_normal, unified
+from ader.datasets._preparing import Work
 
 ARCHIVE = Archive(
     "cifar10",
@@ -42,7 +42,7 @@ def cifar10(
     Args:
         root: the folder that ``prepare`` filled.
         categories: the split's one category (``split0``, ``normal3``, ``anomaly7``) or None.
-        protocol: five normal classes, one, or nine; see ``ader.datasets.class_splits``.
+        protocol: five normal classes, one, or nine; see ``ader.datasets._class_splits``.
         split: 0 to 3 for ``uni``, else the number of the one class.
 
     Raises:

@@ -1,8 +1,8 @@
 """CIFAR-100 as anomaly detection: half of its hundred classes are normal, the others anomalous; no masks.
 
 Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009; protocol of ADer and InvAD
-(``ader.datasets.class_splits``), on the fine labels. Licence: not stated by the authors. Images: RGB, 32x32. The
-archive holds pickled arrays, of which ``prepare`` makes PNG files (``ader.datasets.cifar_batches``).
+(``ader.datasets._class_splits``), on the fine labels. Licence: not stated by the authors. Images: RGB, 32x32. The
+archive holds pickled arrays, of which ``prepare`` makes PNG files (``ader.datasets._cifar_batches``).
 
 ::
 
@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ader.data.index import Index
-from ader.datasets.cifar_batches import Archive, make_images, read_images
-from ader.datasets.class_splits import class_index, unified
-from ader.datasets.preparing import Work
+from ader.datasets._cifar_batches import Archive, make_images, read_images
+from ader.datasets._class_splits import class_index, unified
+from ader.datasets._preparing import Work
 
 ARCHIVE = Archive(
     "cifar100",
@@ -47,7 +47,7 @@ def cifar100(root: Path, categories: Sequence[str] | None = None, split: int = 0
     Args:
         root: the folder that ``prepare`` filled.
         categories: the split's one category (``split0``) or None.
-        split: 0 to 3, see ``ader.datasets.class_splits.unified``.
+        split: 0 to 3, see ``ader.datasets._class_splits.unified``.
 
     Raises:
         UserError: the dataset is not prepared, or there is no such split.

@@ -21,8 +21,8 @@ from pathlib import Path
 
 from ader.data.index import TEST, TRAIN, Index, Sample
 from ader.data.listing import AGAIN, SUFFIXES, image_files, listing, relative
-from ader.datasets.base import choose, pair_masks, settle
-from ader.errors import UserError
+from ader.datasets._base import choose, pair_masks, settle
+from ader.system.errors import UserError
 
 CATEGORIES = tuple(f"Class{number}" for number in range(1, 11))
 FOLDERS = {TEST: "Test", TRAIN: "Train"}

@@ -1,4 +1,4 @@
-"""Your own images: any folder in MVTec layout (see ``ader.datasets.tree``), masks optional."""
+"""Your own images: any folder in MVTec layout (see ``ader.datasets._tree``), masks optional."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ader.data.index import Index
-from ader.datasets.tree import Tree, read_tree
+from ader.datasets._tree import Tree, read_tree
 
 
 def folder(root: Path, categories: Sequence[str] | None = None) -> Index:

@@ -24,8 +24,8 @@ from pathlib import Path
 from ader.data.image import read_image
 from ader.data.index import TRAIN, Index, Sample
 from ader.data.listing import AGAIN, folders, image_files, relative
-from ader.datasets.base import choose, hold_out_share, pair_masks, settle
-from ader.errors import UserError
+from ader.datasets._base import choose, hold_out_share, pair_masks, settle
+from ader.system.errors import UserError
 
 CATEGORIES = ("kolektor_sdd",)
 

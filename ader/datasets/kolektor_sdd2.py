@@ -20,9 +20,9 @@ from pathlib import Path
 
 from ader.data.index import TEST, TRAIN, Index, Sample
 from ader.data.listing import AGAIN, image_files
-from ader.datasets.base import choose, pair_masks, settle
+from ader.datasets._base import choose, pair_masks, settle
 from ader.datasets.kolektor_sdd import judged
-from ader.errors import UserError
+from ader.system.errors import UserError
 
 CATEGORIES = ("kolektor_sdd2",)
 

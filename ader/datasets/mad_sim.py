@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ader.data.index import Index
-from ader.datasets.tree import read_tree
+from ader.datasets._tree import read_tree
 
 # Spelt as the dataset's folders are.
 CATEGORIES = (

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from ader.data.index import TEST, TRAIN, Index, Sample
-from ader.datasets.base import NORMAL, choose, inside, settle
+from ader.datasets._base import NORMAL, choose, inside, settle
 from ader.datasets.folder import folder_name
-from ader.errors import UserError, some
+from ader.system.errors import UserError, some
 
 SPLITS = (TRAIN, TEST, "validation")
 TEXTS = ("img_path", "mask_path", "cls_name", "specie_name")

@@ -21,8 +21,8 @@ from pathlib import Path
 
 from ader.data.index import TRAIN, Index, Sample
 from ader.data.listing import AGAIN, image_files, relative
-from ader.datasets.base import choose, hold_out_share, pair_masks, settle
-from ader.errors import UserError
+from ader.datasets._base import choose, hold_out_share, pair_masks, settle
+from ader.system.errors import UserError
 
 CATEGORIES = ("magnetic_tile",)
 FOLDERS = ("MT_Blowhole", "MT_Break", "MT_Crack", "MT_Fray", "MT_Free", "MT_Uneven")

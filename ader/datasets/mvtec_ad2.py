@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ader.data.index import Index
-from ader.datasets.tree import Tree, read_tree
+from ader.datasets._tree import Tree, read_tree
 
 CATEGORIES = ("can", "fabric", "fruit_jelly", "rice", "sheet_metal", "vial", "wallplugs", "walnuts")
 PRIVATE = ("*/test_private/*", "*/test_private_mixed/*")

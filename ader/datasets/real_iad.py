@@ -29,8 +29,8 @@ from typing import Literal, get_args
 
 from ader.data.index import TEST, TRAIN, Index, Sample
 from ader.data.listing import AGAIN
-from ader.datasets.base import choose, inside, settle
-from ader.errors import UserError
+from ader.datasets._base import choose, inside, settle
+from ader.system.errors import UserError
 
 CATEGORIES = (
     *("audiojack", "bottle_cap", "button_battery", "end_cap", "eraser", "fire_hood", "mint", "mounts", "pcb"),

@@ -28,8 +28,8 @@ from typing import Any, Literal, NoReturn
 
 from ader.data.index import TEST, TRAIN, Index, Sample
 from ader.data.listing import AGAIN, image_files, relative
-from ader.datasets.base import choose, hold_out, pair_masks, settle
-from ader.errors import UserError
+from ader.datasets._base import choose, hold_out, pair_masks, settle
+from ader.system.errors import UserError
 
 CATEGORIES = ("capsule", "softgel")
 KINDS = {"neg": "negative", "pos": "positive"}

@@ -18,10 +18,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ader.data.index import TEST, Index, Sample
-from ader.datasets.base import NORMAL, inside, settle
+from ader.datasets._base import NORMAL, inside, settle
 from ader.datasets.folder import folder_name
 from ader.datasets.meta import SPLITS, listed_index
-from ader.errors import UserError, suggest
+from ader.system.errors import UserError, suggest
 
 REQUIRED = ("image", "category", "split", "label")
 OPTIONAL = ("mask", "defect", "group")

@@ -1,6 +1,6 @@
 """Tiny ImageNet as anomaly detection: half of its 200 classes are normal, the others anomalous; no masks.
 
-A course's excerpt of ImageNet (Stanford CS231n); protocol of ADer (``ader.datasets.class_splits``). Licence: terms of
+A course's excerpt of ImageNet (Stanford CS231n); protocol of ADer (``ader.datasets._class_splits``). Licence: terms of
 ImageNet. Images: JPEG, 64x64, some grey. Classes are numbered in the order of their WordNet numbers.
 
 ::
@@ -18,9 +18,9 @@ from pathlib import Path
 
 from ader.data.index import Index
 from ader.data.listing import AGAIN, folders, image_files, relative
-from ader.datasets.base import settle
-from ader.datasets.class_splits import Images, class_index, unified
-from ader.errors import UserError, some
+from ader.datasets._base import settle
+from ader.datasets._class_splits import Images, class_index, unified
+from ader.system.errors import UserError, some
 
 CLASSES = 200
 LIST = "val/val_annotations.txt"
@@ -32,7 +32,7 @@ def tiny_imagenet(root: Path, categories: Sequence[str] | None = None, split: in
     Args:
         root: the folder that holds ``train`` and ``val``, or the one that holds this one alone.
         categories: the split's one category (``split0``) or None.
-        split: 0 to 3, see ``ader.datasets.class_splits.unified``.
+        split: 0 to 3, see ``ader.datasets._class_splits.unified``.
 
     Raises:
         UserError: a class, an image or the list of labels is missing, or there is no such split.

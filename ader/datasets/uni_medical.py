@@ -29,10 +29,10 @@ from pathlib import Path
 
 from ader.data.index import Index
 from ader.data.listing import AGAIN, folders, image_files, stem_of
-from ader.datasets.base import NORMAL, masks_by_name
-from ader.datasets.preparing import Work, copy
-from ader.datasets.tree import Tree, read_tree
-from ader.errors import UserError, some
+from ader.datasets._base import NORMAL, masks_by_name
+from ader.datasets._preparing import Work, copy
+from ader.datasets._tree import Tree, read_tree
+from ader.system.errors import UserError, some
 
 #: What BMAD's folder for a category has in its name, lower-cased. Its other folder of retinas is OCT2017.
 BMAD = {"brain": "brain", "liver": "liver", "retinal": "resc|retinal"}

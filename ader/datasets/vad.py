@@ -21,9 +21,9 @@ from pathlib import Path
 
 from ader.data.index import TRAIN, Index
 from ader.data.listing import AGAIN
-from ader.datasets.base import choose, settle
-from ader.datasets.tree import Tree, read_category
-from ader.errors import UserError, some
+from ader.datasets._base import choose, settle
+from ader.datasets._tree import Tree, read_category
+from ader.system.errors import UserError, some
 
 CATEGORIES = ("vad",)
 TREE = Tree(masks=False, train_defects=True)

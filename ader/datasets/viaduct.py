@@ -22,9 +22,9 @@ from pathlib import Path
 
 from ader.data.index import Index, Sample
 from ader.data.listing import folders, relative
-from ader.datasets.base import choose, settle
-from ader.datasets.tree import MVTEC, is_category, read_category
-from ader.errors import UserError
+from ader.datasets._base import choose, settle
+from ader.datasets._tree import MVTEC, is_category, read_category
+from ader.system.errors import UserError
 
 #: Begin with a number that belongs to the name.
 NUMBERED = frozenset({"3_pole_socket_housing"})

@@ -33,10 +33,10 @@ from typing import Literal, get_args
 from ader.data.image import read_mask
 from ader.data.index import TEST, TRAIN, Index, Sample
 from ader.data.listing import AGAIN, folders
-from ader.datasets.base import choose, inside, settle
-from ader.datasets.preparing import Work, copy, for_all
-from ader.datasets.tree import MVTEC, Tree, read_tree
-from ader.errors import UserError
+from ader.datasets._base import choose, inside, settle
+from ader.datasets._preparing import Work, copy, for_all
+from ader.datasets._tree import MVTEC, Tree, read_tree
+from ader.system.errors import UserError
 
 Split = Literal["1cls", "2cls_fewshot", "2cls_highshot"]
 

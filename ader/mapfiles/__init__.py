@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ader.data.index import TEST, Index, Sample
-from ader.errors import UserError, some
 from ader.mapfiles.folder import composed, describe_files, find_files
 from ader.mapfiles.formats import MapAndScore, read_file
 from ader.mapfiles.pickled import PICKLES, find_entries
 from ader.mapfiles.scores import read_rows
+from ader.system.errors import UserError, some
 
 __all__ = ["MapSource", "open_maps"]
 

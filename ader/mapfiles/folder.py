@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from ader.data.index import TEST, Index, Sample
 from ader.data.listing import CLUTTER
-from ader.errors import UserError
-from ader.files import BLOCK, glimpse
 from ader.mapfiles.formats import READERS, unreadable
+from ader.system.errors import UserError
+from ader.system.files import BLOCK, glimpse
 
 
 class Found(NamedTuple):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from ader.errors import UserError, some
+from ader.system.errors import UserError, some
 
 MAP_NAMES = ("map", "anomaly_map", "anomaly_maps", "amap", "arr_0")  # the last is np.savez's own
 SCORE_NAMES = ("score", "image_score", "pred_score")

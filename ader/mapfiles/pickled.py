@@ -1,7 +1,7 @@
 """ADEval's pickle, ``{image path: (map, score, mask path)}``, read without unpickling: a pickle is a program.
 
 Nothing in the file is ever run, and its arrays stay in it until they are asked for. ``Walker`` reads other pickles of
-plain data as well (``ader.datasets.cifar_batches``).
+plain data as well (``ader.datasets._cifar_batches``).
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ader.errors import UserError
-from ader.files import sha256
 from ader.mapfiles.formats import AGAIN, MapAndScore, UnusableError, check_plane, plane, unreadable
+from ader.system.errors import UserError
+from ader.system.files import sha256
 
 PICKLES = frozenset({".pkl", ".pickle"})
 

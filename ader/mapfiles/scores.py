@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from ader.errors import UserError
+from ader.system.errors import UserError
 
 
 class Row(NamedTuple):

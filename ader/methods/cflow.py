@@ -6,7 +6,7 @@ Upstream: gudovskiy/cflow-ad at b2ebf9e (BSD-3-Clause; flows from FrEIA) and zha
 The default recipe is ADer's. ``recipe=official`` with ``setting=single_class`` gives the official one, but for the
 choice of the best epoch on the test set, resizing by Lanczos' filter, and an input size for each category.
 
-Compared with both on 4 random images of 256x256, same weights, FrEIA 0.2 (`scripts/parity.py cflow` and
+Compared with both on 4 random images of 256x256, same weights, FrEIA 0.2 (`python -m parity cflow` and
 `cflow_official`, float32, CPU): encoder's maps equal to the last bit, with zeros and with reflection at the borders;
 positional codes within 1.1e-6 (the reference's frequencies are rounded to float32); log-likelihoods per dimension
 within 1.2e-7 of values up to 1; losses equal, gradients within 1.8e-7 of 2e-3 (float64: 7e-19); map within 4.6e-7 and
@@ -51,9 +51,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from ader import dist
-from ader.errors import UserError
-from ader.methods.base import (
+from ader.methods._base import (
     Batch,
     Count,
     Descent,
@@ -67,12 +65,14 @@ from ader.methods.base import (
     Tags,
 )
 from ader.nets.backbone import Backbone, BackboneOptions
-from ader.nets.draws import uniform
-from ader.nets.fitted import Fitted
 from ader.nets.flows import CouplingBlock, Flow, log_likelihood
-from ader.nets.geometry import rotate
-from ader.nets.maps import pooled_maximum, upsample
-from ader.nets.schedules import Schedule
+from ader.nets.optim.schedules import Schedule
+from ader.nets.scoring.maps import pooled_maximum, upsample
+from ader.nets.state.fitted import Fitted
+from ader.nets.synthesis.draws import uniform
+from ader.nets.synthesis.geometry import rotate
+from ader.system import dist
+from ader.system.errors import UserError
 
 
 class CFlow(Method):

@@ -5,7 +5,7 @@ Upstream: apple/ml-destseg at f6ea31f (Apple's own licence) and its multi-class 
 (no licence file). The default recipe is ADer's with colours in RGB order; ``recipe=ader`` has the order of ADer's code,
 ``recipe=official`` with ``setting=single_class`` the official training, rotations left out.
 
-Compared with both on 2 images of 256x256, same weights and same spoiled images (`scripts/parity.py destseg` and
+Compared with both on 2 images of 256x256, same weights and same spoiled images (`python -m parity destseg` and
 `destseg_official`, CPU): features of both networks and the image score equal to the last bit, maps within 9e-8 (values
 around 0.5). In float32 the losses are within 3e-7, gradients within 6e-7 for the student (values up to 0.3) and 7e-6
 for the segmentation network (up to 0.3), weights after one step of its optimizer within 6e-7. In float64 gradients are
@@ -46,9 +46,7 @@ from pydantic import Field
 from timm.models.resnet import BasicBlock
 from torch import Tensor, nn
 
-from ader import dist
-from ader.errors import UserError
-from ader.methods.base import (
+from ader.methods._base import (
     Batch,
     Count,
     Descent,
@@ -61,9 +59,11 @@ from ader.methods.base import (
     Tags,
 )
 from ader.nets.backbone import Backbone, BackboneOptions
-from ader.nets.decay import decay_groups
-from ader.nets.maps import full, upsample
-from ader.nets.synthetic import Synthetic, SyntheticAnomalies, Textures
+from ader.nets.optim.decay import decay_groups
+from ader.nets.scoring.maps import full, upsample
+from ader.nets.synthesis.synthetic import Synthetic, SyntheticAnomalies, Textures
+from ader.system import dist
+from ader.system.errors import UserError
 
 Step = Callable[[Batch, Minimise], Mapping[str, Tensor]]
 

@@ -14,7 +14,7 @@ for what the released code runs. ``recipe=official`` has the official code's sch
 ``textures`` should be a folder of the Describable Textures Dataset, which both upstreams use; without it textures are
 made up, and every result says so.
 
-Compared with both on 2 random images of 256x256, same weights, CPU (`scripts/parity.py draem draem_official`): the
+Compared with both on 2 random images of 256x256, same weights, CPU (`python -m parity draem draem_official`): the
 image score is equal to the last bit, reconstruction and map within 6e-8. Training on 64x64 pixels, with anomalies: in
 float32 the loss is equal, gradients are within 1e-5 for ADer (values up to 5.2) and 5e-5 officially (up to 13); in
 float64 the loss is within 9e-8 and gradients within 1.4e-6, because both references take SSIM's window and the focal
@@ -48,8 +48,7 @@ import torch.nn.functional as F
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
-from ader.errors import UserError
-from ader.methods.base import (
+from ader.methods._base import (
     Batch,
     Count,
     Descent,
@@ -62,9 +61,10 @@ from ader.methods.base import (
     Share,
     Tags,
 )
-from ader.nets.maps import full, full_precision, pooled_maximum
-from ader.nets.schedules import steps_at
-from ader.nets.synthetic import Synthetic, SyntheticAnomalies, Textures
+from ader.nets.optim.schedules import steps_at
+from ader.nets.scoring.maps import full, full_precision, pooled_maximum
+from ader.nets.synthesis.synthetic import Synthetic, SyntheticAnomalies, Textures
+from ader.system.errors import UserError
 
 #: The segmenter halves the image five times.
 STRIDE = 32

@@ -10,7 +10,7 @@ AdamW's usual ones). The released configs of both papers have the values given h
 not known.
 
 Compared with ADer's code on 2 random images of 256x256, same weights, biases and statistics moved off their first
-values (`scripts/references/invad.py`, CPU): encoder's features equal; generator's features within 1.4e-5 of values up
+values (`parity/invad.py`, CPU): encoder's features equal; generator's features within 1.4e-5 of values up
 to 7.4, map within 4.2e-7 of values up to 0.87, image score within 1.2e-7; loss equal in float32 and within 1.1e-14 in
 float64; gradients within 1.1e-4 of values up to 1.5 in float32, within 2.2e-15 in float64. The reference's two compiled
 operators were replaced by the torch operations that they stand for.
@@ -42,13 +42,13 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from ader.errors import UserError
-from ader.methods.base import Batch, Count, Descent, Method, Minimise, NonNegative, Positive, Prediction, Share, Tags
+from ader.methods._base import Batch, Count, Descent, Method, Minimise, NonNegative, Positive, Prediction, Share, Tags
 from ader.nets.backbone import Backbone, BackboneOptions
-from ader.nets.decay import decay_groups
-from ader.nets.maps import GaussianBlur, flat_cosine_loss, full, upsample
-from ader.nets.schedules import cosine, step_at
+from ader.nets.optim.decay import decay_groups
+from ader.nets.optim.schedules import cosine, step_at
+from ader.nets.scoring.maps import GaussianBlur, flat_cosine_loss, full, upsample
 from ader.nets.style import Generator, Rescaling, StyleEncoder
+from ader.system.errors import UserError
 
 Number = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]

@@ -7,7 +7,7 @@ The default recipe is ADer's benchmark config; what is printed differs, as in ``
 where InvAD has 1, makes the clipping of gradients five times as tight and changes little else under Adam.
 
 Compared with ADer's code on 2 random images of 256x256, same weights, biases and statistics moved off their first
-values (`scripts/references/invad_lite.py`, CPU): encoder's features equal; generator's features within 1.9e-5 of values
+values (`parity/invad_lite.py`, CPU): encoder's features equal; generator's features within 1.9e-5 of values
 up to 7.9, map within 4.2e-7 of values up to 0.80, image score within 6e-8; loss equal in float32 and within 2.9e-14 of
 44 in float64; gradients within 2.8e-4 of values up to 5.5 in float32, within 1.2e-14 in float64.
 17,146,544 parameters, 8,976,240 of them trained, and 9.27 G multiply-accumulates per image; ADer Table 1 says 17.1 M
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from ader.methods.base import Count, NonNegative, Positive, Share, Tags
+from ader.methods._base import Count, NonNegative, Positive, Share, Tags
 from ader.methods.invad import Fraction, InvAD, Loss, Number
 from ader.nets.backbone import BackboneOptions
 from ader.nets.style import Rescaling

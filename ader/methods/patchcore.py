@@ -5,7 +5,7 @@ Upstream: amazon-science/patchcore-inspection at fcaa92f (Apache-2.0) and zhangz
 The default recipe is ADer's, its probe of the backbone apart; ``recipe=ader`` has that, ``recipe=official`` is the
 official baseline (IM224) without its crop.
 
-Compared with the official code on random images of 256x256, same weights, same bank (`scripts/parity.py patchcore`,
+Compared with the official code on random images of 256x256, same weights, same bank (`python -m parity patchcore`,
 float32, CPU): patch features within 3e-6 of values up to 13. Squared distances within 8e-6 of float64 brute force at
 values up to 65, where the reference's FAISS is off by 8e-3; maps and image scores hence within 4e-3 of the reference.
 Coreset: 99.9 % of 819 choices in common (near ties fall differently), largest gap left 44.2711 against 44.2714.
@@ -34,13 +34,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from ader import dist
-from ader.methods.base import Batch, Count, Method, Pass, Positive, Prediction, Share, Tags
+from ader.methods._base import Batch, Count, Method, Pass, Positive, Prediction, Share, Tags
 from ader.nets.backbone import Backbone, BackboneOptions
-from ader.nets.fitted import Fitted
-from ader.nets.maps import GaussianBlur, upsample
-from ader.nets.neighbours import greedy_coreset, nearest, squared_distances
-from ader.nets.patches import PatchFeatures, probe_in_training_mode
+from ader.nets.scoring.maps import GaussianBlur, upsample
+from ader.nets.scoring.neighbors import greedy_coreset, nearest, squared_distances
+from ader.nets.scoring.patches import PatchFeatures, probe_in_training_mode
+from ader.nets.state.fitted import Fitted
+from ader.system import dist
 
 
 class PatchCore(Method):

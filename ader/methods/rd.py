@@ -5,7 +5,7 @@ Upstream: hq-deng/RD4AD at 6554076 (MIT) and its multi-class reproduction in zha
 The default recipe is ADer's; ``bottleneck_width=128``, ``backbone.name=wide_resnet50_2.tv_in1k``, ``decay_at=1``,
 ``clip=null`` and ``trainer.epochs=200`` with ``setting=single_class`` give the official one.
 
-Compared with both on 4 random images of 256x256, same weights (`scripts/parity.py rd` and `rd4ad`, float32, CPU):
+Compared with both on 4 random images of 256x256, same weights (`python -m parity rd` and `rd4ad`, float32, CPU):
 teacher and student features, loss and gradient norms equal to the last bit; map within 7e-7 and image score within
 2e-7 of values up to 2 (the reference smooths in numpy). 80,609,600 parameters, 55,747,072 of them trained, and 28.36 G
 multiply-accumulates per image; ADer Table 1 says 80.6 M and 28.4 G (28.435 by fvcore, which adds the normalisations).
@@ -28,11 +28,11 @@ import torch
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
-from ader.errors import UserError
-from ader.methods.base import Batch, Count, Descent, Method, Minimise, Positive, Prediction, Share, Tags
+from ader.methods._base import Batch, Count, Descent, Method, Minimise, Positive, Prediction, Share, Tags
 from ader.nets.backbone import Backbone, BackboneOptions
-from ader.nets.maps import GaussianBlur, cosine_distance_map, flat_cosine_loss
-from ader.nets.schedules import step_at
+from ader.nets.optim.schedules import step_at
+from ader.nets.scoring.maps import GaussianBlur, cosine_distance_map, flat_cosine_loss
+from ader.system.errors import UserError
 
 
 class RD(Method):

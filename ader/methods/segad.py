@@ -7,7 +7,7 @@ The default recipe is the released code's, whose table of results is the paper's
 paper does not mention (``map_maximum``, ``forest.balance``); ``recipe=rf`` and ``recipe=bt`` are the paper's ablations.
 
 Compared with upstream on 200 pairs of maps of 256x256 with 7 segments each, XGBoost 3.2 on both sides
-(`scripts/parity.py segad`, CPU): quantile within 1.2e-7 of values up to 1.7, skewness within 1e-6 (3.1), kurtosis
+(`python -m parity segad`, CPU): quantile within 1.2e-7 of values up to 1.7, skewness within 1e-6 (3.1), kurtosis
 within 2.9e-6 (16.4), mean within 6e-8, maximum equal; upstream computes in float32 here, and on maps in float64 all
 are within 9e-15. Margins of the forest: equal to the last bit, on the same features and on each side's own. From maps
 to forest 5.6 times as fast as upstream, from maps to scores 13 times. There is no gradient.
@@ -41,20 +41,20 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ader import dist
-from ader.arguments import validated
+from ader.config.validate import validated
 from ader.data.index import TRAIN, Index
 from ader.data.labelmaps import MOST, read_label_map, resized
-from ader.errors import UserError
-from ader.methods.base import Batch, Count, Method, Pass, Prediction, Share, Stage, Tags, find_class
-from ader.methods.finished import Model
+from ader.methods._base import Batch, Count, Method, Pass, Prediction, Share, Stage, Tags, find_class
+from ader.methods._finished import Model
 from ader.nets.backbone import BackboneOptions
-from ader.nets.blemishes import BlemishOptions, blemished
-from ader.nets.fitted import Fitted
-from ader.nets.forest import BoostedForest, ForestOptions
-from ader.nets.maps import full
-from ader.nets.segments import STATISTICS, Segments, segment_statistics
+from ader.nets.scoring.maps import full
+from ader.nets.scoring.segments import STATISTICS, Segments, segment_statistics
+from ader.nets.state.fitted import Fitted
+from ader.nets.state.forest import BoostedForest, ForestOptions
+from ader.nets.synthesis.blemishes import BlemishOptions, blemished
 from ader.settings import FOREST
+from ader.system import dist
+from ader.system.errors import UserError
 
 #: Rows and columns of a grid of segments.
 GRID = re.compile(r"(\d+)x(\d+)")

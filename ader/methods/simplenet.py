@@ -6,7 +6,7 @@ The default recipe is ADer's without its faults (the first two differences below
 they were in force when the published numbers were made. ``recipe=official`` with ``setting=single_class`` is the
 authors' ``run.sh`` (the paper itself says batches of 4).
 
-Compared with both on 2 random images, same weights, same noise, CPU (`scripts/parity.py simplenet` at 256x256 and
+Compared with both on 2 random images, same weights, same noise, CPU (`python -m parity simplenet` at 256x256 and
 `simplenet_official` at 288x288): patch features within 4e-6 of values up to 14, loss equal to the last bit, gradients
 within 2e-4 of values up to 0.18 in float32 (the rounding of a batch norm over thousands of rows) and 1e-10 in float64,
 all parameters within 2e-8 after three steps in float64, logged shares equal, map within 4e-6 of values up to 6, image
@@ -47,12 +47,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ader.methods.base import Batch, Count, Descent, Method, Minimise, NonNegative, Positive, Prediction, Share, Tags
+from ader.methods._base import Batch, Count, Descent, Method, Minimise, NonNegative, Positive, Prediction, Share, Tags
 from ader.nets.backbone import Backbone, BackboneOptions
-from ader.nets.decay import decay_groups
-from ader.nets.maps import GaussianBlur, full, full_precision, upsample
-from ader.nets.patches import PatchFeatures, probe_in_training_mode
-from ader.nets.schedules import step_at
+from ader.nets.optim.decay import decay_groups
+from ader.nets.optim.schedules import step_at
+from ader.nets.scoring.maps import GaussianBlur, full, full_precision, upsample
+from ader.nets.scoring.patches import PatchFeatures, probe_in_training_mode
 
 
 class SimpleNet(Method):

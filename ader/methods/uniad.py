@@ -5,7 +5,7 @@ Upstream: zhiyuanyou/UniAD at a5b9d9d (Apache-2.0) and its reproduction in zhang
 The default recipe is ADer's; ``recipe=official`` is the official code's for one GPU (1000 epochs, 224x224 pixels, 7x7
 neighbours, gradient norms of at most 0.1, weight decay of all parameters).
 
-Compared with both on 4 random images of 256x256, same weights, backbone at random ones (`scripts/parity.py uniad`,
+Compared with both on 4 random images of 256x256, same weights, backbone at random ones (`python -m parity uniad`,
 `uniad_official`, float32, CPU); ADer / official: backbone features 0 / 6e-5 of values up to 16, restored features
 2e-6 / 4e-6 of 4.5, map 1.2e-5 / 5e-5 of 54, image score 0 / 2e-5 of 52. In training, with the same jitter and no
 dropout: loss 0 / 1e-6 of 5, gradients 1.3e-5 of 0.03, in float64 1e-16 of 0.03. The official backbone's padding was
@@ -44,8 +44,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from ader.errors import UserError
-from ader.methods.base import (
+from ader.methods._base import (
     Batch,
     Count,
     Descent,
@@ -59,9 +58,10 @@ from ader.methods.base import (
     Tags,
 )
 from ader.nets.backbone import Backbone, BackboneOptions
-from ader.nets.decay import decay_groups
-from ader.nets.maps import full, pooled_maximum, upsample
-from ader.nets.schedules import step_at
+from ader.nets.optim.decay import decay_groups
+from ader.nets.optim.schedules import step_at
+from ader.nets.scoring.maps import full, pooled_maximum, upsample
+from ader.system.errors import UserError
 
 Rate = Annotated[float, Field(ge=0, lt=1)]
 

@@ -5,7 +5,7 @@ arXiv 2312.07495 (2023).
 Upstream: zhangzjn/ADer at 902937a (no licence file), of the same authors. The default recipe is ADer's and the
 paper's.
 
-Compared with upstream on 4 random images of 256x256, same weights (`scripts/parity.py vitad`, CPU): in float32 teacher
+Compared with upstream on 4 random images of 256x256, same weights (`python -m parity vitad`, CPU): in float32 teacher
 and student tokens and the loss equal to the last bit, gradients within 3e-9 of values up to 0.017 (float64: 2e-17), map
 and image score within 6e-7 of values up to 1.1 (upstream adds and smooths in float64).
 
@@ -38,12 +38,12 @@ from timm.layers import trunc_normal_
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from ader.errors import UserError
-from ader.methods.base import Batch, Count, Descent, Method, Minimise, NonNegative, Positive, Prediction, Share, Tags
+from ader.methods._base import Batch, Count, Descent, Method, Minimise, NonNegative, Positive, Prediction, Share, Tags
 from ader.nets.backbone import BackboneOptions, Pretrained
-from ader.nets.decay import decay_groups
-from ader.nets.maps import GaussianBlur, flat_cosine_loss, full, pooled_maximum, upsample
-from ader.nets.schedules import step_at
+from ader.nets.optim.decay import decay_groups
+from ader.nets.optim.schedules import step_at
+from ader.nets.scoring.maps import GaussianBlur, flat_cosine_loss, full, pooled_maximum, upsample
+from ader.system.errors import UserError
 
 
 class ViTAD(Method):

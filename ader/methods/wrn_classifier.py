@@ -14,7 +14,7 @@ said, and ``share=1.0`` is the default. There is no sampler against the imbalanc
 the paper.
 
 Compared with a loop of torchvision's network and focal loss and torch's SGD on 4 random images of 256x256, same weights
-(`scripts/parity.py wrn_classifier`, CPU): in float32 loss within 5e-8 of 0.18, gradients within 6e-6 of values up to
+(`python -m parity wrn_classifier`, CPU): in float32 loss within 5e-8 of 0.18, gradients within 6e-6 of values up to
 1.8; in float64 loss within 6e-17 and gradients within 2e-14; the score (float32) within 5e-8 of values up to 0.13.
 
 66,836,289 parameters, all trained, and 14.88 G multiply-accumulates per image.
@@ -35,10 +35,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from ader.errors import UserError
-from ader.methods.base import Batch, Count, Descent, Method, Minimise, NonNegative, Positive, Prediction, Share, Tags
+from ader.methods._base import Batch, Count, Descent, Method, Minimise, NonNegative, Positive, Prediction, Share, Tags
 from ader.nets.backbone import BackboneOptions, Pretrained
-from ader.nets.maps import full
+from ader.nets.scoring.maps import full
+from ader.system.errors import UserError
 
 
 class WRNClassifier(Method):

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ader.errors import UserError, suggest
 from ader.metrics.kernels import Scan, kernels
 from ader.metrics.keys import INFINITY
+from ader.system.errors import UserError, suggest
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 Planes = Tensor | list[Tensor]  # (B, H, W), or a list of (H, W) where their sizes differ

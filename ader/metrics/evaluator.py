@@ -19,7 +19,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ader.errors import UserError
 from ader.metrics.batch import Batch, BatchChecker, Pixels, as_tensor, equal_runs, stacked
 from ader.metrics.curves import Bins
 from ader.metrics.exact import ExactState, Images, ImageState
@@ -35,6 +34,7 @@ from ader.metrics.results import (
     add_pixel_metrics,
     add_published_metrics,
 )
+from ader.system.errors import UserError
 
 STATE_VERSION = 2
 MEAN = "mean"

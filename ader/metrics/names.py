@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ader.errors import UserError, suggest
+from ader.system.errors import UserError, suggest
 
 PROFILES = ("histogram", "exact", "ader")
 

@@ -22,8 +22,8 @@ from timm.models.efficientnet import EfficientNetFeatures
 from timm.models.mobilenetv3 import MobileNetV3Features
 from torch import Tensor, nn
 
-from ader.errors import UserError, suggest
-from ader.files import sha256
+from ader.system.errors import UserError, suggest
+from ader.system.files import sha256
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ader.nets.maps import full
+from ader.nets.scoring.maps import full
 
 #: Makes the network that predicts a coupling's coefficients, from its numbers of input and output channels.
 Subnet = Callable[[int, int], nn.Module]

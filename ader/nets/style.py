@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
 
-from ader.nets.maps import full
+from ader.nets.scoring.maps import full
 
 SLOPE = 0.2  # of the leaky ReLUs
 ACTIVE_GAIN = math.sqrt(2)  # makes up for the variance that they take

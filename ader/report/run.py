@@ -9,18 +9,19 @@ from typing import Any
 
 import pandas as pd
 
-from ader import __version__, record
-from ader.console import Console, duration
+from ader import __version__
 from ader.data.index import TEST, TRAIN, Index, Sample
 from ader.data.sizes import Sizes
-from ader.errors import some
-from ader.job import Job
-from ader.methods.base import Method
+from ader.methods._base import Method
 from ader.metrics import OBJECT_METRICS
-from ader.profile import count_macs, count_parameters
 from ader.report.table import chance, render, render_defects
+from ader.results import record
+from ader.runs.job import Job
+from ader.runs.task import Task
 from ader.settings import Part
-from ader.task import Task
+from ader.system.console import Console, duration
+from ader.system.errors import some
+from ader.training.cost import count_macs, count_parameters
 
 #: What one must know of a metric profile to read its numbers.
 PROFILES = {

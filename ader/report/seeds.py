@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ader import record
-from ader.errors import UserError, some
 from ader.metrics.curves import Bins, auroc, fpr_at_95_tpr, quantile
 from ader.report.table import MAIN, MORE
-from ader.runname import recipe
-from ader.workspace import differences
+from ader.results import record
+from ader.results.folder import differences
+from ader.results.identity import recipe
+from ader.system.errors import UserError, some
 
 #: Divisor S - DDOF of the variance: what is printed estimates the spread of further seeds from S of them.
 DDOF = 1

@@ -17,7 +17,7 @@ import numpy as np
 
 from ader.data.image import load_image, load_mask, read_image, read_masks
 from ader.data.index import TEST, TRAIN, Index, Sample
-from ader.errors import some
+from ader.system.errors import some
 
 Check = Callable[[Index], None]
 

@@ -30,16 +30,16 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from ader.arguments import validated
-from ader.config import compose
+from ader.config.compose import compose
+from ader.config.options import config_folder
+from ader.config.validate import validated
 from ader.data.index import TEST
-from ader.errors import UserError
-from ader.interrupt import Interrupt, Stopped
-from ader.methods.base import Descent, Method, Prediction, Stage, build, recipe_arguments
-from ader.options import config_folder
-from ader.profile import RandomImages, count_macs
+from ader.methods._base import Descent, Method, Prediction, Stage, build, recipe_arguments
+from ader.system.errors import UserError
+from ader.system.interrupt import Interrupt, Stopped
 from ader.testing.subject import CPU, STEPS, Subject, Watched, changed, images, no_network, predict, same, snapshot
-from ader.trainer import Trainer
+from ader.training.cost import RandomImages, count_macs
+from ader.training.trainer import Trainer
 
 Check = Callable[[Subject], None]
 

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ader.methods.base import Batch, Method, Prediction, Stage, find_class, recipe_arguments
-from ader.options import config_folder
-from ader.profile import RandomImages
-from ader.randomness import seed_all
-from ader.trainer import Trainer
+from ader.config.options import config_folder
+from ader.methods._base import Batch, Method, Prediction, Stage, find_class, recipe_arguments
+from ader.system.randomness import seed_all
+from ader.training.cost import RandomImages
+from ader.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 SMALL: Mapping[str, Any] = {"backbone": {"name": "resnet18", "pretrained": False}, "batch_size": 2, "epochs": 1}

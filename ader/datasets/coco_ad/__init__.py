@@ -20,12 +20,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ader.config.options import read_option
 from ader.data.counts import differing
 from ader.data.index import Index
+from ader.datasets._preparing import Work
 from ader.datasets.meta import read_meta
-from ader.datasets.preparing import Work
-from ader.errors import UserError
-from ader.options import read_option
+from ader.system.errors import UserError
 
 SPLITS = (0, 1, 2, 3)
 

@@ -31,9 +31,9 @@ import numpy.typing as npt
 
 from ader.data.index import TEST, Index
 from ader.data.listing import AGAIN
-from ader.datasets.base import settle
-from ader.datasets.preparing import Work, keep_or_write, make_files, png
-from ader.errors import UserError, some
+from ader.datasets._base import settle
+from ader.datasets._preparing import Work, keep_or_write, make_files, png
+from ader.system.errors import UserError, some
 
 U8 = npt.NDArray[np.uint8]
 

@@ -21,10 +21,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from ader.data.index import TEST, Index
+from ader.datasets._tree import read_tree
 from ader.datasets.demo.objects import SCENES
 from ader.datasets.demo.painting import Field, coordinates, noise
-from ader.datasets.tree import read_tree
-from ader.errors import UserError, some
+from ader.system.errors import UserError, some
 
 VERSION = 1  # raise it when any pixel changes
 MARKER = "demo.json"

@@ -1,0 +1,303 @@
+"""The interface between a method and the benchmark.
+
+A method says *what* it learns (``stages``) and *how it scores* (``predict``). Everything else, loops, precision,
+distribution, clipping, checkpoints, evaluation, is written once elsewhere.
+
+Shapes in names: B images, C channels, H height, W width (pixels at the evaluation resolution).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ader.config import plugins
+from ader.config.validate import validated
+from ader.data.index import Index
+from ader.nets.optim.schedules import Schedule
+from ader.settings import check_supervision
+
+Array = npt.NDArray[Any]
+
+#: Ranges of constructor arguments; ``build`` refuses values outside.
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+#: Makes a training image's extra inputs in a loader worker: (uint8 image (3, H, W), random stream) -> named arrays.
+#: The stream depends on the seed, the epoch and the image only.
+Augment = Callable[[Array, np.random.Generator], Mapping[str, Array]]
+
+#: The labels that training sees: none (normal images only), image labels, or pixel masks as well.
+Supervision = Literal["normal", "image", "pixel"]
+
+
+class Prediction(NamedTuple):
+    """What a method says of a batch of images.
+
+    ``score_B``: higher is more anomalous, any range. ``map_BHW``: the same per pixel, at the input's size, or None
+    when the method does not localise (pixel metrics are then undefined, never 0).
+    """
+
+    score_B: Tensor
+    map_BHW: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Training images on the device.
+
+    Attributes:
+        image_BCHW: RGB in [0, 1], float32.
+        seed_B: int64 on the CPU; a random seed for each image that depends on the run's seed, the epoch and the
+            image, for synthetic anomalies made on the device.
+        label_B: 0 or 1; None unless the method's tags declare supervision.
+        mask_BHW: 0 or 1; None unless the method's tags declare pixel supervision.
+        extra: what the stage's ``augment`` made, and the label maps that the stage asks for.
+    """
+
+    image_BCHW: Tensor
+    seed_B: Tensor
+    label_B: Tensor | None = None
+    mask_BHW: Tensor | None = None
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Minimise(Protocol):
+    """Given to ``Descent.step`` by the trainer.
+
+    Clears the gradients of the named optimizers (all when none is named), back-propagates ``loss``, averages the
+    gradients over processes, clips each optimizer's gradient norm and steps. May be called many times per batch.
+    """
+
+    def __call__(self, loss: Tensor, *names: str) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What passes and descents share.
+
+    Attributes:
+        name: unique within the method; appears in logs, checkpoints and the record.
+        batch_size: images per step, over all processes.
+        split: which part of the training data: ``"train"``, or one named in ``Method.holdout`` or by the setting; or
+            several of them together.
+        share: of each category's normal and of its defective images that the stage sees, drawn by the run's seed.
+        supervision: the labels it trains with, where it is less than the method's tags say (a detector inside a
+            supervised method); None: as the tags say. A stage with ``"normal"`` never sees a labelled defect.
+        augment: makes extra inputs in loader workers.
+        label_maps: those of ``Method.label_maps`` that its batches have, by name.
+    """
+
+    name: str
+    batch_size: int
+    split: str | tuple[str, ...] = "train"
+    share: float = 1.0
+    supervision: Supervision | None = None
+    augment: Augment | None = None
+    label_maps: tuple[str, ...] = ()
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """``split`` as a tuple."""
+        return (self.split,) if isinstance(self.split, str) else self.split
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pass(Stage):
+    """One sweep without gradients, method in evaluation mode: memory banks, statistics, fitting of trees.
+
+    An interrupted pass starts again from its beginning, so what ``update`` collects must be reset by the code in
+    ``stages`` that precedes the ``yield``.
+
+    Attributes:
+        update: takes each batch.
+        finish: called once after the last batch.
+        shuffle: whether images come in a seeded random order instead of the index's.
+        batches: stop after so many batches (None: all images once, the last batch may be smaller).
+    """
+
+    update: Callable[[Batch], None]
+    finish: Callable[[], None]
+    shuffle: bool = False
+    batches: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Descent(Stage):
+    """Gradient descent.
+
+    Attributes:
+        step: minimises on one batch and returns the losses to log, by name (scalar tensors).
+        optimizers: by name.
+        modules: put in training mode; the rest of the method stays in evaluation mode.
+        epochs: sweeps over the split; exactly one of ``epochs`` and ``steps`` is given.
+        steps: batches, for recipes that count updates.
+        schedules: learning-rate factor per optimizer name, evaluated before every step.
+        clip: largest gradient norm per optimizer.
+        drop_last: leave out the incomplete batch at an epoch's end (kept when it would be the only one).
+    """
+
+    step: Callable[[Batch, Minimise], Mapping[str, Tensor]]
+    optimizers: Mapping[str, Optimizer]
+    modules: Sequence[nn.Module]
+    epochs: int | None = None
+    steps: int | None = None
+    schedules: Mapping[str, Schedule] = field(default_factory=dict)
+    clip: float | None = None
+    drop_last: bool = True
+
+    def __post_init__(self) -> None:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError(f"stage {self.name!r}: give epochs or steps, one of them")
+        unknown = set(self.schedules) - set(self.optimizers)
+        if unknown:
+            raise ValueError(f"stage {self.name!r}: schedules for unknown optimizers {sorted(unknown)}")
+
+
+@dataclass(frozen=True)
+class Tags:
+    """What a method is, for the runner's checks and for tables.
+
+    Attributes:
+        maps: whether it localises.
+        supervision: the labels it trains with: none (``"normal"``), image labels, or pixel masks.
+        paper: short citation, for ``ader list methods``.
+    """
+
+    maps: bool = True
+    supervision: Supervision = "normal"
+    paper: str = ""
+
+
+class Method(nn.Module):
+    """Base class of all methods. The constructor takes named, typed arguments: the method's recipe.
+
+    Randomness comes from torch's global generator, which the trainer seeds, saves and restores.
+
+    Attributes:
+        tags: what the method is.
+        check_with: constructor arguments that make it small for the common checks, where those that the checks
+            choose themselves do not fit (``ader.testing.method_checks``).
+    """
+
+    tags: ClassVar[Tags] = Tags()
+    check_with: ClassVar[Mapping[str, Any]] = {}
+
+    @classmethod
+    def suited(cls, arguments: Mapping[str, Any], training: Index, data_hash: str) -> Mapping[str, Any]:
+        """The constructor's arguments for a model that learns from ``training``.
+
+        Called for every model of a run before anything is computed or written. Nearly every method takes what it is
+        given; one that brings parts which other runs trained chooses and checks them here.
+
+        Args:
+            arguments: as configured, of the constructor's types.
+            training: what the model may see, test images apart.
+            data_hash: of the whole dataset, as records have it.
+
+        Raises:
+            UserError: the method cannot learn from these samples.
+        """
+        check_supervision(cls.tags.supervision, training)
+        return arguments
+
+    @classmethod
+    def label_maps(cls, arguments: Mapping[str, Any]) -> Mapping[str, Path]:
+        """Folders with an integer map for every image, under the image's own path with another ending
+        (``ader.data.labelmaps``), by the name under which ``Batch.extra`` and ``predict_with`` have them."""
+        return {}
+
+    @property
+    def holdout(self) -> Mapping[str, float]:
+        """Shares of each category's normal training images set apart as further splits, e.g. ``calibration: 0.1``."""
+        return {}
+
+    def stages(self) -> Iterator[Stage]:
+        """Yields the stages of training, in order; none for a method that needs no training.
+
+        A generator, so that a later stage can use what an earlier one made. Code between two yields runs again
+        when a run is resumed: it must be cheap and repeatable.
+        """
+        return iter(())
+
+    def predict(self, image_BCHW: Tensor) -> Prediction:
+        """Scores images (RGB in [0, 1]); evaluation mode, no gradients. Each image's result is independent of the
+        others in its batch."""
+        raise NotImplementedError(f"{type(self).__name__} must define predict")  # abstract
+
+    def predict_with(self, image_BCHW: Tensor, extra: Mapping[str, Tensor]) -> Prediction:
+        """As ``predict``, for methods with ``label_maps``: ``extra`` has those of the images, (B, H, W) each."""
+        return self.predict(image_BCHW)
+
+    def forward(self, image_BCHW: Tensor) -> Any:
+        """The network pass whose multiply-accumulates the papers count; ``predict`` unless a method says otherwise."""
+        return self.predict(image_BCHW)
+
+    def caveats(self) -> list[str]:
+        """What a reader of the numbers must know (random backbone weights, stand-in textures), one clause each."""
+        return list(dict.fromkeys(text for part in self.modules() if (text := getattr(part, "caveat", None))))
+
+    def weights(self) -> list[dict[str, Any]]:
+        """Name, source and checksum of every set of pretrained weights in use."""
+        return [dict(vars(part)["provenance"]) for part in self.modules() if "provenance" in vars(part)]
+
+
+def supervision_of(stage: Stage, tags: Tags) -> Supervision:
+    """The labels that a stage of a method with these tags sees: what it asks for, and never more than the tags say."""
+    levels: tuple[Supervision, ...] = ("normal", "image", "pixel")
+    return min(stage.supervision or tags.supervision, tags.supervision, key=levels.index)
+
+
+def find_class(name: str) -> type[Method]:
+    """The one ``Method`` class of the module called ``name``.
+
+    Raises:
+        UserError: there is no such method, or a package that it needs is missing.
+    """
+    module = plugins.load("methods", name)
+    classes = [
+        item
+        for _, item in inspect.getmembers(module, inspect.isclass)
+        if issubclass(item, Method) and item.__module__ == module.__name__
+    ]
+    if len(classes) != 1:
+        raise ImportError(f"{module.__name__} must define exactly one Method class, it defines {len(classes)}")
+    return classes[0]
+
+
+def build(name: str, *, image_size: int = 256, **arguments: Any) -> Method:
+    """Makes a method from its name and the arguments of its recipe: what a config does, without Hydra.
+
+    Args:
+        name: a method's name, as ``ader list methods`` prints it.
+        image_size: pixels; passed on to methods whose layers depend on it.
+        **arguments: constructor arguments; those left out have the recipe's defaults.
+
+    Raises:
+        UserError: unknown method, unknown argument, or a value of the wrong kind.
+    """
+    method_class = find_class(name)
+    return method_class(**recipe_arguments(method_class, image_size, arguments))
+
+
+def recipe_arguments(method_class: type[Method], image_size: int, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's arguments as the constructor takes them; ``image_size`` only where it asks for it.
+
+    Raises:
+        UserError: unknown argument, or a value of the wrong kind.
+    """
+    if "image_size" in inspect.signature(method_class).parameters:
+        arguments = {"image_size": image_size, **arguments}
+    return validated(method_class, arguments, where="method")

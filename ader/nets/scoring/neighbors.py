@@ -1,0 +1,129 @@
+"""Greedy coresets and nearest neighbours without ever building a full distance matrix.
+
+Shapes in names: N points, M bank items, Q queries, D dimensions, K neighbours.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ader.nets.scoring.maps import full_precision
+
+#: Elements of the largest block of distances held at once (float32: 128 MB).
+BLOCK = 2**25
+
+
+def squared_distances(point_ND: Tensor, other_MD: Tensor) -> Tensor:
+    """Squared Euclidean distances (N, M), clamped at 0, by the expansion |a|^2 + |b|^2 - 2ab."""
+    square_N = point_ND.square().sum(dim=1, keepdim=True)
+    square_M = other_MD.square().sum(dim=1)
+    return torch.addmm(square_N + square_M, point_ND, other_MD.T, alpha=-2).clamp_(min=0)
+
+
+def nearest(query_QD: Tensor, bank_MD: Tensor, k: int = 1, spare: int = 4) -> tuple[Tensor, Tensor]:
+    """The k nearest bank items of each query, exactly.
+
+    A matrix product ranks the bank block by block; its cancellation error can swap near ties, so ``spare`` more
+    candidates are kept and the distances of all candidates are computed again from differences.
+
+    Args:
+        query_QD, bank_MD: float32 points.
+        k: neighbours, at most M.
+        spare: further candidates to rank again.
+
+    Returns:
+        Squared Euclidean distances (Q, K), ascending, and bank indices (Q, K).
+    """
+    with full_precision(query_QD.device):  # bfloat16 products would not even rank
+        return _nearest(query_QD, bank_MD, k, spare)
+
+
+def _nearest(query_QD: Tensor, bank_MD: Tensor, k: int, spare: int) -> tuple[Tensor, Tensor]:
+    count = min(k + spare, len(bank_MD))
+    centre_D = bank_MD.mean(dim=0)  # distances do not change, products get smaller and so does their rounding
+    bank_MD, query_QD = bank_MD - centre_D, query_QD - centre_D
+    rows = max(1, BLOCK // max(1, min(len(bank_MD), 65536)))
+    parts = [_nearest_block(part, bank_MD, count) for part in torch.split(query_QD, rows)]
+    candidate_QK = torch.cat(parts)
+    exact_QK = torch.cat(
+        [
+            (bank_MD[index] - query[:, None]).square().sum(dim=2)
+            for query, index in zip(torch.split(query_QD, 1024), torch.split(candidate_QK, 1024), strict=True)
+        ]
+    )
+    distance_QK, order_QK = exact_QK.topk(min(k, count), largest=False, sorted=True)
+    return distance_QK, candidate_QK.gather(1, order_QK)
+
+
+def _nearest_block(query_QD: Tensor, bank_MD: Tensor, count: int) -> Tensor:
+    """Bank indices (Q, count) of the smallest expanded distances, walking over the bank in blocks."""
+    columns = max(count, BLOCK // len(query_QD)) if len(query_QD) else len(bank_MD)
+    best: tuple[Tensor, Tensor] | None = None
+    for start in range(0, len(bank_MD), columns):
+        block_MD = bank_MD[start : start + columns]
+        # the query's own norm is the same for all items: leave it out
+        value_QM = torch.addmm(block_MD.square().sum(dim=1), query_QD, block_MD.T, alpha=-2)
+        value_QK, index_QK = value_QM.topk(min(count, len(block_MD)), dim=1, largest=False)
+        index_QK = index_QK + start
+        if best is not None:
+            value_QK, index_QK = torch.cat([best[0], value_QK], dim=1), torch.cat([best[1], index_QK], dim=1)
+            value_QK, keep = value_QK.topk(count, dim=1, largest=False)
+            index_QK = index_QK.gather(1, keep)
+        best = (value_QK, index_QK)
+    assert best is not None
+    return best[1]
+
+
+def greedy_coreset(point_ND: Tensor, count: int, first_N: Tensor | None = None, pool: int = 4096) -> Tensor:
+    """Indices of ``count`` points chosen one by one, each the farthest from all chosen so far (k-centre greedy).
+
+    The textbook walks over all N points for every choice, which is bound by memory bandwidth. Here the ``pool``
+    points with the largest gaps are looked at alone for as long as one of them is certain to be the farthest:
+    gaps only shrink, so no point outside the pool can pass the smallest gap that was in it. Then all points are
+    brought up to date with the new choices by one matrix product. The sequence of choices is the same.
+
+    Args:
+        point_ND: float32 points.
+        count: how many to choose, at most N.
+        first_N: squared gap of each point to start from, which decides the first choice; None: point 0 comes first.
+        pool: points looked at between two updates of all.
+
+    Returns:
+        int64 indices (count,), in order of choice.
+    """
+    if not 0 < count <= len(point_ND):
+        raise ValueError(f"count must be in 1..{len(point_ND)}, got {count}")
+    if first_N is None:
+        first_N = torch.full_like(point_ND[:, 0], torch.finfo(point_ND.dtype).max / 2)
+        first_N[0] *= 2
+    gap_N = first_N.clone()
+    chosen = torch.empty(0, dtype=torch.int64, device=point_ND.device)
+    while len(chosen) < count:
+        gap_T, index_T = gap_N.topk(min(pool, len(gap_N)))
+        limit = float(gap_T[-1]) if len(gap_T) < len(gap_N) else -1.0
+        picks = index_T[_greedy_within(point_ND[index_T], gap_T, limit, count - len(chosen))]
+        for start in range(0, len(gap_N), rows := max(1, BLOCK // len(picks))):
+            part = slice(start, start + rows)
+            nearest_n = squared_distances(point_ND[part], point_ND[picks]).amin(dim=1)
+            gap_N[part] = torch.minimum(gap_N[part], nearest_n)
+        gap_N[picks] = -1  # rounding must not let a point be chosen again
+        chosen = torch.cat([chosen, picks])
+    return chosen
+
+
+def _greedy_within(point_TD: Tensor, gap_T: Tensor, limit: float, most: int) -> Tensor:
+    """Greedy choice among T points for as long as the largest gap is at least ``limit``; positions, in order."""
+    square_T = point_TD.square().sum(dim=1)
+    gap_T = gap_T.clone()
+    picks: list[int] = []
+    while len(picks) < most:
+        gap, position = gap_T.max(dim=0)
+        if picks and (gap < limit or gap < 0):
+            break
+        index = int(position)
+        distance_T = torch.addmv(square_T + square_T[index], point_TD, point_TD[index], alpha=-2).clamp_(min=0)
+        torch.minimum(gap_T, distance_T, out=gap_T)
+        gap_T[index] = -1
+        picks.append(index)
+    return torch.tensor(picks, device=point_TD.device)

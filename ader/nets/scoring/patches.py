@@ -1,0 +1,74 @@
+"""Locally aware patch features in closed form, of PatchCore and SimpleNet.
+
+Shapes in names: B images, C channels, H height, W width, D dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ader.nets.backbone import Backbone
+from ader.system.errors import UserError
+
+
+class PatchFeatures(nn.Module):
+    """Locally aware patch features (section 3.1 of PatchCore) as grouped 3x3 convolutions.
+
+    The papers' codes unfold each layer into 3x3 neighbourhoods (C * 9 numbers, channel first), interpolate to the
+    finest layer's grid, pool each patch adaptively to D numbers, stack the layers and pool adaptively to D again.
+    Pooling and interpolation are linear and act on different axes, so the pooling is a fixed 3x3 convolution, in
+    groups wherever bins and channels line up, and it can be done before the interpolation.
+
+    Args:
+        channels: of each layer.
+        dimensions: D, divisible by the number of layers.
+    """
+
+    def __init__(self, channels: Sequence[int], dimensions: int) -> None:
+        super().__init__()
+        if not channels or dimensions % len(channels):
+            raise UserError(f"method.dimensions={dimensions} must be a multiple of the {len(channels)} layers")
+        share = dimensions // len(channels)
+        self.groups = [math.gcd(count, dimensions, share) for count in channels]
+        for number, (count, groups) in enumerate(zip(channels, self.groups, strict=True)):
+            kernel = _pooling_kernel(count // groups, dimensions // groups, share // groups)
+            self.register_buffer(f"kernel{number}", kernel.repeat(groups, 1, 1, 1), persistent=False)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Patch features (B, D, H, W) on the grid of the first (finest) feature map."""
+        size = features[0].shape[2:]
+        pooled = []
+        for number, (feature_BCHW, groups) in enumerate(zip(features, self.groups, strict=True)):
+            kernel = self.get_buffer(f"kernel{number}").to(feature_BCHW.dtype)
+            patch_BCHW = F.conv2d(feature_BCHW, kernel, padding=1, groups=groups)
+            if patch_BCHW.shape[2:] != size:
+                patch_BCHW = F.interpolate(patch_BCHW, size=size, mode="bilinear", align_corners=False)
+            pooled.append(patch_BCHW)
+        return torch.cat(pooled, dim=1)
+
+
+def _pooling_kernel(channels: int, middle: int, outputs: int) -> Tensor:
+    """Weights (outputs, channels, 3, 3) of the two adaptive poolings C * 9 -> middle -> outputs of one group."""
+    identity = torch.eye(channels * 9)[:, None]
+    pooled = F.adaptive_avg_pool1d(F.adaptive_avg_pool1d(identity, middle), outputs)
+    return pooled[:, 0].T.reshape(outputs, channels, 3, 3).contiguous()
+
+
+@torch.no_grad()
+def probe_in_training_mode(backbone: Backbone, size: int) -> None:
+    """Repeats what the papers' codes do to their pretrained backbone: to learn its channels they send an image of ones
+    through it while it is still in training mode, which moves the running statistics of all batch norms a tenth of
+    the way (their momentum) to those of that image.
+
+    Args:
+        backbone: with its pretrained weights.
+        size: pixels of the image, which is not normalised.
+    """
+    backbone.net.train()
+    backbone.net(backbone.normalise.mean.new_ones(1, 3, size, size))
+    backbone.net.eval()

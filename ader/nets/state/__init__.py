@@ -1,0 +1,1 @@
+"""State that is no fixed-size tensor."""

@@ -1,0 +1,127 @@
+"""Boosted random forests of XGBoost as part of a method's state.
+
+Shapes in names: B and N images, F features.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import ConfigDict, Field
+from torch import Tensor, nn
+
+from ader.nets.state.fitted import Fitted
+from ader.system import dist
+from ader.system.errors import UserError
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+@dataclass(frozen=True)
+class ForestOptions:
+    """What XGBoost is told; the defaults are SegAD's.
+
+    Attributes:
+        rounds: of boosting (``n_estimators``).
+        trees: grown in each round (``num_parallel_tree``).
+        depth: of a tree, at most (``max_depth``).
+        rate: weight of a round (``learning_rate``).
+        subsample: share of the images that a tree sees.
+        colsample_bytree: share of the features that a tree sees.
+        colsample_bynode: share of these that a split chooses from.
+        reg_alpha: L1 penalty of the leaves.
+        balance: defective images weigh as much in total as normal ones (``scale_pos_weight`` = normal / defective).
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    rounds: Count = 10
+    trees: Count = 200
+    depth: Count = 5
+    rate: Annotated[float, Field(gt=0)] = 0.3
+    subsample: Share = 0.6
+    colsample_bytree: Share = 0.6
+    colsample_bynode: Share = 0.6
+    reg_alpha: Annotated[float, Field(ge=0)] = 1.0
+    balance: bool = True
+
+    def parameters(self, seed: int, normal: int, defective: int) -> dict[str, Any]:
+        """XGBoost's names. One thread and the histogram method, always: sums then have one order, and the images are
+        few enough."""
+        given = asdict(self)
+        names = {"trees": "num_parallel_tree", "depth": "max_depth", "rate": "learning_rate"}
+        balance, _ = given.pop("balance"), given.pop("rounds")
+        return {
+            **{names.get(name, name): value for name, value in given.items()},
+            "scale_pos_weight": normal / defective if balance else 1.0,
+            "objective": "binary:logitraw",
+            "seed": seed,
+            "nthread": 1,
+            "tree_method": "hist",
+        }
+
+
+class BoostedForest(nn.Module):
+    """A forest for two classes. Its state is XGBoost's own binary JSON as a tensor of bytes: nothing is pickled.
+
+    Args:
+        options: of the forest.
+
+    Raises:
+        UserError: XGBoost is not installed.
+    """
+
+    def __init__(self, options: ForestOptions) -> None:
+        super().__init__()
+        self.options = options
+        self.model = Fitted()
+        self._booster: tuple[Tensor, Any] | None = None
+        _xgboost()
+
+    def fit(self, feature_NF: Tensor, label_N: Tensor, seed: int) -> None:
+        """Grows the trees, in one process for all: it is the same forest everywhere.
+
+        Args:
+            feature_NF: float32.
+            label_N: 0 normal, 1 defective; there must be both.
+            seed: of the draws of images and features.
+        """
+        grown: bytes | None = None
+        if dist.is_main():
+            xgboost, label = _xgboost(), label_N.cpu().numpy()
+            defective = int(label.sum())
+            data = xgboost.DMatrix(feature_NF.cpu().numpy(), label=label, nthread=1)
+            parameters = self.options.parameters(seed, len(label) - defective, defective)
+            booster = xgboost.train(parameters, data, num_boost_round=self.options.rounds)
+            grown = bytes(booster.save_raw(raw_format="ubj"))
+        saved = dist.gather_objects(grown)[0]
+        self.model.value = torch.frombuffer(bytearray(saved), dtype=torch.uint8).to(self.model.anchor.device)
+
+    def forward(self, feature_BF: Tensor) -> Tensor:
+        """Margins (B,), float32: log odds of "defective", but for the weights of the classes."""
+        margin_B: Any = self._loaded().inplace_predict(feature_BF.float().cpu().numpy(), predict_type="margin")
+        return torch.from_numpy(np.asarray(margin_B, np.float32).reshape(-1)).to(feature_BF.device)
+
+    def _loaded(self) -> Any:
+        """The forest as XGBoost's object, made anew when the state has changed."""
+        state = self.model.get()
+        if self._booster is None or self._booster[0] is not state:
+            booster = _xgboost().Booster({"nthread": 1})
+            booster.load_model(bytearray(state.cpu().numpy().tobytes()))
+            self._booster = (state, booster)
+        return self._booster[1]
+
+
+def _xgboost() -> Any:
+    """The package, which takes a second to import."""
+    try:
+        return importlib.import_module("xgboost")
+    except ModuleNotFoundError as error:
+        raise UserError(
+            "a boosted forest needs the package 'xgboost', which is not installed: pip install xgboost"
+        ) from (error)

@@ -1,0 +1,1 @@
+"""Synthetic anomalies, and the random numbers they are drawn with."""

@@ -1,0 +1,197 @@
+"""Reads the members of an archive. It is a stranger's file: the standard library only reads it, and writes nothing.
+
+(A chain of links can lead ``tarfile``'s own ``filter="data"`` outside before Python 3.10.18, 3.11.13 and 3.12.11.)
+"""
+
+from __future__ import annotations
+
+import bz2
+import errno
+import gzip
+import lzma
+import os
+import stat
+import tarfile
+import zipfile
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import IO, BinaryIO, NamedTuple, Protocol, cast
+
+from ader.obtaining.disk import BLOCK, need_room
+from ader.system.errors import UserError
+from ader.system.interrupt import Stopped
+
+FORMATS = ".tar, .tar.gz, .tar.xz, .tar.bz2 or .zip"
+
+
+class _Readable(Protocol):
+    """Bytes, one after the other."""
+
+    def read(self, size: int = -1, /) -> bytes: ...
+
+
+#: How a compressed tar begins, and what reads it.
+COMPRESSED: dict[bytes, Callable[[BinaryIO], _Readable]] = {
+    b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
+    b"\xfd7zXZ\0": lzma.LZMAFile,
+    b"BZh": bz2.BZ2File,
+}
+ZIP = (b"PK\x03\x04", b"PK\x05\x06")  # the second one: a zip without members
+
+FILE, FOLDER, SYMBOLIC, HARD = "file", "folder", "symbolic link", "hard link"
+
+
+class Entry(NamedTuple):
+    """A member of an archive, as the archive has it: nothing is checked.
+
+    Attributes:
+        name: a path with ``/`` between.
+        kind: `FILE`, `FOLDER`, `SYMBOLIC`, `HARD`, or in words what else.
+        size: of a file, in bytes.
+        link: where a link points to.
+        open: begins to read a file; entries are read in their order.
+    """
+
+    name: str
+    kind: str
+    size: int
+    link: str
+    open: Callable[[], IO[bytes]]
+
+
+Members = Generator[Entry, None, None]
+
+
+def open_members(archive: Path, file: BinaryIO, target: Path) -> Members:
+    """All members, in the order in which they lie in the file; ``target`` must have room for them."""
+    head = file.read(tarfile.BLOCKSIZE)
+    file.seek(0)
+    if head.startswith(ZIP):
+        yield from _zip_entries(archive, file, target)
+        return
+    opened = next((opened for magic, opened in COMPRESSED.items() if head.startswith(magic)), None)
+    if opened is None and not _is_tar(head):
+        raise _no_archive(archive, head)
+    need_room(target, os.fstat(file.fileno()).st_size, str(archive))  # nothing unpacks to less
+    yield from _tar_entries(opened(file) if opened else file)
+
+
+def _no_archive(archive: Path, head: bytes) -> UserError:
+    if not head:
+        return UserError(f"{archive} is empty: download it again")
+    if head.lstrip()[:1] == b"<":
+        return UserError(f"{archive} is no archive but a web page: download the file that the page leads to")
+    return UserError(f"{archive} is no {FORMATS}, or the start of it is damaged: download it again")
+
+
+def _is_tar(head: bytes) -> bool:
+    """Whether a tar begins so; its header has a checksum."""
+    try:
+        tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return len(head) == tarfile.BLOCKSIZE and not any(head)  # a tar without members
+    return True
+
+
+def _tar_entries(stream: _Readable) -> Members:
+    """A tar's members, read once from front to back."""
+    forward = _Forward(stream)
+    with tarfile.open(fileobj=cast(BinaryIO, forward), mode="r:") as tar:
+        for member in tar:
+            size = member.size if member.isreg() else 0
+            opened = partial(tar.extractfile, member)
+            yield Entry(member.name, _tar_kind(member), size, member.linkname, cast(Callable[[], IO[bytes]], opened))
+    # tarfile takes a damaged header, or none, for the end. The end is a block of zeros.
+    if forward.last != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError("it has no end")
+    while stream.read(BLOCK):  # what compressed it put its checksum behind
+        pass
+
+
+def _tar_kind(member: tarfile.TarInfo) -> str:
+    if member.issparse():
+        return "sparse file"
+    kinds = {
+        FILE: member.isreg(),
+        FOLDER: member.isdir(),
+        SYMBOLIC: member.issym(),
+        HARD: member.islnk(),
+        "device": member.isdev(),  # FIFOs among them
+    }
+    return next((kind for kind, applies in kinds.items() if applies), f"thing of type {member.type!r}")
+
+
+class _Forward:
+    """What tarfile needs of a file, without a way back, which would unpack all from the start or go in circles."""
+
+    def __init__(self, stream: _Readable) -> None:
+        self.stream = stream
+        self.place = 0
+        self.last = b""
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= BLOCK:  # files are read in blocks; the rest are headers
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        self.last = self.stream.read(size)
+        self.place += len(self.last)
+        return self.last
+
+    def tell(self) -> int:
+        return self.place
+
+    def seek(self, place: int) -> int:
+        if place < self.place:
+            raise tarfile.ReadError("its members overlap")
+        while self.place < place:
+            if not self.read(min(BLOCK, place - self.place)):
+                raise tarfile.ReadError("unexpected end of data")
+        return place
+
+
+def _zip_entries(archive: Path, file: BinaryIO, target: Path) -> Members:
+    """A zip's members."""
+    with zipfile.ZipFile(file) as opened:
+        members = sorted(opened.infolist(), key=lambda member: member.header_offset)
+        need_room(target, sum(member.file_size for member in members), str(archive))
+        for member in members:
+            _refuse_unreadable(archive, member)
+            file.seek(member.header_offset)  # for those who watch it; zipfile keeps its own place
+            # Windows' own zips have backslashes between; a "..\\" is then found like any other
+            name = member.filename.replace("\\", "/")
+            yield Entry(name, _zip_kind(name, member), member.file_size, "", partial(opened.open, member))
+
+
+def _refuse_unreadable(archive: Path, member: zipfile.ZipInfo) -> None:
+    """What zipfile cannot read, or not in bounded memory."""
+    if member.flag_bits & 0x1:
+        raise UserError(f"{archive} is encrypted: unpack it by hand, with its password")
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise UserError(
+            f"{archive} is compressed in a rare way (method {member.compress_type}): unpack it by hand, e.g. with 7-Zip"
+        )
+
+
+def _zip_kind(name: str, member: zipfile.ZipInfo) -> str:
+    format_ = stat.S_IFMT(member.external_attr >> 16)
+    if format_ not in (0, stat.S_IFREG, stat.S_IFDIR):
+        return "symbolic link in a zip" if format_ == stat.S_IFLNK else "device"
+    return FOLDER if name.endswith("/") else FILE
+
+
+@contextmanager
+def reading(archive: Path) -> Iterator[None]:
+    """Any exception of the standard library's readers means a bad file: they trust it, and break anywhere."""
+    try:
+        yield
+    except (UserError, Stopped):
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: to seek before the start
+            raise UserError(f"{archive} cannot be read ({error.strerror}): check the disk") from error
+        raise damaged(archive, str(error) or type(error).__name__) from error
+
+
+def damaged(archive: Path, what: str) -> UserError:
+    return UserError(f"{archive} is damaged or truncated ({what}): download it again")

@@ -1,0 +1,1 @@
+"""The results tree: whose folder is whose, and the record in it."""

@@ -1,0 +1,212 @@
+"""Where a run's results live: the same configuration always finds its own folder, two never share one.
+
+The folder's name lists every recipe value that differs from its default, in a form that can be read back without
+doubt: keys are dotted names, simple values stand as they are, all others end in a mark of their content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ader.config.compose import Composed
+from ader.data.index import Index
+from ader.system.errors import UserError
+from ader.system.files import glimpse
+
+#: Keys that do not change what a run computes.
+NOT_RECIPE = re.compile(
+    r"(paths|run|save_maps|force"
+    r"|name|scores|device|workers"  # of scored maps; the files themselves are known by their content
+    r"|metric\.by_defect"
+    r"|trainer\.(device|workers|test_batch_size|checkpoint_minutes)"
+    r"|dataset\.(root|label|about|counts|check_counts|cache|cache_above))(\..*)?"
+)
+
+#: Keys that the folder's name begins with.
+IN_NAME = {"seed", "trainer.epochs"}
+
+LONGEST = 160  # characters, all ASCII; file systems allow 255 bytes
+
+
+@dataclass(frozen=True)
+class Place:
+    """A run's identity.
+
+    Attributes:
+        label: the dataset's, as in paths and tables.
+        folder: of the results.
+        fingerprint: what must be equal for two runs to be the same run: the recipe and the data.
+    """
+
+    label: str
+    folder: Path
+    fingerprint: Mapping[str, Any]
+
+
+def locate(composed: Composed, index: Index, **more: str) -> Place:
+    """``<results>/<dataset>/<setting>/<method>/<run>``, and whose folder that is.
+
+    Args:
+        composed: the configuration.
+        index: all samples.
+        more: what else decides the result, as checksums.
+
+    Raises:
+        UserError: ``run`` or ``dataset.label`` cannot name a folder.
+    """
+    values, choices = composed.values, composed.choices
+    data = content(index) if is_anonymous(composed, index) else index.digest()
+    label = dataset_label(composed, index, data)
+    name = check_name("run", values["run"]) if values["run"] is not None else run_name(composed)
+    results = Path(values["paths"]["results"]).expanduser()
+    folder = results / label / choices["setting"] / choices["method"] / name
+    return Place(label, folder, {**recipe(values), "data": data, **more})
+
+
+def check_name(key: str, name: object) -> str:
+    """A name that the user chose for a folder.
+
+    Raises:
+        UserError: it is not one.
+    """
+    text = str(name)
+    if text in ("", ".", "..") or "/" in text or "\0" in text or len(text.encode()) > 200:
+        raise UserError(f"{key}={text!r} is not a folder name: give a short one without slashes")
+    return text
+
+
+def is_anonymous(composed: Composed, index: Index) -> bool:
+    """Whether these are images of the user's own, which no published name stands for."""
+    return bool(index.name != composed.values["dataset"]["name"])
+
+
+def dataset_label(composed: Composed, index: Index, data: str) -> str:
+    """The dataset's folder: its option, or for the user's own images their folder's name and a mark of the content."""
+    given = composed.values["dataset"].get("label")
+    if given is not None:
+        return check_name("dataset.label", given)
+    if is_anonymous(composed, index):
+        return f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', index.name)[:80]}-{data[:6]}"
+    return composed.choices["dataset"]
+
+
+def content(index: Index) -> str:
+    """SHA-256 over an index and, of every file, the size and three blocks: names alone do not tell two folders apart.
+
+    Files are not read whole, so that starting a run stays quick; another picture differs in its middle.
+    """
+    digest = hashlib.sha256(index.digest().encode())
+    files = {name for sample in index for name in (sample.image, *sample.masks)}
+    for name in sorted(files):
+        try:
+            digest.update(f"{name}:".encode() + glimpse(index.path(name)))
+        except OSError as error:
+            raise UserError(f"{index.path(name)} cannot be read ({error.strerror}): mend or remove it") from error
+    return digest.hexdigest()
+
+
+def flatten(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and their values; lists are values."""
+    if isinstance(values, Mapping) and values:
+        for key, value in values.items():
+            yield from flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, values
+
+
+def recipe(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides a run's result, besides the data: dotted keys and values."""
+    flat = dict(flatten(values))
+    kept = {key: value for key, value in flat.items() if not NOT_RECIPE.fullmatch(key) and not _is_folder(key, flat)}
+    if isinstance(kept.get("dataset.categories"), str):  # one name is the same as a list of one
+        kept["dataset.categories"] = [kept["dataset.categories"]]
+    return kept
+
+
+def _is_folder(key: str, flat: Mapping[str, Any]) -> bool:
+    """``weights`` beside ``pretrained`` says where a backbone's weights lie, not which they are."""
+    parent, _, name = key.rpartition(".")
+    return name == "weights" and f"{parent}.pretrained" in flat
+
+
+def canonical(value: Any) -> str:
+    """One text for equal values and different texts for different ones (1 and 1.0 are equal, true and 1 are not)."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(canonical(item) for item in value)}]"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{json.dumps(str(key))}:{canonical(item)}" for key, item in value.items()) + "}"
+    return json.dumps(value)
+
+
+def marks(composed: Composed) -> list[str]:
+    """A readable mark for every recipe value that differs from the chosen options' defaults."""
+    base, own = recipe(composed.defaults), recipe(composed.values)
+    found = []
+    if composed.choices["metric"] != "histogram":
+        found.append(f"metric={readable(composed.choices['metric'])}")
+    for key in sorted({*base, *own} - IN_NAME):
+        if key not in own:
+            found.append(f"{_short(key, own)}~")  # deleted
+        elif key not in base or canonical(base[key]) != canonical(own[key]):
+            found.append(f"{_short(key, own)}={readable(own[key])}")
+    return found
+
+
+def run_name(composed: Composed) -> str:
+    """``e100-s42``, and the marks; for scored maps, which have neither epochs nor seed, the marks or ``default``."""
+    values = composed.values
+    first = []
+    if "trainer" in values:
+        first = [f"e{readable(values['trainer']['epochs'])}", f"s{readable(values['seed'])}"]
+    name = "-".join([*first, *marks(composed)]) or "default"
+    if len(name) <= LONGEST:
+        return name
+    return f"{name[: LONGEST - 13]}-{_hash(name, 12)}"
+
+
+def _short(key: str, values: Mapping[str, Any]) -> str:
+    """The key without ``method.``, where that is no other key's name."""
+    short = key.removeprefix("method.")
+    short = key if short.split(".")[0] in {name.split(".")[0] for name in values} else short
+    return short if re.fullmatch(r"[A-Za-z0-9_.]+", short) else f"_{_hash(key, 10)}"
+
+
+def readable(value: Any) -> str:
+    """A value for a folder's name: no two values have the same. A list of one ends in a comma."""
+    if isinstance(value, list) and value and all(_simple(item) for item in value):
+        return ",".join(map(_plain, value)) + ("," if len(value) == 1 else "")
+    if _simple(value):
+        return _plain(value)
+    text = canonical(value)
+    return f"{re.sub('[^A-Za-z0-9_.]+', '_', text).strip('_')[:24]}~{_hash(text, 8)}"
+
+
+def _simple(value: Any) -> bool:
+    """Whether it can stand as it is: a number, or a word that is not the text of something else."""
+    if isinstance(value, str):
+        return re.fullmatch(r"[A-Za-z0-9_.+-]+", value) is not None and not _reads_otherwise(value)
+    return value is None or isinstance(value, (bool, int, float))
+
+
+def _reads_otherwise(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else canonical(value)
+
+
+def _hash(text: str, length: int) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:length]

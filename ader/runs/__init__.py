@@ -1,0 +1,1 @@
+"""Runs: ``ader.runs.run`` is the whole flow."""

@@ -1,0 +1,114 @@
+"""The one inference loop: scores the test images, feeds the evaluator, and times both."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ader.data.index import Sample
+from ader.mapfiles.folder import saved_names
+from ader.methods._base import Method, Prediction
+from ader.metrics import Evaluator
+from ader.runs.job import Job
+from ader.runs.observe import observe
+from ader.system import dist
+from ader.system.errors import some
+from ader.system.files import write_atomic
+from ader.system.interrupt import Stopped
+from ader.training.cost import peak_memory, reset_peak, synchronise
+from ader.training.loader import Loader
+from ader.training.trainer import autocast
+
+
+@torch.no_grad()
+def predict(job: Job, method: Method, loader: Loader, evaluator: Evaluator) -> tuple[dict[str, Any], dict[str, float]]:
+    """Scores this process's test images and gives them to ``evaluator``.
+
+    Returns:
+        Facts for the record (seconds of prediction and of evaluation apart, images, peak memory in bytes), and the
+        score of every test image, those of other processes included.
+    """
+    reset_peak(job.device)
+    batch_size, images = job.trainer.test_batch_size, len(loader.index.split("test"))
+    seconds = {"predict": 0.0, "evaluate": 0.0}
+    scores: dict[str, float] = {}
+    sizes, places = job.metric.sizes, saved_names(job.index)
+    method.eval()
+    with job.console.track("predict", -(-images // (batch_size * dist.world())), "batches") as track:
+        for samples, image_BCHW, masks in loader.test(batch_size, sizes):
+            extra = loader.read_label_maps(samples)
+            began = time.perf_counter()
+            with autocast(job.device, job.trainer.precision):
+                prediction = check_prediction(method, method.predict_with(image_BCHW, extra), image_BCHW)
+            synchronise(job.device)
+            middle = time.perf_counter()
+            refuse_nan(method, prediction, samples)
+            observe(evaluator, sizes, samples, prediction.score_B, prediction.map_BHW, masks)
+            seconds["predict"] += middle - began
+            seconds["evaluate"] += time.perf_counter() - middle
+            if job.extras.maps and prediction.map_BHW is not None:
+                save_maps(job.folder / "maps", [places[sample.image] for sample in samples], prediction.map_BHW)
+            scores |= zip((sample.image for sample in samples), prediction.score_B.tolist(), strict=True)
+            track.advance(f"{len(scores) / max(1e-9, seconds['predict']):.1f} images/s")
+            job.interrupt.check()
+    shares = dist.gather_objects((seconds, scores))
+    scores = {image: score for _, share in shares for image, score in share.items()}
+    slowest = max(share["predict"] for share, _ in shares)
+    facts = {
+        "predict_seconds": slowest,
+        "evaluate_seconds": max(share["evaluate"] for share, _ in shares),
+        "test_images": len(scores),
+        "predict_images_per_second": len(scores) / max(1e-9, slowest),
+        "test_memory_bytes": peak_memory(job.device),
+    }
+    return facts, scores
+
+
+def check_prediction(method: Method, prediction: Prediction, image_BCHW: Tensor) -> Prediction:
+    """The prediction in float32, if it has the shapes that the interface promises.
+
+    Raises:
+        TypeError: it has not; the method is at fault.
+    """
+    count, _, height, width = image_BCHW.shape
+    name = type(method).__name__
+    score_B, map_BHW = prediction
+    if score_B.shape != (count,):
+        raise TypeError(f"{name}.predict: expected scores of shape ({count},), got {tuple(score_B.shape)}")
+    if (map_BHW is not None) != method.tags.maps:
+        raise TypeError(f"{name}.predict: expected {'a map' if method.tags.maps else 'no map'}, as its tags say")
+    if map_BHW is not None and map_BHW.shape != (count, height, width):
+        raise TypeError(f"{name}.predict: expected maps of shape {(count, height, width)}, got {tuple(map_BHW.shape)}")
+    return Prediction(score_B.float(), None if map_BHW is None else map_BHW.float())
+
+
+def refuse_nan(method: Method, prediction: Prediction, samples: Sequence[Sample]) -> None:
+    """Ends the run at the first score that is no number.
+
+    Raises:
+        Stopped: NaN in a score or a map.
+    """
+    bad_B = prediction.score_B.isnan()
+    if prediction.map_BHW is not None:
+        bad_B = bad_B | prediction.map_BHW.flatten(1).isnan().any(dim=1)
+    if bad_B.any():
+        names = [sample.image for sample, bad in zip(samples, bad_B.tolist(), strict=True) if bad]
+        raise Stopped(
+            f"{type(method).__name__}.predict gave NaN for {some(names, 3)}: the training diverged (lower the learning "
+            "rate, check the precision) or the method has a mistake; force=true starts again"
+        )
+
+
+def save_maps(folder: Path, names: Sequence[str], map_BHW: Tensor) -> None:
+    """Writes each map as ``<name>.npy``, float32 (H, W)."""
+    for name, map_HW in zip(names, map_BHW.cpu().numpy(), strict=True):
+        buffer = io.BytesIO()
+        np.save(buffer, map_HW.astype(np.float32))
+        write_atomic(folder / f"{name}.npy", buffer.getvalue())

@@ -1,0 +1,206 @@
+"""One evaluation, wherever its predictions come from: what its steps share, and the folder that it works in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ader.config.compose import Composed
+from ader.config.validate import validated
+from ader.data import Index, load_index
+from ader.data.image import Interpolation
+from ader.data.index import TEST
+from ader.data.sizes import Size, Sizes
+from ader.metrics import Evaluator
+from ader.results import folder as workspace
+from ader.results import record
+from ader.results.identity import Place
+from ader.system import dist
+from ader.system.console import Console
+from ader.system.errors import UserError
+from ader.system.interrupt import Interrupt
+
+#: Keys of the group ``dataset`` that are not for the function that reads it.
+NOT_READERS = frozenset({"about", "label", "cache", "cache_above", "check_counts"})
+
+
+@dataclass(frozen=True)
+class MetricOptions:
+    """The group ``metric``."""
+
+    profile: str
+    size: Size
+    map_interpolation: Interpolation
+    mask_interpolation: Interpolation
+    by_defect: bool
+
+    @property
+    def sizes(self) -> Sizes:
+        """At which size maps and masks are compared."""
+        return Sizes(self.size, self.map_interpolation, self.mask_interpolation)
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What a result holds besides the tables per category, because it was asked for.
+
+    Attributes:
+        maps: every anomaly map.
+        by_defect: a table per kind of defect.
+    """
+
+    maps: bool = False
+    by_defect: bool = False
+
+    @classmethod
+    def of(cls, result: Mapping[str, Any] | None) -> Extras:
+        """Those of a record; none where there is no record."""
+        return cls() if result is None else cls(result["maps"], result["by_defect"])
+
+    def __or__(self, other: Extras) -> Extras:
+        return Extras(self.maps or other.maps, self.by_defect or other.by_defect)
+
+
+@dataclass(kw_only=True)
+class Task:
+    """Something to evaluate, and what was found so far.
+
+    Attributes:
+        composed: the configuration.
+        metric: a part of it, checked.
+        device: where everything is computed.
+        index: all samples.
+        place: the dataset's label, the results folder and the task's fingerprint.
+        interrupt: where signals are noted.
+        extras: what the result will hold besides the tables.
+        origin: what the record says of where the predictions come from.
+        console: silent until the task is at work.
+        evaluator: counts of all parts.
+        facts: per part, what the record says of it.
+        scores: of the test images.
+        earlier: the record of the result that the folder held before, or None.
+        finished: whether that has everything that was asked for.
+    """
+
+    composed: Composed
+    metric: MetricOptions
+    device: torch.device
+    index: Index
+    place: Place
+    interrupt: Interrupt
+    extras: Extras
+    origin: dict[str, Any] = field(default_factory=dict)
+    console: Console = field(default_factory=lambda: Console(quiet=True))
+    evaluator: Evaluator = field(init=False)
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    scores: dict[str, float] = field(default_factory=dict)
+    earlier: dict[str, Any] | None = None
+    finished: bool = False
+
+    def __post_init__(self) -> None:
+        self.evaluator = self.new_evaluator()
+
+    @property
+    def folder(self) -> Path:
+        """Of the results."""
+        return self.place.folder
+
+    def new_evaluator(self) -> Evaluator:
+        """An empty evaluator with the task's categories and metric options."""
+        tested = self.index.split(TEST).categories  # drifts may be tested only, and other conditions trained on only
+        return Evaluator(list(tested), self.device, self.metric.profile, by_defect=self.extras.by_defect)
+
+    def add(self, part: str, evaluator: Evaluator, facts: dict[str, Any], scores: Mapping[str, float]) -> None:
+        """Adds what one part has found: its counts, what the record says of it, and its images' scores."""
+        self.evaluator.merge(evaluator)
+        self.facts[part] = facts
+        self.scores.update(scores)
+
+    def take_up(self) -> None:
+        """Sees what the folder holds. A result that is made again keeps the extras that it had."""
+        self.earlier = record.read(self.folder)
+        there = Extras.of(self.earlier)
+        self.finished = self.earlier is not None and there | self.extras == there
+        self.extras |= there
+        self.evaluator = self.new_evaluator()
+
+
+@contextmanager
+def at_work(task: Task, force: bool) -> Iterator[None]:
+    """Holds the task's folder for its configuration, and keeps in its log what goes wrong.
+
+    Args:
+        task: gets its console, and knows afterwards what the folder held.
+        force: throw away what the folder holds.
+
+    Raises:
+        UserError: another run holds the folder, or it belongs to another configuration.
+    """
+    with ExitStack() as stack:
+        if dist.is_main():
+            stack.enter_context(workspace.exclusive(task.folder))
+            if force:
+                workspace.clear(task.folder)
+            workspace.claim(task.folder, task.composed.values, task.place.fingerprint)
+        dist.barrier()
+        task.console = stack.enter_context(Console(task.folder / "run.log", quiet=not dist.is_main()))
+        stack.enter_context(task.console.keeping_errors())
+        task.take_up()
+        yield
+
+
+def metric_options(composed: Composed) -> MetricOptions:
+    """The group ``metric``, checked."""
+    return MetricOptions(**validated(MetricOptions, composed.values["metric"], where="metric"))
+
+
+def read_published(values: Mapping[str, Any]) -> Index:
+    """The samples of a configured dataset as its reader lists them: neither counted nor with joined splits.
+
+    Args:
+        values: the group ``dataset``.
+    """
+    return _read(values, counts=None, train_on=())
+
+
+def _read(values: Mapping[str, Any], **instead: Any) -> Index:
+    options = {key: value for key, value in values.items() if key not in NOT_READERS} | instead
+    return load_index(options.pop("name"), options.pop("root"), **options)
+
+
+def read_index(composed: Composed) -> Index:
+    """The samples of the configured dataset."""
+    values = composed.values["dataset"]
+    index = _read(values) if values["check_counts"] else _read(values, counts=None)
+    if not any(sample.split == TEST for sample in index):
+        raise UserError(f"dataset {index.name!r} at {index.root} has no test images: nothing could be evaluated")
+    return index
+
+
+def resolve_device(name: str, key: str = "trainer.device") -> torch.device:
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:i`` as a device that is there; ``key`` is for messages.
+
+    Raises:
+        UserError: no such device.
+    """
+    kind, _, number = name.partition(":")
+    if name == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+    if kind not in ("cpu", "cuda") or (":" in name and (kind == "cpu" or not number.isdigit())):
+        raise UserError(f"{key}={name!r} is not a device: choose from auto, cpu, cuda, cuda:0, cuda:1, ...")
+    if kind == "cpu":
+        return torch.device("cpu")
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if number and processes > 1:
+        raise UserError(f"{key}={name} is one GPU for {processes} processes: set {key}=cuda")
+    seen = torch.cuda.device_count()
+    if int(number or 0) >= seen or processes > max(1, seen):
+        wanted = f"{processes} processes need as many GPUs" if processes > 1 else f"{key}={name} is not there"
+        raise UserError(f"{wanted}: torch sees {seen} CUDA devices")
+    return torch.device("cuda", int(number or os.environ.get("LOCAL_RANK", "0")))

@@ -1,0 +1,1 @@
+"""Walking a method's stages: batches, losses, checkpoints, cost."""

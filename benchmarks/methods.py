@@ -1,0 +1,258 @@
+"""What every method costs, and how it compares with its reference implementation: one table.
+
+    python -m benchmarks.methods --upstreams FOLDER --json results/bench/methods.json \\
+        --markdown results/bench/methods.md
+    python -m benchmarks.methods rd vitad --upstreams FOLDER --batch 2 --repeats 3
+
+For each comparison of ``parity/``, in a process of its own: parameters and multiply-accumulates of our
+method at its full size beside those that ADer Table 1 prints; the differences that ``python -m parity`` shows; one
+training step and one inference batch, the reference's and ours by turns, as the ratio of their medians; and the memory
+that each of them needs above what the loaded networks take (peak resident set, on Linux). ``FOLDER`` holds the
+references' clones, each under its repository's name. Comparisons whose clone is missing are left out of the table, and
+said to be; those that are not named keep the rows of an earlier ``--json`` file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ader.results import record
+from ader.training.cost import count_macs, count_parameters
+from parity import SIZE, Pair, Run, load, names
+
+#: ADer Table 1: millions of parameters, billions of multiply-accumulates (fvcore's convention) at 256x256.
+PUBLISHED: Mapping[str, tuple[float, float]] = {
+    "rd": (80.6, 28.4),
+    "draem": (97.4, 198.0),
+    "simplenet": (72.8, 17.715),
+    "cflow": (237.0, 28.7),
+    "vitad": (39.0, 9.7),
+    "invad": (95.6, 45.4),
+    "invad_lite": (17.1, 9.3),
+    "uniad": (24.5, 3.4),
+    "destseg": (35.2, 30.7),
+}
+
+#: Why our counts and the published ones differ; the tests of each method show it.
+COUNTS: Mapping[str, str] = {
+    "cflow": "the published parameters hold the flows' fixed rotations and their inverses (2 x 44.0 M), which are "
+    "buffers here; the published multiply-accumulates leave the rotations out (6.4 G)",
+    "destseg": "the published multiply-accumulates hold a second pass of the teacher (1.8 G) and lack a convolution "
+    "that fvcore does not see (9.7 G)",
+    "simplenet": "the published parameters hold layer4 and the classifier of the backbone (44.0 M), which are never "
+    "used; the published multiply-accumulates are of a training step, norms included",
+    "uniad": "the published parameters hold stages of the backbone that feed nothing (13.1 M); the published "
+    "multiply-accumulates lack the products of queries and keys (0.2 G)",
+    "vitad": "the published parameters hold unused weights of the decoder (0.7 M) and 0.4 M that the released code "
+    "does not explain; the published multiply-accumulates lack the products inside attention (1.1 G)",
+}
+
+
+def main() -> int:
+    """Measures everything that is asked for; 1 if a comparison failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(names())}; default: all")
+    parser.add_argument("--upstreams", type=Path, required=True, help="folder of the references' clones")
+    parser.add_argument("--batch", type=int, default=4, help="images of a step (default 4)")
+    parser.add_argument("--repeats", type=int, default=5, help="timed repetitions of each, after one to warm up")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
+    parser.add_argument("--json", type=Path, help="write all figures here")
+    parser.add_argument("--markdown", type=Path, help="write the table here")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    unknown = sorted(set(options.names) - set(names()))
+    if unknown:
+        parser.error(f"there is no comparison {', '.join(unknown)}: choose from {', '.join(names())}")
+    if not options.upstreams.is_dir():
+        parser.error(f"--upstreams {options.upstreams}: no such folder")
+    torch.set_num_threads(options.threads)
+    if options.worker:
+        print(json.dumps(measure(options.names[0], options.upstreams.resolve(), options.batch, options.repeats)))
+        return 0
+    rows, failed = kept(options), []
+    for name in options.names or names():
+        row = measured_apart(name, options)
+        if row is None:
+            failed.append(name)
+            continue
+        rows[name] = row
+        print(line(name, row), flush=True)
+    if failed:
+        print(f"left out (clone missing, or failed; see above): {', '.join(failed)}", file=sys.stderr)
+    about = {"size": SIZE, "batch": options.batch, "repeats": options.repeats, "threads": options.threads}
+    if options.json:
+        rows = {name: rows[name] for name in names() if name in rows}
+        text = json.dumps({"about": about, "methods": rows, **record.provenance()}, indent=1)
+        options.json.write_text(text + "\n", encoding="utf-8")
+    if options.markdown:
+        options.markdown.write_text(markdown(rows, about), encoding="utf-8")
+    return int(bool(failed))
+
+
+def kept(options: argparse.Namespace) -> dict[str, Any]:
+    """The rows of an earlier file, where only some comparisons are asked for: they are replaced, the others stay."""
+    if not (options.names and options.json and options.json.is_file()):
+        return {}
+    rows: dict[str, Any] = json.loads(options.json.read_text(encoding="utf-8"))["methods"]
+    return rows
+
+
+def measured_apart(name: str, options: argparse.Namespace) -> dict[str, Any] | None:
+    """``measure`` in a process of its own: references bring packages of the same names."""
+    words = [sys.executable, "-m", "benchmarks.methods", name, "--worker", "--upstreams", str(options.upstreams)]
+    words += [f"--{key}={getattr(options, key)}" for key in ("batch", "repeats", "threads")]
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        return None
+    row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return row
+
+
+def measure(name: str, upstreams: Path, batch: int, repeats: int) -> dict[str, Any]:
+    """All figures of one comparison."""
+    pair = load(name, upstreams, batch)
+    params, trained = count_parameters(pair.ours)
+    row: dict[str, Any] = {
+        "upstream": pair.upstream,
+        "note": pair.note,
+        "params": params,
+        "trained": trained,
+        "macs": count_macs(pair.ours, SIZE, torch.device("cpu")),
+        "differences": [vars(difference) for difference in pair.differences()],
+    }
+    for phase, runs, images in phases(pair):
+        reference, ours = timed(runs, repeats)
+        memory = [peak(run) for run in runs]
+        row[phase] = {
+            "images": images,
+            "reference_seconds": reference,
+            "seconds": ours,
+            "ratio": reference / ours,
+            "reference_bytes": memory[0],
+            "bytes": memory[1],
+        }
+    return row
+
+
+def phases(pair: Pair) -> list[tuple[str, tuple[Run, Run], int]]:
+    """What is timed: training, if there is any, and inference."""
+    training = [("train", pair.train, pair.train_images)] if pair.train else []
+    return [*training, ("test", pair.test, pair.test_images)]
+
+
+def timed(runs: Sequence[Run], repeats: int) -> list[float]:
+    """Median seconds of each, taken by turns so that a disturbance of the machine hits all."""
+    seconds: list[list[float]] = [[] for _ in runs]
+    for repeat in range(repeats + 1):
+        for place, run in enumerate(runs):
+            began = time.perf_counter()
+            run()
+            if repeat:
+                seconds[place].append(time.perf_counter() - began)
+    return [statistics.median(values) for values in seconds]
+
+
+def peak(run: Callable[[], object]) -> int | None:
+    """Bytes of resident memory that a run needs at its peak above what was there before; None where unknown."""
+    reset = Path("/proc/self/clear_refs")
+    if not reset.exists():
+        return None
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what earlier runs freed must not serve this one
+    reset.write_text("5")  # forgets the peak so far (Linux, proc(5))
+    before = _status("VmRSS")
+    run()
+    return max(0, _status("VmHWM") - before)
+
+
+def _status(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(text.split()[1]) for text in lines if text.startswith(f"{key}:"))
+
+
+def relative(row: Mapping[str, Any], *words: str, without: str = "") -> float | None:
+    """The largest difference, against the reference's largest value, of quantities whose name has one of the words."""
+    chosen = [
+        each["largest"] / each["scale"]
+        for each in row["differences"]
+        if any(word in each["what"] for word in words) and not (without and without in each["what"]) and each["scale"]
+    ]
+    return max(chosen) if chosen else None
+
+
+def line(name: str, row: Mapping[str, Any]) -> str:
+    """For the terminal."""
+    speeds = [f"{phase} {row[phase]['ratio']:.2f}x" for phase in ("train", "test") if phase in row]
+    worst = max((each["largest"] / each["scale"] for each in row["differences"] if each["scale"]), default=0.0)
+    counts = f"{row['params'] / 1e6:.2f} M, {row['macs'] / 1e9:.2f} GMAC"
+    return f"{name:20} {counts:24} {', '.join(speeds):26} largest relative difference {worst:.1e}"
+
+
+def markdown(rows: Mapping[str, Mapping[str, Any]], about: Mapping[str, Any]) -> str:
+    """The table, with what one must know to read it."""
+    head = (
+        "| method | parameters (M) | trained (M) | GMAC | map | score | loss | gradients "
+        "| train, x | test, x | train memory (MiB) | test memory (MiB) | reference |"
+    )
+    lines = [
+        "# Methods beside their reference implementations",
+        "",
+        f"Made by `benchmarks/methods.py`: {SIZE}x{SIZE} pixels, {about['batch']} images, {about['threads']} "
+        f"threads, CPU, float32, medians of {about['repeats']}. In brackets: ADer Table 1. **map, score, loss, "
+        "gradients**: largest difference from the reference at equal weights and input, over the reference's largest "
+        "value (gradients in float64 where they were taken in both). **x**: the reference's time over ours, above 1 "
+        "ours is faster. **memory**: peak above the loaded networks, ours / the reference's. All quantities, seconds "
+        "and notes: the JSON file of the same name.",
+        "",
+        head,
+        "|---" * head.count(" | ") + "|---|",
+    ]
+    for name, row in rows.items():
+        lines.append(f"| {' | '.join(cells(name, row))} |")
+    counts = [f"- `{name}`, counts: {COUNTS[name]}" for name in rows if name in COUNTS]
+    notes = [f"- `{name}`, comparison: {row['note']}" for name, row in rows.items() if row["note"]]
+    return "\n".join([*lines, "", *counts, *notes, ""])
+
+
+def cells(name: str, row: Mapping[str, Any]) -> list[str]:
+    """One line of the table."""
+    published = PUBLISHED.get(name)
+    gradients = relative(row, "gradients (float64)")
+    values = (
+        relative(row, "map"),
+        relative(row, "image score"),
+        relative(row, "loss", without="float64"),
+        gradients if gradients is not None else relative(row, "gradient"),
+    )
+    return [
+        name,
+        f"{row['params'] / 1e6:.2f}" + (f" ({published[0]:g})" if published else ""),
+        f"{row['trained'] / 1e6:.2f}",
+        f"{row['macs'] / 1e9:.2f}" + (f" ({published[1]:g})" if published else ""),
+        *("-" if value is None else f"{value:.0e}" for value in values),
+        *(f"{row[phase]['ratio']:.2f}" if phase in row else "-" for phase in ("train", "test")),
+        *(_memory(row.get(phase)) for phase in ("train", "test")),
+        row["upstream"],
+    ]
+
+
+def _memory(figures: Mapping[str, Any] | None) -> str:
+    if figures is None or figures["bytes"] is None:
+        return "-"
+    return f"{figures['bytes'] / 2**20:,.0f} / {figures['reference_bytes'] / 2**20:,.0f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

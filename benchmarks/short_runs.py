@@ -1,0 +1,122 @@
+"""Short runs of every method on a folder of real images: do they all train, score and report?
+
+    python -m benchmarks.short_runs --root my/images --results results --markdown results/bench/short_runs.md
+
+Each method is made small (random ResNet-18 features where it has a backbone, narrow networks where it has none, few
+epochs) so that a CPU runs it in a minute or two; detectors learn from normal images, supervised methods from
+``--shots`` defects of each category that leave the test. The tables are those of the runs, every line a category.
+Random weights and short training say that the machinery works on these images, not how good a method is. A run that is
+finished is not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from ader.config.options import options
+from ader.metrics.names import METRICS
+from ader.results import record
+
+RESNET = ("method.backbone.name=resnet18", "method.backbone.pretrained=false")
+
+#: What makes each method small; a method that is not here runs with its own recipe on a random ResNet-18.
+SMALL: Mapping[str, Sequence[str]] = {
+    "rd": (*RESNET, "trainer.epochs=10"),
+    "patchcore": (*RESNET, "method.coreset=0.02"),
+    "invad": (*RESNET, "trainer.epochs=2", "method.batch_size=8", "method.lr=0.001", "method.blocks=1"),
+    "invad_lite": (*RESNET, "trainer.epochs=2", "method.batch_size=8", "method.lr=0.001", "method.blocks=2"),
+    "vitad": (
+        "method.backbone.name=vit_tiny_patch16_224",
+        "method.backbone.pretrained=false",
+        "trainer.epochs=10",
+    ),
+    "uniad": (*RESNET, "trainer.epochs=10", "method.layers=[1,2,3]", "method.window=3"),
+    "destseg": (*RESNET, "trainer.epochs=6", "method.batch_size=8", "method.width=64"),
+    "draem": ("trainer.epochs=6", "method.reconstruction_width=8", "method.discriminator_width=8"),
+    "simplenet": (*RESNET, "trainer.epochs=10", "method.batch_size=8"),
+    "cflow": (*RESNET, "trainer.epochs=3", "method.batch_size=8", "method.coupling_blocks=4"),
+    "wrn_classifier": (*RESNET, "trainer.epochs=4", "method.batch_size=8", "method.lr=0.01"),
+    "segad": (*RESNET, "method.detectors=[patchcore]", "+method.options.patchcore.coreset=0.02"),
+}
+COLUMNS = ("image_auroc", "image_ap", "image_f1max", "image_fpr95", "pixel_auroc", "pixel_ap", "pixel_aupro", "mad")
+
+
+def main() -> int:
+    """Runs what is asked for; 1 if a run failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "names", nargs="*", metavar="METHOD", help=f"any of {', '.join(options('method'))}; default: all"
+    )
+    parser.add_argument("--root", type=Path, required=True, help="images in the layout of MVTec AD")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="results tree (default: results)")
+    parser.add_argument("--size", type=int, default=128, help="pixels (default 128)")
+    parser.add_argument("--shots", type=int, default=2, help="defects that supervised methods learn from (default 2)")
+    parser.add_argument("--markdown", type=Path, help="write the tables here")
+    choice = parser.parse_args()
+    unknown = sorted(set(choice.names) - set(options("method")))
+    if unknown:
+        parser.error(f"there is no method {', '.join(unknown)}: choose from {', '.join(options('method'))}")
+    texts, failed = [], []
+    for name in choice.names or options("method"):
+        words = command(name, choice)
+        print(f"$ ader {' '.join(words)}", flush=True)
+        if subprocess.run([sys.executable, "-m", "ader", *words]).returncode:
+            failed.append(name)
+        else:
+            texts.append(section(name, choice.results, words))
+    if choice.markdown:
+        choice.markdown.write_text("\n".join([HEAD.format(size=choice.size), *texts]), encoding="utf-8")
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return int(bool(failed))
+
+
+def command(name: str, choice: argparse.Namespace) -> list[str]:
+    """The words after ``ader``."""
+    shots = f"setting.shots={choice.shots}"
+    setting = {
+        "wrn_classifier": ["setting=labelled", f"setting.k={choice.shots}"],
+        "segad": ["setting=supervised", "setting.source=test", shots, "setting.detector_share=0.5"],
+    }.get(name, [])
+    where = ["dataset=folder", f"dataset.root={choice.root}", f"paths.results={choice.results}"]
+    return [f"method={name}", *where, *setting, f"image_size={choice.size}", "run=short", *SMALL.get(name, RESNET)]
+
+
+HEAD = """# Short runs of every method
+
+Made by `benchmarks/short_runs.py`: {size}x{size} pixels, small networks with random weights, few epochs, on a CPU. They
+show that every method trains, scores and reports on real images, not how good it is. Percent; `-`: undefined.
+"""
+
+
+def section(name: str, results: Path, words: Sequence[str]) -> str:
+    """A method's table and the command that made it."""
+    folder = newest(results, name)
+    frame = record.read_table(folder / "metrics.csv")
+    frame = frame[[column for column in COLUMNS if column in frame]]
+    headings = {metric.slug: metric.heading for metric in METRICS}
+    head = ["category", *(headings[str(column)] for column in frame)]
+    rows = [[str(row), *map(_percent, values)] for row, values in zip(frame.index, frame.to_numpy(), strict=True)]
+    shown = [word for word in words if not word.startswith(("dataset.root", "paths.results"))]
+    lines = [f"## {name}", "", f"`ader {' '.join(shown)}`", ""]
+    lines += [f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows]]
+    return "\n".join([*lines, ""])
+
+
+def newest(results: Path, name: str) -> Path:
+    """The folder that the last such run wrote."""
+    return max(results.glob(f"*/*/{name}/short/record.json"), key=lambda file: file.stat().st_mtime).parent
+
+
+def _percent(value: float) -> str:
+    return "-" if pd.isna(value) else f"{100 * value:.1f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

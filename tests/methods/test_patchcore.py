@@ -1,0 +1,201 @@
+"""PatchCore against brute force and against the definitions of its authors' code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy.spatial.distance import cdist
+
+from ader.methods import build
+from ader.methods.patchcore import PatchCore
+from ader.nets.backbone import BackboneOptions
+from ader.nets.scoring.patches import PatchFeatures
+from ader.testing.subject import Subject, images, predict
+from ader.training.cost import RandomImages, count_macs, count_parameters
+from ader.training.trainer import Trainer
+
+CPU = torch.device("cpu")
+TRAINED = 6  # images: three steps of two
+
+
+def features_by_definition(features: Sequence[torch.Tensor], dimensions: int) -> torch.Tensor:
+    """Patch features (B, D, H, W) as in the authors' code: unfold 3x3 patches, bring them to the finest grid, pool
+    every patch of every layer to ``dimensions`` numbers, then all layers together to ``dimensions``."""
+    height, width = features[0].shape[2:]
+    pooled = []
+    for feature_BCHW in features:
+        count, channels, *size = feature_BCHW.shape
+        patch_BFHW = F.unfold(feature_BCHW, 3, padding=1).view(count, channels * 9, *size)
+        patch_BFHW = F.interpolate(patch_BFHW, (height, width), mode="bilinear", align_corners=False)
+        pooled.append(F.adaptive_avg_pool1d(patch_BFHW.permute(0, 2, 3, 1).flatten(0, 2)[:, None], dimensions))
+    stacked = torch.stack([layer[:, 0] for layer in pooled], dim=1).flatten(1)
+    patch_ND = F.adaptive_avg_pool1d(stacked[:, None], dimensions)[:, 0]
+    return patch_ND.view(-1, height, width, dimensions).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("channels", "dimensions"),
+    [
+        ((512, 1024), 1024),
+        ((512, 1024), 1536),
+        ((128, 256), 1024),
+        ((64, 128), 1024),
+        ((512, 1024), 384),
+        ((128, 256), 384),
+        ((64, 128), 384),
+        ((64, 128, 256), 384),
+        ((256, 512, 1024), 384),
+        ((24, 40), 64),
+        ((256,), 100),
+    ],
+)
+def test_patch_features_are_their_definition(channels, dimensions):
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(8, 6), (4, 3), (2, 2)][: len(channels)]
+    features = [torch.randn(2, c, *size, generator=generator) for c, size in zip(channels, sizes, strict=True)]
+    patch_BDHW = PatchFeatures(channels, dimensions)(features)
+    torch.testing.assert_close(patch_BDHW, features_by_definition(features, dimensions), atol=2e-6, rtol=1e-5)
+
+
+def test_cost_at_full_size():
+    with torch.device("meta"):
+        method = PatchCore(backbone=BackboneOptions("wide_resnet50_2.tv_in1k", pretrained=False))
+    assert count_parameters(method) == (24_862_528, 0)
+    assert count_macs(method, 256, torch.device("meta")) == pytest.approx(12.00e9, rel=1e-3)
+    assert (method.backbone.channels, method.backbone.strides) == ([512, 1024], [8, 16])
+
+
+def fitted(**arguments) -> PatchCore:
+    return Subject.named("patchcore", dimensions=64, **arguments).fit()
+
+
+def patches(method: PatchCore, image_BCHW: torch.Tensor) -> np.ndarray:
+    method.eval()
+    with torch.no_grad():
+        return method(image_BCHW).flatten(0, 2).double().numpy()
+
+
+def training_images() -> torch.Tensor:
+    data = RandomImages(64, 3, CPU, PatchCore.tags)
+    (stage,) = Subject.named("patchcore").make().stages()
+    return torch.cat([batch.image_BCHW for batch in data.train(stage, 0, 3)])
+
+
+@pytest.mark.parametrize("image_score", ["map", "patch"])
+@pytest.mark.parametrize("neighbours", [1, 3])
+def test_whole_bank_is_brute_force(image_score, neighbours):
+    """With all patches in the bank, from images to maps: nearest squared distances, interpolated and smoothed."""
+    method = fitted(coreset=1, neighbours=neighbours, image_score=image_score)
+    bank_MD = patches(method, training_images())
+    np.testing.assert_array_equal(method.bank.get().double().numpy(), bank_MD)
+    image_BCHW = images(2, 64)
+    distance_QM = cdist(patches(method, image_BCHW), bank_MD, "sqeuclidean")
+    patch_BHW = torch.from_numpy(np.sort(distance_QM, axis=1)[:, :neighbours].mean(axis=1)).view(2, 8, 8)
+    map_BHW = F.interpolate(patch_BHW[:, None], size=(64, 64), mode="bilinear", align_corners=False)[:, 0]
+    map_BHW = method.blur(map_BHW)
+    expected_B = (map_BHW if image_score == "map" else patch_BHW).amax(dim=(1, 2)).float()
+    found = predict(method, image_BCHW)
+    torch.testing.assert_close(found.map_BHW, map_BHW, rtol=1e-4, atol=0)
+    torch.testing.assert_close(found.score_B, expected_B, rtol=1e-4, atol=0)
+
+
+def test_training_images_are_normal():
+    """A patch in the bank is its own neighbour, at distance 0 exactly."""
+    method = fitted(coreset=1)
+    assert predict(method, training_images()).map_BHW.max().item() == 0
+
+
+@pytest.mark.parametrize("coreset", [0.001, 0.1, 0.45, 0.5])
+def test_coreset_size_and_content(coreset):
+    method = fitted(coreset=coreset)
+    total = TRAINED * 8 * 8
+    bank_MD = method.bank.get()
+    assert bank_MD.shape == (max(1, int(total * coreset)), 64)
+    every_ND = patches(method, training_images())
+    distance_MN = cdist(bank_MD.double().numpy(), every_ND)
+    assert (distance_MN.min(axis=1) == 0).all(), "a bank item is no patch of the training images"
+    assert len(bank_MD.unique(dim=0)) == len(bank_MD)
+
+
+def test_coreset_covers_better_than_chance():
+    """The farthest training patch is nearer to a greedy bank than to a random one of the same size."""
+    every_ND = patches(fitted(coreset=0.1), training_images())
+    bank_MD = fitted(coreset=0.1).bank.get().double().numpy()
+    random_MD = every_ND[np.random.default_rng(0).permutation(len(every_ND))[: len(bank_MD)]]
+    assert cdist(every_ND, bank_MD).min(axis=1).max() < cdist(every_ND, random_MD).min(axis=1).max()
+
+
+def test_coreset_is_chosen_from_random_starts_in_a_random_projection(monkeypatch):
+    """The first choice has the largest mean distance to the starting points, in the projection."""
+    seen = {}
+
+    def record(point_ND, count, first_N):
+        seen.update(points=point_ND, count=count, gaps=first_N)
+        return torch.arange(count)
+
+    monkeypatch.setattr("ader.methods.patchcore.greedy_coreset", record)
+    method = Subject.named("patchcore", dimensions=64, projection=16, starts=4).make()
+    patch_ND = torch.randn(50, 64, generator=torch.Generator().manual_seed(0))
+    method._collected = list(patch_ND.split([20, 0, 30]))
+    torch.manual_seed(5)
+    method._reduce()
+    assert method.bank.get().equal(patch_ND[:5])
+    torch.manual_seed(5)
+    weight = torch.nn.Linear(64, 16, bias=False).weight.detach()
+    start = torch.randperm(50)[:4]
+    points = (patch_ND @ weight.T).double().numpy()
+    np.testing.assert_allclose(seen["points"].numpy(), points, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(seen["gaps"].numpy(), cdist(points, points[start]).mean(1) ** 2, rtol=1e-3)
+
+
+def test_a_process_without_images_adds_no_patch(monkeypatch):
+    """What a process contributes that got no image of the pass: nothing to choose from, nothing to keep."""
+    method = build("patchcore", dimensions=64, backbone={"name": "resnet18", "pretrained": False})
+    seen, everyones = [], iter([torch.randn(40, 128), torch.randn(4, 64)])
+    monkeypatch.setattr("ader.system.dist.gather_rows", lambda rows: seen.append(rows) or next(everyones))
+    (stage,) = method.stages()
+    stage.finish()
+    assert [rows.shape for rows in seen] == [(0, 128), (0, 64)]
+    assert method.bank.get().shape == (4, 64)
+
+
+def test_processes_keep_what_a_single_one_would(monkeypatch):
+    """Of one common choice each process keeps what lies in its own share; together that is the bank."""
+    patch_ND = torch.randn(60, 64, generator=torch.Generator().manual_seed(0))
+    choice = [50, 3, 30, 24, 25, 59]
+    monkeypatch.setattr("ader.methods.patchcore.PatchCore._choose", lambda self, point_NP: torch.tensor(choice))
+    monkeypatch.setattr("ader.system.dist.gather_objects", lambda item: [25, 35])
+    kept = []
+    for rank, share in enumerate([patch_ND[:25], patch_ND[25:]]):
+        monkeypatch.setattr("ader.system.dist.rank", lambda rank=rank: rank)
+        method = Subject.named("patchcore", dimensions=64).make()
+        method._collected = list(share.split(10))
+        method._reduce()
+        kept.append(method.bank.get())
+    assert torch.cat(kept).equal(patch_ND[sorted(choice)])
+
+
+def test_passes_forget_what_an_interrupted_one_collected():
+    method = Subject.named("patchcore", coreset=1, dimensions=64).make()
+    data = RandomImages(64, 3, CPU, method.tags)
+    (stage,) = method.stages()
+    with torch.no_grad():
+        stage.update(next(data.train(stage, 0, 1)))
+    Trainer(device=CPU).fit(method, data)
+    assert len(method.bank.get()) == TRAINED * 64
+
+
+def test_upstreams_probe():
+    """One image of ones in training mode moves the first running mean by a tenth of what the stem gives for it."""
+    options = BackboneOptions("resnet18", pretrained=False)
+    torch.manual_seed(0)
+    plain = PatchCore(backbone=options).backbone.net
+    torch.manual_seed(0)
+    probed = PatchCore(backbone=options, probe_size=96).backbone.net
+    expected = 0.9 * plain.bn1.running_mean + 0.1 * plain.conv1(torch.ones(1, 3, 96, 96)).mean(dim=(0, 2, 3))
+    torch.testing.assert_close(probed.bn1.running_mean, expected.detach())
+    assert not any(part.training for part in probed.modules())
