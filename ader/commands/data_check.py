@@ -17,12 +17,12 @@ from ader.commands.data_config import DataOptions, data_options, read_configurat
 from ader.config.compose import Composed
 from ader.data.audit import CHECKS, VANISHING, Audit, Size
 from ader.data.audit import audit as look_at_all
+from ader.data.census import census
 from ader.data.check import by
 from ader.data.index import Index
-from ader.report.run import census
+from ader.data.reading import read_published
 from ader.results.identity import check_name
 from ader.runs.job import decoders
-from ader.runs.task import read_published
 from ader.system.console import Console
 from ader.system.errors import UserError
 from ader.system.files import write_atomic

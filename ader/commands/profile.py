@@ -24,10 +24,10 @@ def main(arguments: Sequence[str]) -> int:
 
     from ader.methods._base import build
     from ader.runs.job import run_options, trainer_options
-    from ader.runs.task import resolve_device
+    from ader.system.device import resolve_device
+    from ader.system.precision import set_precision
     from ader.system.randomness import seed_all
     from ader.training.cost import measure
-    from ader.training.trainer import set_precision
 
     options, trainer = run_options(composed), trainer_options(composed)
     device = resolve_device(trainer.device)

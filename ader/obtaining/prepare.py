@@ -13,9 +13,9 @@ from ader.config import plugins
 from ader.data import Index
 from ader.data.counts import differing
 from ader.data.listing import listing
+from ader.data.reading import read_published
 from ader.datasets._preparing import Work
 from ader.obtaining import download, unpack, verify
-from ader.runs.task import read_published
 from ader.system.errors import UserError, some
 
 ENDINGS = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.xz", ".tar.bz2")

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ader.config.compose import Composed, compose, key_of
-from ader.report import run as report
+from ader.report.result import show
 from ader.results import record
 from ader.results.folder import differences, owner_of
 from ader.results.identity import flatten, recipe
 from ader.results.record import Trained, open_run
+from ader.runs import facts as telling
 from ader.runs.job import Job
 from ader.runs.run import check, conclude, prepare, set_up, test
 from ader.runs.task import at_work
@@ -68,7 +69,7 @@ def evaluate(path: Path, words: Sequence[str], config_dir: str | None = None) ->
         job.origin = {"evaluated_from": {"run": seen_from(job.folder, trained.home), **_origin(trained)}}
         with at_work(job, force=job.options.force and not trained.is_at(job.folder)):
             make(job, trained)
-            report.show(job.folder, job.console)
+            show(job.folder, job.console)
     dist.stop()
     return job.folder
 
@@ -80,13 +81,13 @@ def seen_from(folder: Path, path: Path) -> str:
 
 def make(job: Job, trained: Trained) -> None:
     """Makes the result: predictions of all models, then the tables and the record."""
-    report.announce(job, f"model    {trained.home}", report.device_line(job))
+    telling.announce(job, f"model    {trained.home}", telling.device_line(job))
     check(job)
     job.interrupt.activity = "before predicting"
     for part in job.parts:
         file = trained.checkpoint(part.name)
         method, loader = set_up(job, part)
-        facts = {**trained.record["parts"][part.name], **report.describe(job, part, method)}
+        facts = {**trained.record["parts"][part.name], **telling.describe(job, part, method)}
         facts["checkpoint"] = {**facts["checkpoint"], "file": seen_from(job.folder, file)}
         trainer = Trainer(device=job.device, precision=job.trainer.precision, checkpoint=file, console=job.console)
         trainer.restore(method)

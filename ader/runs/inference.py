@@ -19,12 +19,13 @@ from ader.metrics import Evaluator
 from ader.runs.job import Job
 from ader.runs.observe import observe
 from ader.system import dist
+from ader.system.device import synchronise
 from ader.system.errors import some
 from ader.system.files import write_atomic
 from ader.system.interrupt import Stopped
-from ader.training.cost import peak_memory, reset_peak, synchronise
+from ader.system.memory import peak_memory, reset_peak
+from ader.system.precision import autocast
 from ader.training.loader import Loader
-from ader.training.trainer import autocast
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from ader.data.image_cache import CachedImages
 from ader.results.identity import check_name
 from ader.runs.task import Task
 from ader.settings import Part
-from ader.training.trainer import Precision
+from ader.system.precision import Precision
 
 Workers = Literal["auto"] | Annotated[int, Field(ge=0)]
 

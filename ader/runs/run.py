@@ -13,22 +13,25 @@ from ader.data import Index
 from ader.data.check import check_files
 from ader.data.index import TEST
 from ader.data.labelmaps import check_label_maps
+from ader.data.reading import read_index
 from ader.methods._base import Method, find_class, recipe_arguments
 from ader.metrics import Evaluator
-from ader.report import run as report
+from ader.report.result import show
 from ader.results.identity import Place, locate
+from ader.runs import facts as telling
 from ader.runs.caching import decode_once, decoded_before
 from ader.runs.inference import predict
 from ader.runs.job import Job, cache_options, run_options, trainer_options
-from ader.runs.task import Extras, at_work, metric_options, read_index, resolve_device
+from ader.runs.task import Extras, at_work, metric_options
 from ader.settings import Part, apply
 from ader.system import dist
+from ader.system.device import resolve_device
 from ader.system.errors import UserError
 from ader.system.files import sha256, write_atomic
 from ader.system.interrupt import Interrupt
-from ader.system.randomness import seed_all
-from ader.training.cost import peak_memory, reset_peak
-from ader.training.loader import Loader, hold_out, mix
+from ader.system.memory import peak_memory, reset_peak
+from ader.system.randomness import mix, seed_all
+from ader.training.loader import Loader, hold_out
 from ader.training.tensorboard import Scalars
 from ader.training.trainer import Trainer
 
@@ -51,7 +54,7 @@ def run(composed: Composed) -> Path:
             else:
                 refuse_evaluation(job)
                 make(job)
-            report.show(job.folder, job.console)
+            show(job.folder, job.console)
     dist.stop()
     return job.folder
 
@@ -66,7 +69,7 @@ def prepare(composed: Composed, interrupt: Interrupt) -> Job:
     device = resolve_device(trainer.device)
     dist.start(device)
     with dist.main_first():  # a generated dataset is made once
-        published = read_index(composed)
+        published = read_index(composed.values["dataset"])
     check_method(composed)
     index, parts = apply_setting(composed, published)
     place = locate(composed, published)
@@ -104,7 +107,7 @@ def refuse_evaluation(job: Job) -> None:
 
 def make(job: Job) -> None:
     """Makes the result: all models, then the tables and the record."""
-    report.announce(job, report.device_line(job))
+    telling.announce(job, telling.device_line(job))
     check(job)
     for part in job.parts:
         run_part(job, part, job.folder if len(job.parts) == 1 else job.folder / "parts" / part.name)
@@ -144,7 +147,7 @@ def run_part(job: Job, part: Part, folder: Path) -> None:
         return
     job.interrupt.activity = f"before training {part.name!r}"
     method, loader = set_up(job, part)
-    facts = report.describe(job, part, method)
+    facts = telling.describe(job, part, method)
     facts |= train(job, method, loader, folder)
     evaluator, more, scores = test(job, method, loader)
     facts |= more
@@ -209,7 +212,7 @@ def conclude(job: Job) -> None:
     """Writes the tables and the record."""
     job.interrupt.activity = "while writing the tables"
     if dist.is_main():
-        report.write(job)
+        telling.write(job)
     dist.barrier()
 
 

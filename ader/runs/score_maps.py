@@ -18,13 +18,16 @@ from ader.config.compose import Composed
 from ader.config.validate import validated
 from ader.data import Index, Sample
 from ader.data.index import TEST
+from ader.data.reading import read_index
 from ader.data.sizes import Sizes
 from ader.mapfiles import MapSource, open_maps
-from ader.report import run as report
+from ader.report.result import show
 from ader.results.identity import check_name, locate
+from ader.runs import facts as telling
 from ader.runs.job import Workers, decoders
 from ader.runs.observe import observe
-from ader.runs.task import Extras, Task, at_work, metric_options, read_index, resolve_device
+from ader.runs.task import Extras, Task, at_work, metric_options
+from ader.system.device import resolve_device
 from ader.system.errors import some
 from ader.system.interrupt import Interrupt
 from ader.system.parallel import ahead, threads
@@ -77,11 +80,11 @@ def score(composed: Composed, maps: Path) -> Path:
             if task.finished:
                 task.console.say(f"This result exists already (force=true makes it anew): {task.folder}\n")
             else:
-                report.announce(task, *described(source))
+                telling.announce(task, *described(source))
                 add_all(task, source, max(1, decoders(options.workers)))
                 interrupt.activity = "while writing the tables"
-                report.write(task)
-            report.show(task.folder, task.console)
+                telling.write(task)
+            show(task.folder, task.console)
     return task.folder
 
 
@@ -92,7 +95,7 @@ def prepare(composed: Composed, options: ScoreOptions, maps: Path, interrupt: In
     own = maps.stem if maps.is_file() else maps.name
     name = check_name("name", own if options.name is None else options.name)
     composed = replace(composed, choices={**composed.choices, "setting": "maps", "method": name})
-    index = read_index(composed)
+    index = read_index(composed.values["dataset"])
     source = open_maps(maps, index, None if options.scores is None else Path(options.scores))
     facts = source.describe()
     content = {"maps": facts["sha256"]} | ({"scores": facts["scores"]["sha256"]} if "scores" in facts else {})

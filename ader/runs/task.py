@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ import torch
 
 from ader.config.compose import Composed
 from ader.config.validate import validated
-from ader.data import Index, load_index
+from ader.data import Index
 from ader.data.image import Interpolation
 from ader.data.index import TEST
 from ader.data.sizes import Size, Sizes
@@ -23,11 +22,7 @@ from ader.results import record
 from ader.results.identity import Place
 from ader.system import dist
 from ader.system.console import Console
-from ader.system.errors import UserError
 from ader.system.interrupt import Interrupt
-
-#: Keys of the group ``dataset`` that are not for the function that reads it.
-NOT_READERS = frozenset({"about", "label", "cache", "cache_above", "check_counts"})
 
 
 @dataclass(frozen=True)
@@ -158,49 +153,3 @@ def at_work(task: Task, force: bool) -> Iterator[None]:
 def metric_options(composed: Composed) -> MetricOptions:
     """The group ``metric``, checked."""
     return MetricOptions(**validated(MetricOptions, composed.values["metric"], where="metric"))
-
-
-def read_published(values: Mapping[str, Any]) -> Index:
-    """The samples of a configured dataset as its reader lists them: neither counted nor with joined splits.
-
-    Args:
-        values: the group ``dataset``.
-    """
-    return _read(values, counts=None, train_on=())
-
-
-def _read(values: Mapping[str, Any], **instead: Any) -> Index:
-    options = {key: value for key, value in values.items() if key not in NOT_READERS} | instead
-    return load_index(options.pop("name"), options.pop("root"), **options)
-
-
-def read_index(composed: Composed) -> Index:
-    """The samples of the configured dataset."""
-    values = composed.values["dataset"]
-    index = _read(values) if values["check_counts"] else _read(values, counts=None)
-    if not any(sample.split == TEST for sample in index):
-        raise UserError(f"dataset {index.name!r} at {index.root} has no test images: nothing could be evaluated")
-    return index
-
-
-def resolve_device(name: str, key: str = "trainer.device") -> torch.device:
-    """``auto``, ``cpu``, ``cuda`` or ``cuda:i`` as a device that is there; ``key`` is for messages.
-
-    Raises:
-        UserError: no such device.
-    """
-    kind, _, number = name.partition(":")
-    if name == "auto":
-        kind = "cuda" if torch.cuda.is_available() else "cpu"
-    if kind not in ("cpu", "cuda") or (":" in name and (kind == "cpu" or not number.isdigit())):
-        raise UserError(f"{key}={name!r} is not a device: choose from auto, cpu, cuda, cuda:0, cuda:1, ...")
-    if kind == "cpu":
-        return torch.device("cpu")
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if number and processes > 1:
-        raise UserError(f"{key}={name} is one GPU for {processes} processes: set {key}=cuda")
-    seen = torch.cuda.device_count()
-    if int(number or 0) >= seen or processes > max(1, seen):
-        wanted = f"{processes} processes need as many GPUs" if processes > 1 else f"{key}={name} is not there"
-        raise UserError(f"{wanted}: torch sees {seen} CUDA devices")
-    return torch.device("cuda", int(number or os.environ.get("LOCAL_RANK", "0")))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -14,8 +12,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ader.methods._base import Batch, Descent, Method, Stage, Tags, supervision_of
+from ader.system.device import synchronise
+from ader.system.memory import peak_memory, reset_peak
+from ader.system.precision import Precision
 from ader.training.loader import Order
-from ader.training.trainer import Precision, Trainer
+from ader.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -190,23 +191,3 @@ def _test(method: Method, size: int, batch_size: int, trainer: Trainer, steps: i
             method.predict(image_BCHW)
     synchronise(trainer.device)
     return peak_memory(trainer.device), batch_size * steps / (time.perf_counter() - began)
-
-
-def synchronise(device: torch.device) -> None:
-    """Waits for the device's queue, so that a clock reads what was done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def reset_peak(device: torch.device) -> None:
-    """Starts a new peak (only the CUDA allocator can)."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes: the CUDA allocator's peak, or the process's peak resident set."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -5,7 +5,6 @@ Shapes in names: B images, C channels, H height, W width.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import signal
@@ -28,6 +27,7 @@ from ader.data.sizes import Sizes
 from ader.methods._base import Array, Augment, Batch, Descent, Pass, Stage, Tags, supervision_of
 from ader.system import dist
 from ader.system.errors import UserError, some
+from ader.system.randomness import mix
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,6 @@ class Order:
         generator = torch.Generator().manual_seed(mix(self.seed, epoch))
         order: list[int] = torch.randperm(self.images, generator=generator).tolist()
         return order
-
-
-def mix(*parts: object) -> int:
-    """A 63-bit seed from any printable parts, the same on every machine."""
-    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def shard(count: int, rank: int, world: int) -> range:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +21,10 @@ from ader.system.console import Console
 from ader.system.errors import UserError
 from ader.system.files import write_atomic
 from ader.system.interrupt import Interrupt
-from ader.system.randomness import random_states, restore_random, seed_all
-from ader.training.loader import Order, mix, pass_batches
+from ader.system.precision import Precision, autocast, set_precision
+from ader.system.randomness import mix, random_states, restore_random, seed_all
+from ader.training.loader import Order, pass_batches
 from ader.training.losses import Losses
-
-Precision = Literal["fp32", "tf32", "bf16"]
 
 
 class TrainingData(Protocol):
@@ -372,14 +371,3 @@ class _Clock:
 
     def pace(self, batch_size: int, steps: int) -> str:
         return f"{batch_size * steps / max(1e-9, time.monotonic() - self.began):.1f} images/s"
-
-
-def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[None]:
-    """The context in which training and inference run a method."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-
-
-def set_precision(precision: Precision) -> None:
-    """TF32 on or off for matrix products and convolutions; bf16 is autocast's."""
-    torch.set_float32_matmul_precision("highest" if precision == "fp32" else "high")
-    torch.backends.cudnn.allow_tf32 = precision != "fp32"

@@ -17,12 +17,12 @@ from tests.running import Bench, terminate
 import ader.runs.observe
 import ader.runs.run
 from ader.data import load_index
+from ader.data.reading import read_index
 from ader.data.sizes import Sizes
 from ader.methods._base import Tags
 from ader.metrics import Evaluator
 from ader.results.record import read_table
 from ader.runs.observe import observe
-from ader.runs.task import read_index
 from ader.training.loader import Loader
 
 EDGES = [(40, 40), (27, 33), (36, 21)]  # heights and widths of the test images, in turn
@@ -309,7 +309,7 @@ def test_objects(bench, capsys, monkeypatch):
     assert "belongs to a group" not in out
 
     def grouped(composed):
-        index = read_index(composed)
+        index = read_index(composed.values["dataset"])
         samples = [dataclasses.replace(s, group=f"{s.defect}/{int(s.image[-5]) // 2}") for s in index]
         return dataclasses.replace(index, samples=tuple(samples))
 

@@ -21,10 +21,11 @@ from ader.methods._base import Batch
 from ader.methods.uniad import Attention, EncoderLayer, FeatureJitter, Transformer, UniAD, align, beyond_neighbours
 from ader.nets.backbone import BackboneOptions
 from ader.system.errors import UserError
+from ader.system.precision import autocast
 from ader.testing.subject import Subject, images, predict
 from ader.training.cost import count_macs, count_parameters
 from ader.training.loader import Loader
-from ader.training.trainer import Minimiser, Trainer, autocast
+from ader.training.trainer import Minimiser, Trainer
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 SMALL = {
