@@ -54,7 +54,7 @@ often used
   paths.data=DIR  paths.results=DIR  paths.weights=DIR
   --config-dir DIR              a folder with options of your own
 
-exit status: 0 done; 2 something for you to mend, said in one line; 1 anything else
+exit status: 0 done; 2 something for you to fix, said in one line; 1 anything else
 """
 
 

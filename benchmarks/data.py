@@ -5,7 +5,7 @@
     python -m benchmarks.data --json results/bench/data.json
 
 Beside them ADer's loader recipe on the same files: PIL decodes and converts to RGB, torchvision resizes, makes a float
-tensor and normalises it, all in worker processes of a DataLoader. All ways take turns, so that a disturbance of the
+tensor and normalizes it, all in worker processes of a DataLoader. All ways take turns, so that a disturbance of the
 machine hits all; the median of the rounds counts. Every way ends with a float batch on the device. Exit status 1: a
 cached batch differs from the decoded one.
 """
@@ -31,7 +31,7 @@ from torchvision import transforms
 
 from ader.data import Index, load_index
 from ader.data.image_cache import CachedImages, cache_images, needed_bytes, remove
-from ader.methods._base import Batch, Descent, Tags
+from ader.methods._base import Batch, Tags, TrainStage
 from ader.results import record
 from ader.training.loader import Loader
 
@@ -96,22 +96,22 @@ class Bench:
     def batches(self, cached: CachedImages | None) -> Iterable[Tensor]:
         """One epoch of this project's loader."""
         loader = Loader(self.index, self.size, self.device, 0, self.workers, Tags(), cached)
-        stage = Descent(
+        stage = TrainStage(
             name="bench",
             batch_size=BATCH,
-            step=lambda batch, minimise: {},
+            step=lambda batch, optimize: {},
             optimizers={},
             modules=[],
             epochs=1,
             drop_last=False,
         )
-        return (normalised(batch) for batch in loader.train(stage, 0, loader.order(stage).steps_per_epoch))
+        return (normalized(batch) for batch in loader.train(stage, 0, loader.order(stage).steps_per_epoch))
 
     def cache(self) -> CachedImages:
         return cache_images(self.files, self.size, self.folder, workers=self.workers)
 
 
-def normalised(batch: Batch) -> Tensor:
+def normalized(batch: Batch) -> Tensor:
     """On the device, as a backbone does it."""
     mean, std = (torch.tensor(values, device=batch.image_BCHW.device)[:, None, None] for values in (MEAN, STD))
     return (batch.image_BCHW - mean) / std

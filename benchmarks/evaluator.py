@@ -268,7 +268,7 @@ def sklearn(thresholds: int) -> Callable[[Data, Spec], Run]:
 
 
 def grid_maxima(map_NHW: Array, mask_NHW: Array) -> dict[str, float]:
-    """Largest F1 and IoU over 21 thresholds of the min-max-normalised maps (a favour: ADer sweeps once for each)."""
+    """Largest F1 and IoU over 21 thresholds of the min-max-normalized maps (a favor: ADer sweeps once for each)."""
     low, high = map_NHW.min(), map_NHW.max()
     normed_NHW = (map_NHW - low) / (high - low)
     f1, iou = 0.0, 0.0
@@ -281,7 +281,7 @@ def grid_maxima(map_NHW: Array, mask_NHW: Array) -> dict[str, float]:
 
 
 def slow_aupro(map_NHW: Array, mask_NHW: Array, thresholds: int, measure: Any) -> float:
-    """AUPRO as ADer's slow path takes it: equal steps of score, regions labelled anew at every step, FPR below 0.3
+    """AUPRO as ADer's slow path takes it: equal steps of score, regions labeled again at every step, FPR below 0.3
     stretched to [0, 1]."""
     low, high = float(map_NHW.min()), float(map_NHW.max())
     normal_NHW = mask_NHW == 0

@@ -81,7 +81,7 @@ def command(name: str, choice: argparse.Namespace) -> list[str]:
     """The words after ``ader``."""
     shots = f"setting.shots={choice.shots}"
     setting = {
-        "wrn_classifier": ["setting=labelled", f"setting.k={choice.shots}"],
+        "wrn_classifier": ["setting=labeled", f"setting.k={choice.shots}"],
         "segad": ["setting=supervised", "setting.source=test", shots, "setting.detector_share=0.5"],
     }.get(name, [])
     where = ["dataset=folder", f"dataset.root={choice.root}", f"paths.results={choice.results}"]

@@ -26,8 +26,8 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
-from ader.methods._base import Batch, Descent, Method, Stage
-from ader.training.trainer import Minimiser
+from ader.methods._base import Batch, Method, Stage, TrainStage
+from ader.training.trainer import Optimization
 
 #: Images are (SIZE, SIZE) pixels.
 SIZE = 256
@@ -123,14 +123,14 @@ def training_step(method: Method, image_BCHW: Tensor, stage: int = 0, **more: An
     stages = method.stages()
     for _ in range(stage + 1):
         chosen = next(stages)
-    assert isinstance(chosen, Descent)
+    assert isinstance(chosen, TrainStage)
     descent = chosen
-    minimise = Minimiser(descent, image_BCHW.device)
+    optimize = Optimization(descent, image_BCHW.device)
     batch = Batch(image_BCHW=image_BCHW, seed_B=torch.arange(len(image_BCHW)), **more)
     method.eval()
     for module in descent.modules:
         module.train()
-    return lambda: descent.step(batch, minimise)
+    return lambda: descent.step(batch, optimize)
 
 
 def largest(what: str, ours: Any, reference: Any) -> Difference:

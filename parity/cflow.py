@@ -35,7 +35,7 @@ class Reference:
         code: module that makes decoders and positional codes.
         ours: our method, whose weights the decoders get.
         encoder: the reference's.
-        encode: normalised images to the encoder's three maps.
+        encode: normalized images to the encoder's three maps.
     """
 
     def __init__(self, code: Any, ours: Any, encoder: nn.Module, encode: Callable[[Tensor], list[Tensor]]) -> None:
@@ -57,7 +57,7 @@ class Reference:
         """The encoder's maps."""
         self.encoder.eval()
         with torch.no_grad():
-            return [feature.detach() for feature in self.encode(self.ours.backbone.normalise(image_BCHW))]
+            return [feature.detach() for feature in self.encode(self.ours.backbone.normalize(image_BCHW))]
 
     def prepared(self, feature_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Vectors (E, C) and positional codes (E, P)."""
@@ -82,7 +82,7 @@ class Reference:
         for decoder, feature_BCHW in zip(self.decoders, self.features(image_BCHW), strict=True):
             vector_EC, code_EP = self.prepared(feature_BCHW)
             order_E = torch.randperm(len(vector_EC))
-            total, size = 0.0, self.ours.fibres
+            total, size = 0.0, self.ours.fibers
             for update in range(len(vector_EC) // size):
                 index_N = torch.arange(update * size, (update + 1) * size)
                 value_N = self.values(decoder, vector_EC[order_E[index_N]], code_EP[order_E[index_N]])
@@ -103,8 +103,8 @@ class Reference:
         for decoder, feature_BCHW in zip(self.decoders, self.features(image_BCHW), strict=True):
             vector_EC, code_EP = self.prepared(feature_BCHW)
             values: list[float] = []
-            for start in range(0, len(vector_EC), self.ours.fibres):
-                index_N = torch.arange(start, min(start + self.ours.fibres, len(vector_EC)))
+            for start in range(0, len(vector_EC), self.ours.fibers):
+                index_N = torch.arange(start, min(start + self.ours.fibers, len(vector_EC)))
                 values.extend(self.values(decoder, vector_EC[index_N], code_EP[index_N]).tolist())
             value_E = torch.tensor(values, dtype=torch.double)
             tops.append(value_E.max())
@@ -132,7 +132,7 @@ def identity_rotations() -> Iterator[None]:
 def copy_flows(flows: nn.ModuleList, decoders: nn.ModuleList) -> None:
     """Gives both sides the same weights, with global scales and offsets as after some training."""
     for mine, theirs in paired_blocks(flows, decoders):
-        torch.testing.assert_close(mine.scale_C, theirs.global_scale[0])  # initialised alike
+        torch.testing.assert_close(mine.scale_C, theirs.global_scale[0])  # initialized alike
         torch.testing.assert_close(mine.offset_C, theirs.global_offset[0])
         mine.scale_C += 0.3 * torch.randn_like(mine.scale_C)
         mine.offset_C += 0.1 * torch.randn_like(mine.offset_C)
@@ -216,8 +216,8 @@ def losses_and_gradients(reference: Reference, ours: Any, features: list[Tensor]
         reference.decoders.to(kind).zero_grad()
         losses, losses_ref = [], []
         for flow, decoder, feature_BCHW in zip(ours.flows, reference.decoders, features, strict=True):
-            vector_NC, code_NP = (part[: ours.fibres].to(kind) for part in reference.prepared(feature_BCHW))
-            mine = likelihood_per_dimension(flow, as_vectors(feature_BCHW.to(kind))[: ours.fibres], code_NP)
+            vector_NC, code_NP = (part[: ours.fibers].to(kind) for part in reference.prepared(feature_BCHW))
+            mine = likelihood_per_dimension(flow, as_vectors(feature_BCHW.to(kind))[: ours.fibers], code_NP)
             losses.append(-F.logsigmoid(mine).mean())
             losses_ref.append(-F.logsigmoid(reference.values(decoder, vector_NC, code_NP)).mean())
             torch.stack([losses[-1], losses_ref[-1]]).sum().backward()  # type: ignore[no-untyped-call]

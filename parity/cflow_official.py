@@ -40,8 +40,8 @@ def pair(upstreams: Path, batch: int) -> Pair:
     encoder.load_state_dict(ours.backbone.net.state_dict(), strict=False)
     encoder.requires_grad_(False)
 
-    def encode(normalised_BCHW: Tensor) -> list[Tensor]:
-        encoder(normalised_BCHW)
+    def encode(normalized_BCHW: Tensor) -> list[Tensor]:
+        encoder(normalized_BCHW)
         return [code.activation[layer] for layer in layers]
 
     return compared(Reference(code, ours, encoder, encode), ours, upstream, batch)

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ader.methods._base import Batch, Descent, build
+from ader.methods._base import Batch, TrainStage, build
 from ader.nets.synthesis.synthetic import Synthetic
-from ader.training.trainer import Minimiser
+from ader.training.trainer import Optimization
 from parity import (
     SIZE,
     Difference,
@@ -62,8 +62,8 @@ class Reference:
         net: the whole network.
         core: the part of it that is called ``DeSTSeg`` in both codes.
         losses: (spoiled image, clean image, mask (B, 1, H, W)) -> losses of the two phases, all that its trainer
-            computes in every step; images are normalised.
-        test: normalised images -> maps (B, H, W) and image scores.
+            computes in every step; images are normalized.
+        test: normalized images -> maps (B, H, W) and image scores.
         optimizers: of the two phases.
         clears: whether a step clears the gradients of both networks, or of the trained one only.
     """
@@ -122,8 +122,8 @@ def pair(upstreams: Path, batch: int) -> Pair:
         segmented, _, distances, small = net(spoiled, clean, mask)
         return csum(distances), l1(segmented, small) + focal(segmented, small)
 
-    def test(normalised: Tensor) -> tuple[Any, Any]:
-        segmented = net(normalised)[0]
+    def test(normalized: Tensor) -> tuple[Any, Any]:
+        segmented = net(normalized)[0]
         map_BHW = F.interpolate(segmented, size=SIZE, mode="bilinear", align_corners=False)[:, 0].cpu().numpy()
         torch.sort(segmented.flatten(1), dim=1, descending=True)[0][:, :100].mean(dim=1).cpu().numpy()  # not reported
         return map_BHW, map_BHW.max(axis=(1, 2))
@@ -164,7 +164,7 @@ def two_phases(ours: Any, reference: Reference, renamed: Mapping[str, str], upst
     @torch.no_grad()
     def test() -> tuple[Any, Any]:
         reference.net.eval()
-        return reference.test(ours.teacher.normalise(image_BCHW))
+        return reference.test(ours.teacher.normalize(image_BCHW))
 
     @torch.no_grad()
     def test_ours() -> Any:
@@ -195,7 +195,7 @@ def two_phases(ours: Any, reference: Reference, renamed: Mapping[str, str], upst
         for optimizer in reference.optimizers:
             optimizer.state.clear()  # its momentum is of another type
 
-    images = made._replace(image=ours.teacher.normalise(made.image), clean=ours.teacher.normalise(made.clean))
+    images = made._replace(image=ours.teacher.normalize(made.image), clean=ours.teacher.normalize(made.clean))
     phases = (0, 1, 1, 1, 1)
     steps = [training_step(ours, image_BCHW, stage) for stage in (0, 1)]
 
@@ -229,9 +229,9 @@ def spread_norms(net: nn.Module) -> None:
 def _features(ours: Any, core: Any, image_BCHW: Tensor) -> Iterator[Difference]:
     ours.eval()
     core.eval()
-    normalised_BCHW = ours.teacher.normalise(image_BCHW)
-    yield largest("teacher features", ours.teacher(image_BCHW), list(core.teacher_net(normalised_BCHW)))
-    yield largest("student features", ours.student(normalised_BCHW), list(core.student_net(normalised_BCHW)))
+    normalized_BCHW = ours.teacher.normalize(image_BCHW)
+    yield largest("teacher features", ours.teacher(image_BCHW), list(core.teacher_net(normalized_BCHW)))
+    yield largest("student features", ours.student(normalized_BCHW), list(core.student_net(normalized_BCHW)))
 
 
 def _phase(
@@ -249,21 +249,21 @@ def _phase(
         module.train()
     anomalies, ours.anomalies = ours.anomalies, Given(made)
     batch = Batch(image_BCHW=made.clean, seed_B=torch.arange(len(made.clean)))
-    losses = stage.step(batch, Minimiser(stage, made.clean.device))
+    losses = stage.step(batch, Optimization(stage, made.clean.device))
     ours.anomalies = anomalies
-    normalise = ours.teacher.normalise
+    normalize = ours.teacher.normalize
     reference.optimizers[phase].state.clear()
-    loss = reference.step(phase, made._replace(image=normalise(made.image), clean=normalise(made.clean)))
+    loss = reference.step(phase, made._replace(image=normalize(made.image), clean=normalize(made.clean)))
     yield largest(f"loss ({what})", torch.stack(list(losses.values())).sum(), loss)
     yield gradients(f"gradients ({what})", *weights)
     yield largest(f"weights after a step ({what})", *(list(side) for side in weights))
 
 
-def _stage(ours: Any, number: int) -> Descent:
+def _stage(ours: Any, number: int) -> TrainStage:
     stages = ours.stages()
     for _ in range(number):
         next(stages)
-    stage: Descent = next(stages)
+    stage: TrainStage = next(stages)
     return stage
 
 

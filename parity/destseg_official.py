@@ -36,8 +36,8 @@ def pair(upstreams: Path, batch: int) -> Pair:
         cosine = terms.cosine_similarity_loss(distances)
         return cosine, terms.focal_loss(segmented, mask, gamma=4) + terms.l1_loss(segmented, mask)
 
-    def test(normalised: Tensor) -> tuple[Any, Any]:
-        segmented, distance, _ = net(normalised)
+    def test(normalized: Tensor) -> tuple[Any, Any]:
+        segmented, distance, _ = net(normalized)
         maps = [F.interpolate(each, size=SIZE, mode="bilinear", align_corners=False) for each in (segmented, distance)]
         highest = [torch.sort(each.flatten(1), dim=1, descending=True)[0][:, :100].mean(dim=1) for each in maps]
         return maps[0][:, 0], highest[0]

@@ -80,7 +80,7 @@ def pair(upstreams: Path, batch: int) -> Pair:
     """ADer's networks and losses."""
     clone = upstreams / "ADer"
     net = import_ader(clone, "draem").DRAEM()
-    ours: Any = build("draem", anomalies=False, normalise="imagenet")
+    ours: Any = build("draem", anomalies=False, normalize="imagenet")
     with without_cuda():
         losses = _import_losses(clone)
         mse, ssim, focal = losses.L2Loss(), losses.SSIMLoss(), losses.FocalLoss()
@@ -94,12 +94,12 @@ def pair(upstreams: Path, batch: int) -> Pair:
         total: Tensor = mse(restored, clean) + ssim(restored, clean) + focal(maps, mask)
         return total
 
-    reference = Reference(net, loss, ours.normalise, predict)
+    reference = Reference(net, loss, ours.normalize, predict)
     return compared(ours, reference, commit("zhangzjn/ADer", clone), batch, "no anomalies on either side")
 
 
 def compared(ours: Any, reference: Reference, upstream: str, batch: int, note: str) -> Pair:
-    """Both references differ in little else than the optimiser's settings, which ours has."""
+    """Both references differ in little else than the optimizer's settings, which ours has."""
     image_BCHW = torch.rand(batch, 3, SIZE, SIZE)
     copy_weights(ours, reference.net, RENAMED)
 
@@ -161,15 +161,15 @@ def _example(batch: int, kind: torch.dtype) -> Synthetic:
     return Synthetic(torch.where(mask_BHW[:, None] > 0, other_BCHW, clean_BCHW), clean_BCHW, mask_BHW)
 
 
-def _training(ours: Any, reference: Reference, spoilt: Synthetic) -> Iterator[Difference]:
-    name = str(spoilt.mask.dtype).removeprefix("torch.")
-    net = reference.net.to(spoilt.mask.dtype)
+def _training(ours: Any, reference: Reference, spoiled: Synthetic) -> Iterator[Difference]:
+    name = str(spoiled.mask.dtype).removeprefix("torch.")
+    net = reference.net.to(spoiled.mask.dtype)
     for part in (ours, net):
         part.train()
         part.zero_grad()
-    loss = torch.stack(list(ours.losses(spoilt).values())).sum()
-    restored_BCHW, map_B2HW = net(reference.prepared(spoilt.image))
-    loss_ref = reference.loss(restored_BCHW, map_B2HW, reference.prepared(spoilt.clean), spoilt.mask[:, None])
+    loss = torch.stack(list(ours.losses(spoiled).values())).sum()
+    restored_BCHW, map_B2HW = net(reference.prepared(spoiled.image))
+    loss_ref = reference.loss(restored_BCHW, map_B2HW, reference.prepared(spoiled.clean), spoiled.mask[:, None])
     loss.backward()  # type: ignore[no-untyped-call]
     loss_ref.backward()  # type: ignore[no-untyped-call]
     yield largest(f"loss ({name})", loss, loss_ref)

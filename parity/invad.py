@@ -44,7 +44,7 @@ def beside_ader(name: str, backbone: str, upstreams: Path, batch: int) -> Pair:
     optimizer = torch.optim.Adam(trained, lr=ours.lr, betas=ours.betas)
 
     def forward(kind: torch.dtype = torch.float32) -> tuple[list[Tensor], list[Tensor]]:
-        features: tuple[list[Tensor], list[Tensor]] = reference(ours.encoder.normalise(image_BCHW.to(kind)))
+        features: tuple[list[Tensor], list[Tensor]] = reference(ours.encoder.normalize(image_BCHW.to(kind)))
         return features
 
     def train() -> None:

@@ -44,9 +44,9 @@ def pair(upstreams: Path, batch: int) -> Pair:
     state = network.state_dict()
     ours.backbone.net.load_state_dict({name: state[name] for name in ours.backbone.net.state_dict()})
     train_BCHW, test_BCHW = torch.rand(TRAINING, 3, SIZE, SIZE), torch.rand(batch, 3, SIZE, SIZE)
-    normalise = ours.backbone.normalise
+    normalize = ours.backbone.normalize
     with torch.no_grad():
-        feature_ND = torch.from_numpy(np.asarray(reference._embed(normalise(train_BCHW))))
+        feature_ND = torch.from_numpy(np.asarray(reference._embed(normalize(train_BCHW))))
         patch_ND = ours(train_BCHW).flatten(0, 2)
     chooser = sampler.ApproximateGreedyCoresetSampler(0.1, device, dimension_to_project_features_to=1024)
 
@@ -66,7 +66,7 @@ def pair(upstreams: Path, batch: int) -> Pair:
 
     @torch.no_grad()
     def test() -> Any:
-        return reference._predict(normalise(test_BCHW))
+        return reference._predict(normalize(test_BCHW))
 
     @torch.no_grad()
     def test_ours() -> Any:

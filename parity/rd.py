@@ -49,7 +49,7 @@ def pair(upstreams: Path, batch: int) -> Pair:
     reference = code.RD(ours.teacher.net, code.de_wide_resnet50_2())
     copy_weights(ours, reference, RENAMED, INNER)
     upstream = commit("zhangzjn/ADer", upstreams / "ADer")
-    return distillation(ours, reference, lambda normalised: reference(normalised), RENAMED, upstream, batch)
+    return distillation(ours, reference, lambda normalized: reference(normalized), RENAMED, upstream, batch)
 
 
 def distillation(
@@ -60,14 +60,14 @@ def distillation(
     upstream: str,
     batch: int,
 ) -> Pair:
-    """Both codes share loss and map; ``forward`` is the reference's, from normalised images to both pyramids."""
+    """Both codes share loss and map; ``forward`` is the reference's, from normalized images to both pyramids."""
     image_BCHW = torch.rand(batch, 3, SIZE, SIZE)
     trained = [weight for weight in reference.parameters() if weight.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=ours.lr, betas=ours.betas)
 
     def train() -> None:
         reference.train()
-        loss = reference_loss(*forward(ours.teacher.normalise(image_BCHW)))
+        loss = reference_loss(*forward(ours.teacher.normalize(image_BCHW)))
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(trained, ours.clip)
@@ -76,7 +76,7 @@ def distillation(
     @torch.no_grad()
     def test() -> tuple[Any, Any]:
         reference.eval()
-        map_BHW = reference_map(*forward(ours.teacher.normalise(image_BCHW)))
+        map_BHW = reference_map(*forward(ours.teacher.normalize(image_BCHW)))
         return map_BHW, map_BHW.reshape(batch, -1).max(axis=1)
 
     @torch.no_grad()
@@ -90,7 +90,7 @@ def distillation(
         with torch.no_grad():
             (teacher, student), (teacher_ref, student_ref) = (
                 ours(image_BCHW),
-                forward(ours.teacher.normalise(image_BCHW)),
+                forward(ours.teacher.normalize(image_BCHW)),
             )
         yield largest("teacher features", teacher, teacher_ref)
         yield largest("student features", student, student_ref)
@@ -101,10 +101,10 @@ def distillation(
         for kind in (torch.float32, torch.float64):
             ours.to(kind).train()
             reference.to(kind).train()
-            normalised = ours.teacher.normalise(image_BCHW.to(kind))
+            normalized = ours.teacher.normalize(image_BCHW.to(kind))
             ours.zero_grad()
             reference.zero_grad()
-            loss, loss_ref = flat_cosine_loss(*ours(image_BCHW.to(kind))), reference_loss(*forward(normalised))
+            loss, loss_ref = flat_cosine_loss(*ours(image_BCHW.to(kind))), reference_loss(*forward(normalized))
             loss.backward()  # type: ignore[no-untyped-call]
             loss_ref.backward()  # type: ignore[no-untyped-call]
             name = str(kind).removeprefix("torch.")

@@ -40,10 +40,10 @@ def pair(upstreams: Path, batch: int) -> Pair:
     encoder.load_state_dict(ours.teacher.net.state_dict(), strict=False)
     copy_weights(ours, reference, RENAMED, INNER)
 
-    def forward(normalised: Tensor) -> Features:
+    def forward(normalized: Tensor) -> Features:
         encoder.eval()
         with torch.no_grad():
-            teacher = encoder(normalised)
+            teacher = encoder(normalized)
         return teacher, decoder(bottleneck(teacher))
 
     return distillation(ours, reference, forward, RENAMED, upstream, batch)

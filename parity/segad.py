@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ader.methods._base import Batch, Method, Pass, Prediction, build
+from ader.methods._base import Batch, FitPass, Method, Prediction, build
 from ader.methods.segad import LABELS
 from parity import SIZE, Difference, Pair, commit, largest
 
@@ -43,7 +43,7 @@ def pair(upstreams: Path, batch: int) -> Pair:
 
     def train_ours() -> None:
         stage = next(iter(ours.stages()))
-        assert isinstance(stage, Pass)
+        assert isinstance(stage, FitPass)
         torch.manual_seed(reference.torch_seed)
         for first in range(0, TRAINED, ours.batch_size):
             part = slice(first, min(first + ours.batch_size, TRAINED))

@@ -53,16 +53,16 @@ def pair(upstreams: Path, batch: int) -> Pair:
     copy_weights(ours, inner, RENAMED)
     image_BCHW = torch.rand(batch, 3, SIZE, SIZE)
 
-    def loss_of(normalised: Tensor) -> Tensor:
+    def loss_of(normalized: Tensor) -> Tensor:
         reference.train()
-        real, fake = reference(normalised)
+        real, fake = reference(normalized)
         return torch.as_tensor(real + fake)
 
     def trainer() -> Run:
         optimizers = _optimizers(inner)
 
         def train() -> None:
-            loss = loss_of(ours.backbone.normalise(image_BCHW))
+            loss = loss_of(ours.backbone.normalize(image_BCHW))
             for number, (optimizer, part) in enumerate(optimizers):
                 optimizer.zero_grad()
                 loss.backward(retain_graph=number == 0)  # type: ignore[no-untyped-call]
@@ -74,7 +74,7 @@ def pair(upstreams: Path, batch: int) -> Pair:
 
     @torch.no_grad()
     def test() -> tuple[Any, Any]:
-        _, maps = inner.predict({"img": ours.backbone.normalise(image_BCHW)})
+        _, maps = inner.predict({"img": ours.backbone.normalize(image_BCHW)})
         return maps.reshape(batch, -1).max(axis=1), maps
 
     @torch.no_grad()
@@ -115,12 +115,12 @@ def comparison(
         ours: our method.
         inner: the reference's network, with ``_embed``, ``pre_projection`` and ``discriminator``.
         image_BCHW: RGB in [0, 1].
-        loss_of: the reference's loss of normalised images.
+        loss_of: the reference's loss of normalized images.
         trainers: makes a training step of each, with new optimizers.
     """
-    normalise = ours.backbone.normalise
+    normalize = ours.backbone.normalize
     with torch.no_grad():
-        patch_ND, _ = inner._embed(normalise(image_BCHW))
+        patch_ND, _ = inner._embed(normalize(image_BCHW))
         yield largest("patch features", ours._patches(image_BCHW).flatten(0, 2), patch_ND)
     noise_ND = torch.randn(patch_ND.shape, dtype=torch.float64)
     mine, theirs = paired_parameters(ours, inner, RENAMED)
@@ -133,7 +133,7 @@ def comparison(
         with same_noise(noise_ND.to(kind)), patch.object(torch, "float", kind):  # it turns images into torch.float
             real_N, fake_N = ours(image_BCHW.to(kind))
             loss = hinge_loss(real_N, fake_N, ours.margin)
-            reference = loss_of(normalise(image_BCHW.to(kind)))
+            reference = loss_of(normalize(image_BCHW.to(kind)))
             ours.zero_grad()
             inner.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]

@@ -70,11 +70,11 @@ def pair(upstreams: Path, batch: int) -> Pair:
     mine, theirs = paired_parameters(ours, reference, RENAMED)
 
     def train() -> None:
-        reference._train_discriminator([{"image": ours.backbone.normalise(image_BCHW)}])
+        reference._train_discriminator([{"image": ours.backbone.normalize(image_BCHW)}])
 
     @torch.no_grad()
     def test() -> tuple[Any, Any]:
-        scores, maps, _ = reference._predict(ours.backbone.normalise(image_BCHW))
+        scores, maps, _ = reference._predict(ours.backbone.normalize(image_BCHW))
         return np.stack(scores), np.stack(maps)
 
     @torch.no_grad()
@@ -84,7 +84,7 @@ def pair(upstreams: Path, batch: int) -> Pair:
 
     def differences() -> Iterator[Difference]:
         with torch.no_grad():
-            patch_ND, _ = reference._embed(ours.backbone.normalise(image_BCHW))
+            patch_ND, _ = reference._embed(ours.backbone.normalize(image_BCHW))
             yield largest("patch features", ours._patches(image_BCHW).flatten(0, 2), patch_ND)
         noise_ND = torch.randn(patch_ND.shape, dtype=torch.float64)
         for kind, steps in ((torch.float32, 1), (torch.float64, 3)):

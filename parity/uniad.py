@@ -27,7 +27,7 @@ from parity import (
     training_step,
 )
 
-#: Of an image (normalised): the backbone's maps, the aligned ones, the restored ones, and the anomaly map (B, 1, H, W).
+#: Of an image (normalized): the backbone's maps, the aligned ones, the restored ones, and the anomaly map (B, 1, H, W).
 Forward = Callable[[Tensor], tuple[Sequence[Tensor], Tensor, Tensor, Tensor]]
 
 INNER = {
@@ -77,12 +77,12 @@ def pair(upstreams: Path, batch: int) -> Pair:
     copy_weights(ours, reference, {**renamed("net_ad"), "backbone.net": "net_backbone"}, INNER)
     reference.eval()  # freezes the backbone
 
-    def forward(normalised: Tensor) -> tuple[Sequence[Tensor], Tensor, Tensor, Tensor]:
+    def forward(normalized: Tensor) -> tuple[Sequence[Tensor], Tensor, Tensor, Tensor]:
         with no_cuda():
-            return [], *reference(normalised)
+            return [], *reference(normalized)
 
-    def parts(normalised: Tensor) -> tuple[Sequence[Tensor], Tensor, Tensor, Tensor]:
-        return reference.net_backbone(normalised), *forward(normalised)[1:]
+    def parts(normalized: Tensor) -> tuple[Sequence[Tensor], Tensor, Tensor, Tensor]:
+        return reference.net_backbone(normalized), *forward(normalized)[1:]
 
     vectors = [weight for weight in reference.parameters() if weight.requires_grad and weight.ndim == 1]
     matrices = [weight for weight in reference.parameters() if weight.requires_grad and weight.ndim > 1]
@@ -108,7 +108,7 @@ def settle(ours: Any) -> None:
         part.momentum = 1.0
     net.train()
     with torch.no_grad():
-        net(ours.backbone.normalise(torch.rand(8, 3, SIZE, SIZE)))
+        net(ours.backbone.normalize(torch.rand(8, 3, SIZE, SIZE)))
     net.eval()
 
 
@@ -143,13 +143,13 @@ def restoration(
         batch: images.
     """
     image_BCHW = torch.rand(batch, 3, SIZE, SIZE)
-    normalised = ours.backbone.normalise(image_BCHW)
+    normalized = ours.backbone.normalize(image_BCHW)
     trained = [weight for group in optimizer.param_groups for weight in group["params"]]
     step = training_step(ours, image_BCHW)
 
     def train() -> None:
         reference.train()
-        _, aligned, restored, _ = forward(normalised)
+        _, aligned, restored, _ = forward(normalized)
         loss = F.mse_loss(aligned, restored)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -164,7 +164,7 @@ def restoration(
     @torch.no_grad()
     def test() -> tuple[Any, Any]:
         reference.eval()
-        _, aligned, restored, map_B1HW = forward(normalised)
+        _, aligned, restored, map_B1HW = forward(normalized)
         F.mse_loss(aligned, restored)  # logged there
         maps = map_B1HW.cpu().numpy()
         pooled = F.avg_pool2d(torch.tensor(maps), 16, stride=1).numpy()
@@ -179,7 +179,7 @@ def restoration(
         ours.eval()
         reference.eval()
         with torch.no_grad():
-            maps, aligned, restored, _ = parts(normalised)
+            maps, aligned, restored, _ = parts(normalized)
             yield largest("backbone features", ours.backbone(image_BCHW), list(maps))
             own, own_restored = ours(image_BCHW)
         yield largest("aligned features", own, _tokens(aligned))
@@ -210,7 +210,7 @@ def restoration(
             mock.patch.object(transformer, "generate_mask", lambda *sizes: mask(*sizes).to(kind)),
         ):
             own, own_restored = ours(image_BCHW.to(kind))
-            _, aligned, restored, _ = forward(ours.backbone.normalise(image_BCHW.to(kind)))
+            _, aligned, restored, _ = forward(ours.backbone.normalize(image_BCHW.to(kind)))
         loss, loss_ref = F.mse_loss(own_restored, own), F.mse_loss(aligned, restored)
         loss.backward()  # type: ignore[no-untyped-call]
         loss_ref.backward()  # type: ignore[no-untyped-call]

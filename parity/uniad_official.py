@@ -1,4 +1,4 @@
-"""UniAD beside the official code (clone: ``UniAD``; package: ``einops``): its own EfficientNet, 7x7 neighbours.
+"""UniAD beside the official code (clone: ``UniAD``; package: ``einops``): its own EfficientNet, 7x7 neighbors.
 
 The official EfficientNet fixes its paddings for images of 380 pixels, whatever their size. At 256 (and at 224) one
 convolution, the first of stride 8, is then padded by (2, 2) instead of (1, 2): the two coarser feature maps are those
@@ -58,9 +58,9 @@ def pair(upstreams: Path, batch: int) -> Pair:
     copy_weights(ours, reference, {**renamed("reconstruction"), **_backbone_names(ours.backbone.net)}, INNER)
     reference.eval()  # freezes the backbone
 
-    def forward(normalised: Tensor) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
+    def forward(normalized: Tensor) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
         with no_cuda():
-            output = reference({"image": normalised})
+            output = reference({"image": normalized})
         return output["features"], output["feature_align"], output["feature_rec"], output["pred"]
 
     base = restoration(
@@ -80,7 +80,7 @@ def pair(upstreams: Path, batch: int) -> Pair:
     def differences() -> Iterator[Difference]:
         image_BCHW = torch.rand(batch, 3, SIZE, SIZE)
         with torch.no_grad():
-            maps = reference.eval().backbone({"image": ours.backbone.normalise(image_BCHW)})["features"]
+            maps = reference.eval().backbone({"image": ours.backbone.normalize(image_BCHW)})["features"]
             yield largest("backbone features, padded for 380", ours.backbone(image_BCHW), maps)
         reference.backbone._blocks[MOVED]._depthwise_conv.static_padding = nn.ZeroPad2d(PADDING)
         yield from base.differences()

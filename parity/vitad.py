@@ -71,13 +71,13 @@ def _pair(ours: Any, reference: Any, upstream: str, batch: int) -> Pair:
     image_BCHW = torch.rand(batch, 3, SIZE, SIZE)
     optimizer = _optimizer(reference, ours.lr, ours.betas, ours.weight_decay)
 
-    def normalised(kind: torch.dtype = torch.float32) -> Tensor:
-        tensor: Tensor = ours.teacher.vit.normalise(image_BCHW.to(kind))
+    def normalized(kind: torch.dtype = torch.float32) -> Tensor:
+        tensor: Tensor = ours.teacher.vit.normalize(image_BCHW.to(kind))
         return tensor
 
     def train() -> None:
         reference.train()
-        loss = reference_loss(*reference(normalised()))
+        loss = reference_loss(*reference(normalized()))
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(reference.parameters(), ours.clip)
@@ -87,7 +87,7 @@ def _pair(ours: Any, reference: Any, upstream: str, batch: int) -> Pair:
     @torch.no_grad()
     def test() -> tuple[Any, Any]:
         reference.eval()
-        features = reference(normalised())
+        features = reference(normalized())
         reference_loss(*features).clone().detach().item()
         map_BHW = reference_map(*features)
         pooled = F.avg_pool2d(torch.tensor(map_BHW).unsqueeze(1), [16, 16], stride=1).numpy().squeeze(1)
@@ -103,7 +103,7 @@ def _pair(ours: Any, reference: Any, upstream: str, batch: int) -> Pair:
         reference.eval()
         with torch.no_grad():
             teacher, student = ours(image_BCHW)
-            teacher_ref, student_ref = (_tokens(features) for features in reference(normalised()))
+            teacher_ref, student_ref = (_tokens(features) for features in reference(normalized()))
         yield largest("teacher features", teacher, teacher_ref)
         yield largest("student features", student, student_ref)
         map_ref, score_ref = test()
@@ -115,7 +115,7 @@ def _pair(ours: Any, reference: Any, upstream: str, batch: int) -> Pair:
             reference.to(kind)
             ours.zero_grad()
             reference.zero_grad()
-            loss, loss_ref = flat_cosine_loss(*ours(image_BCHW.to(kind))), reference_loss(*reference(normalised(kind)))
+            loss, loss_ref = flat_cosine_loss(*ours(image_BCHW.to(kind))), reference_loss(*reference(normalized(kind)))
             loss.backward()  # type: ignore[no-untyped-call]
             loss_ref.backward()  # type: ignore[no-untyped-call]
             mine, theirs = paired_parameters(ours, reference, RENAMED)

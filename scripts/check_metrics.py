@@ -103,8 +103,8 @@ def aupro(maps: Array, masks: Array, limit: float = 0.3) -> float:
     """Region by region: share of each region at or above every threshold, against the share of normal pixels."""
     regions = []
     for each, mask in zip(maps, masks, strict=True):
-        labelled, count = label_regions(mask, structure=np.ones((3, 3)))
-        regions += [np.sort(each[labelled == number]) for number in range(1, count + 1)]
+        labeled, count = label_regions(mask, structure=np.ones((3, 3)))
+        regions += [np.sort(each[labeled == number]) for number in range(1, count + 1)]
     normal = np.sort(maps[~masks])
     keep = normal[int((1 - limit) * len(normal)) - 2 :]  # thresholds below these have a larger FPR
     inside = np.concatenate(regions)

@@ -65,7 +65,7 @@ PROTOCOLS = {
         unseen=("bad_unseen_defects",),
     ),
     "visa": Protocol("visa", {"VisA": "segad_visa"}, TEN, detector_seed=TEN[0]),
-    "folder": Protocol("folder", {"labelled": "segad_mvtec"}, (0, 1, 2, 3, 4), detector_seed=0),
+    "folder": Protocol("folder", {"labeled": "segad_mvtec"}, (0, 1, 2, 3, 4), detector_seed=0),
     "mvtec": Protocol("mvtec", {"MVTec AD": "segad_mvtec"}, TEN, detector_seed=TEN[0]),
 }
 

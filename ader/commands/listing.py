@@ -52,7 +52,7 @@ def _datasets() -> Iterator[tuple[str, ...]]:
             name,
             str(len(about.get("categories") or "") or ""),
             f"{images:,}" if images else "",
-            about.get("licence") or "",
+            about.get("license") or "",
             str(about.get("title") or ""),
         )
 
@@ -78,7 +78,7 @@ def _comments(group: str) -> Callable[[], Iterator[tuple[str, ...]]]:
 
 KINDS: dict[str, tuple[tuple[str, ...], Callable[[], Iterator[tuple[str, ...]]]]] = {
     "methods": (("method", "gives", "trains on", "paper", "other recipes"), _methods),
-    "datasets": (("dataset", "categories", "images", "licence", "title"), _datasets),
+    "datasets": (("dataset", "categories", "images", "license", "title"), _datasets),
     "metrics": (("metric", "heading", "meaning"), _metrics),
     "settings": (("setting", "meaning"), _comments("setting")),
     "trainers": (("trainer", "meaning"), _comments("trainer")),

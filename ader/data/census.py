@@ -24,8 +24,8 @@ def census(index: Index) -> str:
 
 def _training(split: str, samples: Sequence[Sample]) -> str:
     """How many images a part of the training data has, and how many are not what normal training images are."""
-    labelled = sum(sample.label for sample in samples)
+    labeled = sum(sample.label for sample in samples)
     wrong = sum(not sample.label and sample.defect != "good" for sample in samples)
-    notes = [f"{labelled} defective"] * bool(labelled) + [f"{wrong} defective but said to be normal"] * bool(wrong)
+    notes = [f"{labeled} defective"] * bool(labeled) + [f"{wrong} defective but said to be normal"] * bool(wrong)
     name = "training" if split == TRAIN else split
     return f"{len(samples)} {name}" + (f" ({', '.join(notes)})" if notes else "")

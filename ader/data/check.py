@@ -144,7 +144,7 @@ def _fail(index: Index, cache: Path, problems: list[str]) -> None:
     raise UserError(
         f"dataset {index.name!r} at {index.root}: {len(problems)} bad file{'s' * (len(problems) > 1)}: "
         f"{'; '.join(problems[:SHOWN])}{'; ...' * (len(problems) > SHOWN)}: "
-        f"mend or remove them (full list: {report})"
+        f"fix or remove them (full list: {report})"
     )
 
 

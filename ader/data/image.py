@@ -35,7 +35,7 @@ class BadImageError(UserError):
 def read_image(path: Path, content: bytes | None = None) -> Image.Image:
     """Decodes an image to mode RGB at its own size.
 
-    Grey becomes three equal channels, 16-bit values keep their high byte (as Pillow does for 16-bit RGB),
+    Gray becomes three equal channels, 16-bit values keep their high byte (as Pillow does for 16-bit RGB),
     alpha and palette transparency are dropped.
 
     Args:
@@ -48,13 +48,13 @@ def read_image(path: Path, content: bytes | None = None) -> Image.Image:
     image = _decode(path, content)
     if image.mode.startswith("I"):
         return Image.fromarray(_to_8_bit(image)).convert("RGB")
-    return _colours(image, path)
+    return _colors(image, path)
 
 
 def read_mask(path: Path) -> Image.Image:
-    """Decodes a mask to mode L at its own size: 255 where any colour channel is above 0, else 0.
+    """Decodes a mask to mode L at its own size: 255 where any color channel is above 0, else 0.
 
-    Alpha is ignored (an opaque alpha would mark the whole image); palette masks are judged by their colours.
+    Alpha is ignored (an opaque alpha would mark the whole image); palette masks are judged by their colors.
 
     Raises:
         BadImageError: as for ``read_image``.
@@ -62,7 +62,7 @@ def read_mask(path: Path) -> Image.Image:
     image = _decode(path)
     if image.mode.startswith("I"):  # 16-bit masks hold small class ids: their high byte would be 0
         return Image.fromarray((np.asarray(image) > 0).astype(np.uint8) * np.uint8(255))
-    brightest = image if image.mode == "L" else reduce(ImageChops.lighter, _colours(image, path).split())
+    brightest = image if image.mode == "L" else reduce(ImageChops.lighter, _colors(image, path).split())
     return brightest.point([0, *[255] * 255])
 
 
@@ -110,7 +110,7 @@ def resize(image: Image.Image, height: int, width: int) -> Image.Image:
 def pick(values_HW: U8, height: int, width: int) -> U8:
     """Resize to the nearest pixel as OpenCV and ADEval count it: output pixel i takes input pixel floor(i * in / out).
 
-    Pillow's ``NEAREST`` counts from the pixels' centres instead.
+    Pillow's ``NEAREST`` counts from the pixels' centers instead.
     """
     rows = np.arange(height) * values_HW.shape[0] // height
     columns = np.arange(width) * values_HW.shape[1] // width
@@ -201,18 +201,18 @@ def _refuse_unknown_range(image: Image.Image, path: Path) -> None:
 
 
 def _to_8_bit(image: Image.Image) -> U8:
-    """High byte of a 16-bit grey image (H, W); Pillow's own conversion clips at 255 instead."""
+    """High byte of a 16-bit gray image (H, W); Pillow's own conversion clips at 255 instead."""
     return (np.asarray(image) >> 8).astype(np.uint8)
 
 
-def _colours(image: Image.Image, path: Path) -> Image.Image:
+def _colors(image: Image.Image, path: Path) -> Image.Image:
     """Mode RGB with alpha and transparency dropped."""
-    image.info.pop("transparency", None)  # else Pillow warns, or maps the transparent colour
+    image.info.pop("transparency", None)  # else Pillow warns, or maps the transparent color
     try:
         converted: Image.Image = image.convert("RGB")
         return converted
     except (ValueError, OSError) as error:
-        raise BadImageError(path, f"has colour mode {image.mode}: convert it to RGB") from error
+        raise BadImageError(path, f"has color mode {image.mode}: convert it to RGB") from error
 
 
 def _by(image: Image.Image) -> str:

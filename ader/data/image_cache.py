@@ -109,7 +109,7 @@ class CachedImages:
             rest, place = rest[count:], place + count
 
     def _open(self) -> FileIO:
-        """The file of rows, if they are still the same: the cache may have been removed and filled anew."""
+        """The file of rows, if they are still the same: the cache may have been removed and filled again."""
         needed = max(self._rows.values(), default=-1) + 1
         try:
             file = FileIO(self.folder / "rows.u8")
@@ -416,7 +416,7 @@ def _write(file: FileIO, content: bytes, place: int) -> None:
 
 @contextmanager
 def _explained(folder: Path, needed: int) -> Iterator[None]:
-    """Failures of the disk as the user's to mend."""
+    """Failures of the disk as the user's to fix."""
     try:
         yield
     except OSError as error:

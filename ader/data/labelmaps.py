@@ -1,6 +1,6 @@
 """Integer maps that belong to images: which segment, part or class each pixel is of.
 
-A map is a PNG (grey or palette: the pixel's number counts, not its colour) or an array in .npy or .npz, in any case
+A map is a PNG (gray or palette: the pixel's number counts, not its color) or an array in .npy or .npz, in any case
 two-dimensional with numbers from 0. A folder has one for every image: under the image's own path relative to the
 dataset, with the ending of the map.
 
@@ -51,7 +51,7 @@ def read_label_map(path: Path) -> Labels:
 
 
 def resized(label_HW: Labels, size: int) -> Labels:
-    """To (size, size): each pixel takes the label at its centre."""
+    """To (size, size): each pixel takes the label at its center."""
     rows, columns = (((2 * np.arange(size) + 1) * side) // (2 * size) for side in label_HW.shape)
     taken: Labels = label_HW[rows[:, None], columns]
     return taken
@@ -107,7 +107,7 @@ def _pixels(path: Path) -> npt.NDArray[Any]:
     try:
         with Image.open(path) as image:
             if image.mode not in ("1", "L", "P", "I", "I;16"):
-                raise UserError(f"{path} is a colour image ({image.mode}): a label map has one number for each pixel")
+                raise UserError(f"{path} is a color image ({image.mode}): a label map has one number for each pixel")
             return np.array(image)
     except UserError:
         raise

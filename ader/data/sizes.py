@@ -27,7 +27,7 @@ class Sizes:
     Attributes:
         size: ``"input"``: maps stay as they are and masks are resized to them (ADer). ``"original"``: maps are resized
             to the masks, which stay as they are (ADEval). A number: both are resized to a square of that side.
-        map_interpolation: ``"bilinear"`` as OpenCV's INTER_LINEAR: half-pixel centres, no antialiasing; ``"nearest"``.
+        map_interpolation: ``"bilinear"`` as OpenCV's INTER_LINEAR: half-pixel centers, no antialiasing; ``"nearest"``.
         mask_interpolation: see ``load_mask``.
     """
 

@@ -204,5 +204,5 @@ def inside(path: str, where: str) -> str:
     """
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if not parts or ".." in parts or re.match("/|[A-Za-z]:", path) or "\\" in path or "\0" in path:
-        raise UserError(f"{where}: {path!r} is no path below the dataset's folder, with / between its parts: mend it")
+        raise UserError(f"{where}: {path!r} is no path below the dataset's folder, with / between its parts: fix it")
     return "/".join(parts)

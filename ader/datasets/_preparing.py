@@ -88,7 +88,7 @@ def keep_or_write(path: Path, content: bytes) -> None:
 
 
 def png(pixels: npt.NDArray[np.uint8]) -> bytes:
-    """Grey (H, W) or RGB (H, W, 3) as a PNG file; the same pixels give the same bytes."""
+    """Gray (H, W) or RGB (H, W, 3) as a PNG file; the same pixels give the same bytes."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=6)
     return buffer.getvalue()

@@ -1,7 +1,7 @@
 """AeBAD-S: blades of aero engines, single images, tested under four conditions.
 
 Paper: Zhang et al., "Industrial Anomaly Detection with Domain Shift: A Real-world Dataset and Masked Multi-scale
-Reconstruction", arXiv 2304.02216. Licence: CC BY 4.0. Layout::
+Reconstruction", arXiv 2304.02216. License: CC BY 4.0. Layout::
 
     AeBAD_S/train/good/{background,illumination,view}/*.png
            /test/{good,ablation,breakdown,fracture,groove}/{same,background,illumination,view}/*.png
@@ -10,7 +10,7 @@ Reconstruction", arXiv 2304.02216. Licence: CC BY 4.0. Layout::
 The test is evaluated for each condition apart, its good images against its defects: the conditions are the categories
 here. ``same`` has test images only. The training folders bear the names of the other three, and yet hold other
 backgrounds, lights and views than their tests: all of them are to train one model (``setting=multi_class``). The
-authors' code counts an image as good whose mask a centre crop has emptied; here the folder decides.
+authors' code counts an image as good whose mask a center crop has emptied; here the folder decides.
 """
 
 from __future__ import annotations

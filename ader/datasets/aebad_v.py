@@ -1,7 +1,7 @@
 """AeBAD-V: frames of videos of turning blades of aero engines.
 
 Paper: Zhang et al., "Industrial Anomaly Detection with Domain Shift: A Real-world Dataset and Masked Multi-scale
-Reconstruction", arXiv 2304.02216. Licence: CC BY 4.0. There are no masks. Layout::
+Reconstruction", arXiv 2304.02216. License: CC BY 4.0. There are no masks. Layout::
 
     AeBAD_V/train/good/{video1_train,video2_train,video3_train}/*.jpg
            /test/{video1,video2,video3}/{good,anomaly}/*.jpg

@@ -1,7 +1,7 @@
 """BTAD, beanTech Anomaly Detection: 3 products.
 
 Paper: Mishra et al., "VT-ADL: A Vision Transformer Network for Image Anomaly Detection and Localization", ISIE 2021.
-Licence: not settled, see the dataset's YAML. Layout of MVTec AD with other names::
+License: not settled, see the dataset's YAML. Layout of MVTec AD with other names::
 
     BTech_Dataset_transformed/<01, 02 or 03>/train/ok/0000.<bmp or png>
                                             /test/{ok,ko}/0000.<bmp or png>

@@ -1,7 +1,7 @@
 """CIFAR-10 as anomaly detection: some of its ten classes are normal, the others anomalous; no masks.
 
 Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009; protocols of ADer and InvAD
-(``ader.datasets._class_splits``). Licence: not stated by the authors. Images: RGB, 32x32. The archive holds pickled
+(``ader.datasets._class_splits``). License: not stated by the authors. Images: RGB, 32x32. The archive holds pickled
 arrays, of which ``prepare`` makes PNG files (``ader.datasets._cifar_batches``).
 
 ::

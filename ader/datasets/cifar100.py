@@ -1,7 +1,7 @@
 """CIFAR-100 as anomaly detection: half of its hundred classes are normal, the others anomalous; no masks.
 
 Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009; protocol of ADer and InvAD
-(``ader.datasets._class_splits``), on the fine labels. Licence: not stated by the authors. Images: RGB, 32x32. The
+(``ader.datasets._class_splits``), on the fine labels. License: not stated by the authors. Images: RGB, 32x32. The
 archive holds pickled arrays, of which ``prepare`` makes PNG files (``ader.datasets._cifar_batches``).
 
 ::

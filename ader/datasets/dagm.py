@@ -1,7 +1,7 @@
-"""DAGM 2007: ten synthetic textures with weakly labelled defects, in training data too.
+"""DAGM 2007: ten synthetic textures with weakly labeled defects, in training data too.
 
 Source: competition "Weakly supervised learning for industrial optical inspection", DAGM symposium 2007 (Wieler, Hahn).
-Licence: CC BY 4.0. Images: 8-bit grey, 512x512, ``.PNG`` in capitals.
+License: CC BY 4.0. Images: 8-bit gray, 512x512, ``.PNG`` in capitals.
 
 ::
 

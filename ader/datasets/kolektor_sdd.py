@@ -1,7 +1,7 @@
 """KolektorSDD: surfaces of electrical commutators with cracks; one category.
 
 Paper: Tabernik et al., "Segmentation-based deep-learning approach for surface-defect detection", Journal of
-Intelligent Manufacturing 2020. Licence: CC BY-NC-SA 4.0. Images: grey JPEG, 500 wide, 1240 to 1270 high.
+Intelligent Manufacturing 2020. License: CC BY-NC-SA 4.0. Images: gray JPEG, 500 wide, 1240 to 1270 high.
 
 ::
 

@@ -1,6 +1,6 @@
 """KolektorSDD2: surfaces of production items with scratches, spots and so on; one category, with defects to train on.
 
-Paper: Božič et al., "Mixed supervision for surface-defect detection", Computers in Industry 2021. Licence:
+Paper: Božič et al., "Mixed supervision for surface-defect detection", Computers in Industry 2021. License:
 CC BY-NC-SA 4.0. Images: RGB PNG, about 230x630, sizes vary.
 
 ::

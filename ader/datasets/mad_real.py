@@ -1,7 +1,7 @@
 """MAD-Real: 10 real toy animals seen from many poses.
 
 Paper: Zhou et al., "PAD: A Dataset and Benchmark for Pose-agnostic Anomaly Detection", NeurIPS 2023 Datasets and
-Benchmarks. Licence: CC BY-NC-SA 4.0. Layout of MVTec AD; the masks are PNG and have the image's stem without suffix,
+Benchmarks. License: CC BY-NC-SA 4.0. Layout of MVTec AD; the masks are PNG and have the image's stem without suffix,
 whatever the image's extension::
 
     <category>/train/good/<stem>.<ext>

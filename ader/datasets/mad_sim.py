@@ -1,7 +1,7 @@
 """MAD-Sim: 20 simulated toy animals seen from many poses.
 
 Paper: Zhou et al., "PAD: A Dataset and Benchmark for Pose-agnostic Anomaly Detection", NeurIPS 2023 Datasets and
-Benchmarks. Licence: CC BY-NC-SA 4.0. Layout of MVTec AD::
+Benchmarks. License: CC BY-NC-SA 4.0. Layout of MVTec AD::
 
     <category>/transforms.json and readme files   (camera poses, not read)
               /train/good/0.png, 1.png ... 10.png

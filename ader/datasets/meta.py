@@ -98,7 +98,7 @@ def _samples(file: Path) -> Iterator[Sample]:
         for category, entries in _object(content.get(split, {}), f"{file}, {split!r}").items():
             where = f"{file}, {split!r}, category {category!r}"
             if not isinstance(entries, list):
-                raise UserError(f"{where} is not a list of images: mend it")
+                raise UserError(f"{where} is not a list of images: fix it")
             for number, entry in enumerate(entries, start=1):
                 yield _sample(entry, split, category, f"{where}, entry {number}")
 
@@ -120,18 +120,18 @@ def _load(file: Path) -> dict[str, Any]:
 
 def _object(value: object, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise UserError(f"{where} is not an object with a key for each split or category: mend it")
+        raise UserError(f"{where} is not an object with a key for each split or category: fix it")
     return value
 
 
 def _sample(entry: object, split: str, category: str, where: str) -> Sample:
     if not isinstance(entry, dict):
-        raise UserError(f"{where} is not an object: mend it")
+        raise UserError(f"{where} is not an object: fix it")
     wrong = [key for key in TEXTS if not isinstance(entry.get(key), str)]
     if wrong:
-        raise UserError(f"{where} has no text as {some(wrong)}: mend it")
+        raise UserError(f"{where} has no text as {some(wrong)}: fix it")
     if entry["cls_name"] != category:
-        raise UserError(f"{where} has cls_name {entry['cls_name']!r}: move it to that category, or mend the name")
+        raise UserError(f"{where} has cls_name {entry['cls_name']!r}: move it to that category, or fix the name")
     label = entry.get("anomaly")
     if type(label) is not int or label not in (0, 1):
         raise UserError(f"{where} has anomaly {label!r}: give 0 for normal or 1 for defective")

@@ -1,7 +1,7 @@
 """MPDD, Metal Parts Defect Detection: 6 kinds of painted metal parts.
 
 Paper: Jezek et al., "Deep learning-based defect detection of metal parts: evaluating current methods in complex
-conditions", ICUMT 2021. Licence: CC BY-NC-SA 4.0 (as readers give it). The layout, names and masks are those of
+conditions", ICUMT 2021. License: CC BY-NC-SA 4.0 (as readers give it). The layout, names and masks are those of
 MVTec AD. MPDD2 is another dataset.
 """
 

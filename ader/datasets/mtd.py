@@ -1,7 +1,7 @@
 """Magnetic tile defects: photographs of magnetic tiles with five kinds of defect; one category.
 
-Paper: Huang, Qiu, Yuan, "Surface defect saliency of magnetic tile", The Visual Computer 2020. Licence: none
-stated. Images: 8-bit grey JPEG, sizes vary.
+Paper: Huang, Qiu, Yuan, "Surface defect saliency of magnetic tile", The Visual Computer 2020. License: none
+stated. Images: 8-bit gray JPEG, sizes vary.
 
 ::
 
@@ -10,7 +10,7 @@ stated. Images: 8-bit grey JPEG, sizes vary.
           /MT_Free/Imgs/exp0_num_743.jpg  exp0_num_743.png ...             (normal, masks all zero)
 
 There is no official split: this one tests on all defects and on 20 % of the normal images, drawn. Masks have soft
-borders with many grey levels; everything above 0 counts as defective. Four masks of ``MT_Uneven`` are all zero: those
+borders with many gray levels; everything above 0 counts as defective. Four masks of ``MT_Uneven`` are all zero: those
 images are defective and have no pixel truth.
 """
 

@@ -1,8 +1,8 @@
 """MVTec AD: 15 categories of textures and objects.
 
 Paper: Bergmann et al., "MVTec AD - A Comprehensive Real-World Dataset for Unsupervised Anomaly Detection",
-CVPR 2019, and IJCV 129(4) 2021. Licence: CC BY-NC-SA 4.0. Images: PNG, 700 to 1024 pixels a side; grid, screw
-and zipper are grey. Every defective image has one mask (0 / 255, same size as the image).
+CVPR 2019, and IJCV 129(4) 2021. License: CC BY-NC-SA 4.0. Images: PNG, 700 to 1024 pixels a side; grid, screw
+and zipper are gray. Every defective image has one mask (0 / 255, same size as the image).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """MVTec 3D-AD, its RGB images: 10 categories.
 
 Paper: Bergmann et al., "The MVTec 3D-AD Dataset for Unsupervised 3D Anomaly Detection and Localization",
-VISAPP 2022. Licence: CC BY-NC-SA 4.0. There is no ``ground_truth``: each folder of test images has its masks beside it,
+VISAPP 2022. License: CC BY-NC-SA 4.0. There is no ``ground_truth``: each folder of test images has its masks beside it,
 of the same names::
 
     <category>/train/good/rgb/000.png          (xyz/000.tiff beside it: 3-D points, left out)

@@ -1,7 +1,7 @@
 """MVTec AD 2, what is published with labels: 8 categories under changing light.
 
 Paper: Heckler-Kram et al., "The MVTec AD 2 Dataset: Advanced Scenarios for Unsupervised Anomaly Detection",
-arXiv 2503.21622. Licence: CC BY-NC-SA 4.0. Layout::
+arXiv 2503.21622. License: CC BY-NC-SA 4.0. Layout::
 
     <category>/train/good/000_regular.png
               /validation/good/000_regular.png

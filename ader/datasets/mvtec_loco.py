@@ -1,7 +1,7 @@
 """MVTec LOCO AD: 5 categories with logical and structural anomalies.
 
 Paper: Bergmann et al., "Beyond Dents and Scratches: Logical Constraints in Unsupervised Anomaly Detection and
-Localization", IJCV 130, 2022. Licence: CC BY-NC-SA 4.0. As MVTec AD, with a validation split, and a folder of masks
+Localization", IJCV 130, 2022. License: CC BY-NC-SA 4.0. As MVTec AD, with a validation split, and a folder of masks
 for each anomalous image, one for each of its defects; their union is the mask::
 
     <category>/defects_config.json

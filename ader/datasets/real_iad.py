@@ -1,7 +1,7 @@
 """Real-IAD: 30 categories of objects, each object photographed from five sides.
 
 Paper: Wang et al., "Real-IAD: A Real-World Multi-View Dataset for Benchmarking Versatile Industrial Anomaly
-Detection", CVPR 2024. Licence: CC BY-NC-SA 4.0, gated download. Images: JPEG, 256, 512 or 1024 pixels a
+Detection", CVPR 2024. License: CC BY-NC-SA 4.0, gated download. Images: JPEG, 256, 512 or 1024 pixels a
 side, or larger (raw).
 
 ::
@@ -13,7 +13,7 @@ side, or larger (raw).
           /realiad_jsons_fuiad_0.1/audiojack.json    (defects in the training data, as noise; also 0.0, 0.2, 0.4)
 
 or, as ADer has it, ``<root>/audiojack/...`` and ``<root>/audiojack.json``. All paths and labels come from the JSONs:
-names are not regular, and a view of a defective object in which no defect is visible is labelled normal although it
+names are not regular, and a view of a defective object in which no defect is visible is labeled normal although it
 lies under ``NG``. Defects: AK pit, BX deformation, CH abrasion, HS scratch, PS damage, QS missing parts, YW foreign
 objects, ZW contamination.
 """

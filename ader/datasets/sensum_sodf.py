@@ -1,7 +1,7 @@
 """SensumSODF: capsules and softgels (solid oral dosage forms) with surface defects.
 
 Paper: Rački, Tomaževič, Skočaj, "Detection of surface defects on pharmaceutical solid oral dosage forms with
-convolutional neural networks", Neural Computing and Applications 2021. Licence: not stated; on request from Sensum.
+convolutional neural networks", Neural Computing and Applications 2021. License: not stated; on request from Sensum.
 
 ::
 

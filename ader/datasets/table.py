@@ -120,10 +120,10 @@ def _sample(row: Mapping[str, str], where: str) -> Sample:
         raise UserError(f"{where} has no category: name one")
     defect = row.get("defect") or ("bad" if label == "1" else "good")
     if label == "1" and defect in NORMAL:
-        raise UserError(f"{where} has label 1 (defective) and defect {defect!r}: mend one of them")
+        raise UserError(f"{where} has label 1 (defective) and defect {defect!r}: fix one of them")
     if label == "0" and defect in NORMAL:
         defect = "good"
     if label == "0" and split == TEST and defect != "good":
-        raise UserError(f"{where} has label 0 (normal) and defect {defect!r}: mend one of them")
+        raise UserError(f"{where} has label 0 (normal) and defect {defect!r}: fix one of them")
     masks = tuple(inside(mask.strip(), where) for mask in row.get("mask", "").split(";") if mask.strip())
     return Sample(inside(row["image"], where), category, split, int(label), masks, defect, row.get("group") or None)

@@ -1,7 +1,7 @@
 """Tiny ImageNet as anomaly detection: half of its 200 classes are normal, the others anomalous; no masks.
 
-A course's excerpt of ImageNet (Stanford CS231n); protocol of ADer (``ader.datasets._class_splits``). Licence: terms of
-ImageNet. Images: JPEG, 64x64, some grey. Classes are numbered in the order of their WordNet numbers.
+A course's excerpt of ImageNet (Stanford CS231n); protocol of ADer (``ader.datasets._class_splits``). License: terms of
+ImageNet. Images: JPEG, 64x64, some gray. Classes are numbered in the order of their WordNet numbers.
 
 ::
 

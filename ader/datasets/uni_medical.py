@@ -1,14 +1,14 @@
 """Uni-Medical: slices of brain MRI, liver CT and retinal OCT.
 
 Paper: Zhang et al., "Exploring Plain ViT Reconstruction for Multi-class Unsupervised Anomaly Detection" (ViTAD),
-arXiv 2312.07495; made from BMAD (Bao et al., CVPR Workshops 2024). Licence: not established; its sources
+arXiv 2312.07495; made from BMAD (Bao et al., CVPR Workshops 2024). License: not established; its sources
 have their own. Layout of MVTec AD::
 
     <brain, liver or retinal>/train/good/*.png
                              /test/<good or other>/*.png
                              /ground_truth/<other>/*.png
 
-Brain masks hold several grey values; all above 0 count. ADer pairs masks with images by their sorted positions. Here
+Brain masks hold several gray values; all above 0 count. ADer pairs masks with images by their sorted positions. Here
 they are paired by name, and by position only in a folder where no mask has an image's name.
 
 ``prepare`` makes this layout from BMAD's, of which there are several variants::

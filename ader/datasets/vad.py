@@ -1,6 +1,6 @@
-"""VAD, the Valeo Anomaly Dataset: one category, with labelled defects for training and without masks.
+"""VAD, the Valeo Anomaly Dataset: one category, with labeled defects for training and without masks.
 
-Paper: Baitieva et al., "Supervised Anomaly Detection for Complex Industrial Images" (SegAD), CVPR 2024. Licence:
+Paper: Baitieva et al., "Supervised Anomaly Detection for Complex Industrial Images" (SegAD), CVPR 2024. License:
 CC BY-NC-SA 4.0. Images: PNG, 512x512; some have a thin black strip at the lower border.
 
 ::

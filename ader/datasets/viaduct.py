@@ -1,7 +1,7 @@
 """VIADUCT: industrial parts in 49 categories, one archive each.
 
 Paper: Lehr et al., "AD3: Introducing a Score for Anomaly Detection Dataset Difficulty Assessment Using VIADUCT
-Dataset", ECCV 2024. Licence: not established. Layout of MVTec AD::
+Dataset", ECCV 2024. License: not established. Layout of MVTec AD::
 
     <number and category>/train/good/*.png
                          /val/good/*.png                    (perhaps)

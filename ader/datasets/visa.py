@@ -1,7 +1,7 @@
 """VisA: 12 objects, with three published splits.
 
 Paper: Zou et al., "SPot-the-Difference Self-Supervised Pre-training for Anomaly Detection and Segmentation", ECCV 2022.
-Licence: CC BY 4.0 (the data's licence file). Images: RGB JPEG, ``.JPG`` in capitals, 1.0 to 1.6 thousand pixels a side.
+License: CC BY 4.0 (the data's license file). Images: RGB JPEG, ``.JPG`` in capitals, 1.0 to 1.6 thousand pixels a side.
 
 Raw, as in the archive, read through the lists of a split::
 

@@ -185,7 +185,7 @@ def _one_each(
         others: names of what belongs to none.
         where: the folder or file that was searched.
         thing: "map" or "score".
-        expected: what is looked for, and how to mend what is missing.
+        expected: what is looked for, and how to fix what is missing.
 
     Raises:
         UserError: there is none, or more than one, or one for two images.

@@ -103,8 +103,8 @@ def _read_npz(path: Path) -> tuple[NDArray[Any], float | None]:
 
 
 def _read_png(path: Path) -> tuple[NDArray[Any], None]:
-    """8- and 16-bit grey as they are; 1, 2 and 4 bits as PNG defines them, spread over 0..255."""
-    return _grey(_decode(path, "PNG", "save the map as .npy, float32 .tif or grey .png")), None
+    """8- and 16-bit gray as they are; 1, 2 and 4 bits as PNG defines them, spread over 0..255."""
+    return _gray(_decode(path, "PNG", "save the map as .npy, float32 .tif or gray .png")), None
 
 
 def _read_tiff(path: Path) -> tuple[NDArray[Any], None]:
@@ -114,7 +114,7 @@ def _read_tiff(path: Path) -> tuple[NDArray[Any], None]:
     bits, white, kind = (image.tag_v2.get(tag) for tag in (258, 262, 339))  # type: ignore[attr-defined]
     if white == 0:  # Pillow inverts some such files and not others
         raise UnusableError("says that 0 is white (photometric 0), so up and down are unclear: save it as minisblack")
-    values = _grey(image)
+    values = _gray(image)
     if (image.mode, bits, kind) == ("L", (8,), (2,)):
         values = values.view(np.int8)  # Pillow reads signed bytes as unsigned
     elif image.mode == "I" and bits == (32,) and kind in (None, (1,)):
@@ -130,7 +130,7 @@ def _decode(path: Path, kind: str, hint: str) -> Image.Image:
             if frames != 1:
                 raise UnusableError(f"has {frames} frames: save one map per file")
             if not file.mode.startswith("I") and any(";16" in str(tile[3]) for tile in file.tile):
-                raise UnusableError(f"has 16-bit colours or transparency, which would lose their low bytes: {hint}")
+                raise UnusableError(f"has 16-bit colors or transparency, which would lose their low bytes: {hint}")
             file.load()
     except UnidentifiedImageError as error:
         raise UnusableError(f"is no {kind} that can be read: {hint}") from error
@@ -138,22 +138,22 @@ def _decode(path: Path, kind: str, hint: str) -> Image.Image:
     return image
 
 
-def _grey(image: Image.Image) -> NDArray[Any]:
-    """The pixels of a grey image (H, W), or of a colour image that is in truth grey."""
+def _gray(image: Image.Image) -> NDArray[Any]:
+    """The pixels of a gray image (H, W), or of a color image that is in truth gray."""
     if image.mode in ("L", "I", "F") or image.mode.startswith("I;16"):
         return np.asarray(image)
     if image.mode == "1":  # an 8-bit map of 0 and 255 that was saved with fewer bits
         return np.asarray(image.convert("L"))
     if image.mode not in ("P", "PA", "LA", "RGB", "RGBA", "RGBX"):
-        raise UnusableError(f"has colour mode {image.mode}: save one channel")
+        raise UnusableError(f"has color mode {image.mode}: save one channel")
     if image.mode == "RGB":
-        image.info.pop("transparency", None)  # one colour that a viewer leaves out, not a channel
+        image.info.pop("transparency", None)  # one color that a viewer leaves out, not a channel
     pixels_HWC = np.asarray(image.convert("RGBA"))
     red, green, blue, alpha = (pixels_HWC[..., channel] for channel in range(4))
     if (red != green).any() or (red != blue).any():
         raise UnusableError(
-            "is in colour (a rendered heat map?), and colours are no scores: save the map itself as .npy, "
-            "float32 .tif or grey .png"
+            "is in color (a rendered heat map?), and colors are no scores: save the map itself as .npy, "
+            "float32 .tif or gray .png"
         )
     if (alpha != 255).any():
         raise UnusableError("is partly transparent: save one channel")

@@ -58,8 +58,8 @@ def explained(path: Path, expected: str, again: str = AGAIN) -> Iterator[None]:
 
     Args:
         path: the pickle.
-        expected: how to mend one that holds something else.
-        again: how to mend a damaged one.
+        expected: how to fix one that holds something else.
+        again: how to fix a damaged one.
     """
     try:
         yield

@@ -1,5 +1,5 @@
 """Anomaly detection methods: one file per method, found by its file name."""
 
-from ader.methods._base import Batch, Descent, Method, Minimise, Pass, Prediction, Stage, Tags, build
+from ader.methods._base import Batch, FitPass, Method, Optimize, Prediction, Stage, Tags, TrainStage, build
 
-__all__ = ["Batch", "Descent", "Method", "Minimise", "Pass", "Prediction", "Stage", "Tags", "build"]
+__all__ = ["Batch", "FitPass", "Method", "Optimize", "Prediction", "Stage", "Tags", "TrainStage", "build"]

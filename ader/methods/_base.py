@@ -47,7 +47,7 @@ class Prediction(NamedTuple):
     """What a method says of a batch of images.
 
     ``score_B``: higher is more anomalous, any range. ``map_BHW``: the same per pixel, at the input's size, or None
-    when the method does not localise (pixel metrics are then undefined, never 0).
+    when the method does not localize (pixel metrics are then undefined, never 0).
     """
 
     score_B: Tensor
@@ -74,8 +74,8 @@ class Batch:
     extra: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-class Minimise(Protocol):
-    """Given to ``Descent.step`` by the trainer.
+class Optimize(Protocol):
+    """Given to ``TrainStage.step`` by the trainer.
 
     Clears the gradients of the named optimizers (all when none is named), back-propagates ``loss``, averages the
     gradients over processes, clips each optimizer's gradient norm and steps. May be called many times per batch.
@@ -95,7 +95,7 @@ class Stage:
             several of them together.
         share: of each category's normal and of its defective images that the stage sees, drawn by the run's seed.
         supervision: the labels it trains with, where it is less than the method's tags say (a detector inside a
-            supervised method); None: as the tags say. A stage with ``"normal"`` never sees a labelled defect.
+            supervised method); None: as the tags say. A stage with ``"normal"`` never sees a labeled defect.
         augment: makes extra inputs in loader workers.
         label_maps: those of ``Method.label_maps`` that its batches have, by name.
     """
@@ -115,7 +115,7 @@ class Stage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pass(Stage):
+class FitPass(Stage):
     """One sweep without gradients, method in evaluation mode: memory banks, statistics, fitting of trees.
 
     An interrupted pass starts again from its beginning, so what ``update`` collects must be reset by the code in
@@ -135,11 +135,11 @@ class Pass(Stage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Descent(Stage):
+class TrainStage(Stage):
     """Gradient descent.
 
     Attributes:
-        step: minimises on one batch and returns the losses to log, by name (scalar tensors).
+        step: minimizes on one batch and returns the losses to log, by name (scalar tensors).
         optimizers: by name.
         modules: put in training mode; the rest of the method stays in evaluation mode.
         epochs: sweeps over the split; exactly one of ``epochs`` and ``steps`` is given.
@@ -149,7 +149,7 @@ class Descent(Stage):
         drop_last: leave out the incomplete batch at an epoch's end (kept when it would be the only one).
     """
 
-    step: Callable[[Batch, Minimise], Mapping[str, Tensor]]
+    step: Callable[[Batch, Optimize], Mapping[str, Tensor]]
     optimizers: Mapping[str, Optimizer]
     modules: Sequence[nn.Module]
     epochs: int | None = None
@@ -171,7 +171,7 @@ class Tags:
     """What a method is, for the runner's checks and for tables.
 
     Attributes:
-        maps: whether it localises.
+        maps: whether it localizes.
         supervision: the labels it trains with: none (``"normal"``), image labels, or pixel masks.
         paper: short citation, for ``ader list methods``.
     """
@@ -188,15 +188,15 @@ class Method(nn.Module):
 
     Attributes:
         tags: what the method is.
-        check_with: constructor arguments that make it small for the common checks, where those that the checks
+        small: constructor arguments that make it small for the common checks, where those that the checks
             choose themselves do not fit (``ader.testing.method_checks``).
     """
 
     tags: ClassVar[Tags] = Tags()
-    check_with: ClassVar[Mapping[str, Any]] = {}
+    small: ClassVar[Mapping[str, Any]] = {}
 
     @classmethod
-    def suited(cls, arguments: Mapping[str, Any], training: Index, data_hash: str) -> Mapping[str, Any]:
+    def arguments_for(cls, arguments: Mapping[str, Any], training: Index, data_hash: str) -> Mapping[str, Any]:
         """The constructor's arguments for a model that learns from ``training``.
 
         Called for every model of a run before anything is computed or written. Nearly every method takes what it is
@@ -245,9 +245,9 @@ class Method(nn.Module):
         """The network pass whose multiply-accumulates the papers count; ``predict`` unless a method says otherwise."""
         return self.predict(image_BCHW)
 
-    def caveats(self) -> list[str]:
+    def warnings(self) -> list[str]:
         """What a reader of the numbers must know (random backbone weights, stand-in textures), one clause each."""
-        return list(dict.fromkeys(text for part in self.modules() if (text := getattr(part, "caveat", None))))
+        return list(dict.fromkeys(text for part in self.modules() if (text := getattr(part, "warning", None))))
 
     def weights(self) -> list[dict[str, Any]]:
         """Name, source and checksum of every set of pretrained weights in use."""

@@ -115,7 +115,7 @@ class Model:
         """
         file = self.trained.folder / "training.csv"
         if not file.is_file():
-            raise UserError(f"{file} is missing, which says what the run was trained on: train it anew (force=true)")
+            raise UserError(f"{file} is missing, which says what the run was trained on: train it again (force=true)")
         rows = pd.read_csv(file, dtype=str, keep_default_na=False)
         rows = rows[rows["category"].isin(list(categories))]
         if self.method_class.tags.supervision == "normal":
@@ -130,9 +130,9 @@ class Model:
         """
         file = self.trained.checkpoint(self.part)
         if not file.is_file():
-            raise UserError(f"{file} is missing: put it back, or train {self.trained.folder} anew (force=true)")
+            raise UserError(f"{file} is missing: put it back, or train {self.trained.folder} again (force=true)")
         if sha256(file) != self.facts["checkpoint"]["sha256"]:
-            raise UserError(f"{file} is not the checkpoint that the record knows: put that back, or train anew")
+            raise UserError(f"{file} is not the checkpoint that the record knows: put that back, or train again")
         given = dict(self.trained.record["config"]["method"])
         given.pop("name")
         arguments = recipe_arguments(self.method_class, self.image_size, without_weights(given))

@@ -2,7 +2,7 @@
 
 Paper: Gudovskiy, Ishizaka and Kozuka, "CFLOW-AD: Real-Time Unsupervised Anomaly Detection with Localization via
 Conditional Normalizing Flows", WACV 2022.
-Upstream: gudovskiy/cflow-ad at b2ebf9e (BSD-3-Clause; flows from FrEIA) and zhangzjn/ADer at 902937a (no licence file).
+Upstream: gudovskiy/cflow-ad at b2ebf9e (BSD-3-Clause; flows from FrEIA) and zhangzjn/ADer at 902937a (no license file).
 The default recipe is ADer's. ``recipe=official`` with ``setting=single_class`` gives the official one, but for the
 choice of the best epoch on the test set, resizing by Lanczos' filter, and an input size for each category.
 
@@ -30,7 +30,7 @@ Differences from upstream:
 - One optimizer for each flow. Both codes have one for all and step it for each flow in turn: gradients that are None
   leave the other flows alone, as here, since PyTorch 2.0; with the older ones for which the official code was written
   they are zeros, and Adam moves the other flows by their momentum.
-- A batch with fewer vectors than ``fibres`` at a scale takes one update with all of them; ADer's takes none, the
+- A batch with fewer vectors than ``fibers`` at a scale takes one update with all of them; ADer's takes none, the
   official code stops. Several processes make as many updates as one would: see ``division``.
 - Training images are rotated on the device, by angles that depend on the image's seed.
 - Rotations of the flows come from torch's generator: another draw than scipy's, from the same distribution.
@@ -54,21 +54,21 @@ from torch import Tensor, nn
 from ader.methods._base import (
     Batch,
     Count,
-    Descent,
+    FitPass,
     Method,
-    Minimise,
     NonNegative,
-    Pass,
+    Optimize,
     Positive,
     Prediction,
     Share,
     Tags,
+    TrainStage,
 )
 from ader.nets.backbone import Backbone, BackboneOptions
 from ader.nets.flows import CouplingBlock, Flow, log_likelihood
 from ader.nets.optim.schedules import Schedule
 from ader.nets.scoring.maps import pooled_maximum, upsample
-from ader.nets.state.fitted import Fitted
+from ader.nets.state.late_tensor import LateTensor
 from ader.nets.synthesis.draws import uniform
 from ader.nets.synthesis.geometry import rotate
 from ader.system import dist
@@ -83,7 +83,7 @@ class CFlow(Method):
         epochs: sweeps over the training images.
         lr: Adam's learning rate.
         betas: Adam's averaging factors.
-        fibres: feature vectors per update (N), over all processes.
+        fibers: feature vectors per update (N), over all processes.
         sub_epochs: epochs of a meta-epoch, for the length of which the learning rate stays.
         warmup: meta-epochs of linearly rising learning rate; at most all but the last one.
         warmup_from: factor of the learning rate at the beginning.
@@ -99,7 +99,7 @@ class CFlow(Method):
     """
 
     tags: ClassVar[Tags] = Tags(paper="Gudovskiy et al., WACV 2022")
-    check_with: ClassVar[Mapping[str, object]] = {"fibres": 16, "coupling_blocks": 2, "condition": 32}
+    small: ClassVar[Mapping[str, object]] = {"fibers": 16, "coupling_blocks": 2, "condition": 32}
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class CFlow(Method):
         epochs: Count = 100,
         lr: Positive = 2e-4,
         betas: tuple[float, float] = (0.9, 0.999),
-        fibres: Count = 256,
+        fibers: Count = 256,
         sub_epochs: Count = 10,
         warmup: Annotated[int, Field(ge=0)] = 2,
         warmup_from: Share = 0.1,
@@ -122,7 +122,7 @@ class CFlow(Method):
         backbone: BackboneOptions = BackboneOptions("wide_resnet50_2.racm_in1k"),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()
-        self.batch_size, self.epochs, self.lr, self.betas, self.fibres = batch_size, epochs, lr, betas, fibres
+        self.batch_size, self.epochs, self.lr, self.betas, self.fibers = batch_size, epochs, lr, betas, fibers
         self.schedule = meta_cosine(epochs / sub_epochs, warmup, warmup_from, final)
         self.rotation, self.condition, self.score_window, self.padding = rotation, condition, score_window, padding
         self.backbone = Backbone(backbone, layers)
@@ -135,11 +135,11 @@ class CFlow(Method):
             for channels in self.backbone.channels
         )
         self.codes = PositionalCodes(condition)
-        self.offset = Fitted()
+        self.offset = LateTensor()
         self._largest: Tensor | None = None
 
-    def stages(self) -> Iterator[Descent | Pass]:
-        yield Descent(
+    def stages(self) -> Iterator[TrainStage | FitPass]:
+        yield TrainStage(
             name="flow",
             batch_size=self.batch_size,
             step=self._step,
@@ -149,7 +149,7 @@ class CFlow(Method):
             schedules=dict.fromkeys(self.names, self.schedule),
         )
         self._largest = None
-        yield Pass(name="offset", batch_size=self.batch_size, update=self._compare, finish=self._finish)
+        yield FitPass(name="offset", batch_size=self.batch_size, update=self._compare, finish=self._finish)
 
     def _adam(self, flow: nn.Module) -> torch.optim.Adam:
         """One optimizer for each flow: an update of one must not move the others by their momentum."""
@@ -157,7 +157,7 @@ class CFlow(Method):
         fused = weights[0].device.type in ("cpu", "cuda")  # one kernel in place of dozens for every update
         return torch.optim.Adam(weights, lr=self.lr, betas=self.betas, fused=fused)
 
-    def _step(self, batch: Batch, minimise: Minimise) -> Mapping[str, Tensor]:
+    def _step(self, batch: Batch, optimize: Optimize) -> Mapping[str, Tensor]:
         image_BCHW = batch.image_BCHW
         if self.rotation:
             degrees_B = self.rotation * (2 * uniform(batch.seed_B, "cflow/rotation") - 1)
@@ -165,11 +165,11 @@ class CFlow(Method):
         counts = dist.gather_objects(len(image_BCHW))
         losses = {}
         for name, flow, feature_BCHW in zip(self.names, self.flows, self._features(image_BCHW), strict=True):
-            updates, size = division(counts, dist.rank(), feature_BCHW[0, 0].numel(), self.fibres)
+            updates, size = division(counts, dist.rank(), feature_BCHW[0, 0].numel(), self.fibers)
             values = []
             for vector_NC, code_NP in self._shuffled(feature_BCHW, updates, size):
                 loss = -F.logsigmoid(likelihood_per_dimension(flow, vector_NC, code_NP)).mean()
-                minimise(loss, name)
+                optimize(loss, name)
                 values.append(loss.detach())
             losses[name] = torch.stack(values).mean()
         return losses
@@ -230,29 +230,29 @@ def as_vectors(feature_BCHW: Tensor) -> Tensor:
     return feature_BCHW.permute(0, 2, 3, 1).flatten(0, 2)
 
 
-def division(counts: Sequence[int], rank: int, positions: int, fibres: int) -> tuple[int, int]:
+def division(counts: Sequence[int], rank: int, positions: int, fibers: int) -> tuple[int, int]:
     """How a batch's vectors are divided into updates.
 
     The number of updates is worked out from the images of all processes, hence the same in all of them: gradients are
-    averaged at each. Every process brings its share of the ``fibres`` of an update.
+    averaged at each. Every process brings its share of the ``fibers`` of an update.
 
     Args:
         counts: images of each process.
         rank: of this process.
         positions: vectors of an image.
-        fibres: vectors of an update.
+        fibers: vectors of an update.
 
     Returns:
         The number of updates, and this process's vectors in each. One update takes all vectors where there are fewer
-        than ``fibres``.
+        than ``fibers``.
 
     Raises:
         UserError: there is not a vector for each process.
     """
-    shares = [fibres * count // sum(counts) for count in counts]
+    shares = [fibers * count // sum(counts) for count in counts]
     if min(shares) == 0:
-        raise UserError(f"method.fibres={fibres} cannot be divided among {len(counts)} processes: give more")
-    return max(1, sum(counts) * positions // fibres), min(shares[rank], counts[rank] * positions)
+        raise UserError(f"method.fibers={fibers} cannot be divided among {len(counts)} processes: give more")
+    return max(1, sum(counts) * positions // fibers), min(shares[rank], counts[rank] * positions)
 
 
 def meta_cosine(length: float, warmup: int, warmup_from: float, final: float) -> Schedule:

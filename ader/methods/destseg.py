@@ -1,8 +1,8 @@
 """DeSTSeg: a segmentation-guided denoising student-teacher.
 
 Paper: Zhang et al., "DeSTSeg: Segmentation Guided Denoising Student-Teacher for Anomaly Detection", CVPR 2023.
-Upstream: apple/ml-destseg at f6ea31f (Apple's own licence) and its multi-class reproduction in zhangzjn/ADer at 902937a
-(no licence file). The default recipe is ADer's with colours in RGB order; ``recipe=ader`` has the order of ADer's code,
+Upstream: apple/ml-destseg at f6ea31f (Apple's own license) and its multi-class reproduction in zhangzjn/ADer at 902937a
+(no license file). The default recipe is ADer's with colors in RGB order; ``recipe=ader`` has the order of ADer's code,
 ``recipe=official`` with ``setting=single_class`` the official training, rotations left out.
 
 Compared with both on 2 images of 256x256, same weights and same spoiled images (`python -m parity destseg` and
@@ -16,11 +16,11 @@ ADer Table 1 says 30.7 G: it counts a second pass of the teacher (+1.83), which 
 nothing for a convolution whose padding is the word "same", the fusion of the pyramid pooling (-9.66).
 
 Differences from upstream:
-- ADer's data set keeps OpenCV's BGR order, for images and textures, and normalises it as RGB; the official code and the
+- ADer's data set keeps OpenCV's BGR order, for images and textures, and normalizes it as RGB; the official code and the
   default here are RGB. ``channels=bgr`` is ADer's, which its published numbers presumably have.
 - ADer draws training images with replacement; here every image is used once per epoch, as in the official code.
 - Both codes run everything in both phases and back-propagate through the frozen student. Here a phase computes what it
-  minimises, with the same gradients of what it trains.
+  minimizes, with the same gradients of what it trains.
 - The focal loss is taken from logits; upstream's, from probabilities, is cut at logits of about 17.
 - Anomalies are made on the device (``nets.synthetic``) and depend on the seed, the epoch and the image only. Without a
   folder of textures generated ones stand in, and results say so.
@@ -49,14 +49,14 @@ from torch import Tensor, nn
 from ader.methods._base import (
     Batch,
     Count,
-    Descent,
     Method,
-    Minimise,
     NonNegative,
+    Optimize,
     Positive,
     Prediction,
     Probability,
     Tags,
+    TrainStage,
 )
 from ader.nets.backbone import Backbone, BackboneOptions
 from ader.nets.optim.decay import decay_groups
@@ -65,7 +65,7 @@ from ader.nets.synthesis.synthetic import Synthetic, SyntheticAnomalies, Texture
 from ader.system import dist
 from ader.system.errors import UserError
 
-Step = Callable[[Batch, Minimise], Mapping[str, Tensor]]
+Step = Callable[[Batch, Optimize], Mapping[str, Tensor]]
 
 #: Of the 3x3 convolutions of atrous spatial pyramid pooling, in pixels of the finest feature map.
 DILATIONS = (6, 12, 18)
@@ -91,7 +91,7 @@ class DeSTSeg(Method):
         focal_gamma: exponent of the focal loss.
         width: channels of the segmentation network.
         top_pixels: the image score is the mean of so many highest pixels of the map; 1 is the plain maximum.
-        channels: order in which both networks get an image's colours, which are normalised as RGB either way.
+        channels: order in which both networks get an image's colors, which are normalized as RGB either way.
         textures: folder of the images that anomalies are cut from (DTD's ``images``); None: generated textures.
         probability: of an anomaly, for each training image.
         opacity: range of the share of the clean image that shows through an anomaly.
@@ -99,7 +99,7 @@ class DeSTSeg(Method):
     """
 
     tags: ClassVar[Tags] = Tags(paper="Zhang et al., CVPR 2023")
-    check_with: ClassVar[Mapping[str, Any]] = {
+    small: ClassVar[Mapping[str, Any]] = {
         "width": 16,
         "backbone": {"name": "test_resnet", "pretrained": False},
     }
@@ -139,15 +139,15 @@ class DeSTSeg(Method):
             Textures(textures, image_size), probability, opacity, augment_textures=False, rotate_image=0.0
         )
 
-    def stages(self) -> Iterator[Descent]:
+    def stages(self) -> Iterator[TrainStage]:
         first, second = _phases(self.steps or self.epochs, self.student_share)
-        yield self._descent("student", self.student, self._step_student, self._student_groups(), first)
+        yield self._phase("student", self.student, self._step_student, self._student_groups(), first)
         groups = self._segmentation_groups()
-        yield self._descent("segmentation", self.segmentation, self._step_segmentation, groups, second)
+        yield self._phase("segmentation", self.segmentation, self._step_segmentation, groups, second)
 
-    def _descent(self, name: str, module: nn.Module, step: Step, groups: list[dict[str, Any]], length: int) -> Descent:
+    def _phase(self, name: str, module: nn.Module, step: Step, groups: list[dict[str, Any]], length: int) -> TrainStage:
         """A phase of ``length`` epochs or steps; the other networks stay in evaluation mode, batch norms included."""
-        return Descent(
+        return TrainStage(
             name=name,
             batch_size=self.batch_size,
             step=step,
@@ -172,21 +172,21 @@ class DeSTSeg(Method):
         synthetic: Synthetic = self.anomalies(batch.image_BCHW, batch.seed_B)
         return synthetic
 
-    def _step_student(self, batch: Batch, minimise: Minimise) -> Mapping[str, Tensor]:
+    def _step_student(self, batch: Batch, optimize: Optimize) -> Mapping[str, Tensor]:
         synthetic = self._spoiled(batch)
         teacher = self.teacher(self._ordered(synthetic.clean))
-        student = self.student(self.teacher.normalise(self._ordered(synthetic.image)))
+        student = self.student(self.teacher.normalize(self._ordered(synthetic.image)))
         loss = summed_cosine_loss(teacher, student) * dist.world()  # gradients are averaged over processes
-        minimise(loss)
+        optimize(loss)
         return {"cos": loss}
 
-    def _step_segmentation(self, batch: Batch, minimise: Minimise) -> Mapping[str, Tensor]:
+    def _step_segmentation(self, batch: Batch, optimize: Optimize) -> Mapping[str, Tensor]:
         synthetic = self._spoiled(batch)
         logit_BHW = full(self(synthetic.image))
         target_BHW = shrunk_mask(synthetic.mask, logit_BHW.shape[1:])
         l1 = (logit_BHW.sigmoid() - target_BHW).abs().mean()
         focal = focal_loss(logit_BHW, target_BHW, self.focal_gamma)
-        minimise(l1 + focal)
+        optimize(l1 + focal)
         return {"l1": l1, "focal": focal}
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
@@ -196,9 +196,9 @@ class DeSTSeg(Method):
 
     @torch.no_grad()
     def _similarity(self, image_BCHW: Tensor) -> Tensor:
-        """Negative products of normalised teacher and student features (B, sum of C_k, H / 4, W / 4), float32."""
+        """Negative products of normalized teacher and student features (B, sum of C_k, H / 4, W / 4), float32."""
         image_BCHW = self._ordered(image_BCHW)
-        teacher, student = self.teacher(image_BCHW), self.student(self.teacher.normalise(image_BCHW))
+        teacher, student = self.teacher(image_BCHW), self.student(self.teacher.normalize(image_BCHW))
         size = teacher[0].shape[2:]
         levels = [_resized(-product_BCHW, size) for product_BCHW in products(teacher, student)]
         return torch.cat(levels, dim=1)
@@ -275,9 +275,9 @@ class DenoisingStudent(nn.Module):
         rising = [(deepest, deepest), (deepest, coarse), (coarse, middle), (middle, fine)]
         self.decoder = nn.ModuleList([_residual_blocks(inputs, outputs) for inputs, outputs in rising])
 
-    def forward(self, normalised_BCHW: Tensor) -> list[Tensor]:
+    def forward(self, normalized_BCHW: Tensor) -> list[Tensor]:
         """Features in the teacher's shapes, from the finest scale to the coarsest."""
-        *encoded, feature_BCHW = self.encoder(normalised_BCHW)
+        *encoded, feature_BCHW = self.encoder(normalized_BCHW)
         feature_BCHW = self.decoder[0](feature_BCHW)
         features: list[Tensor] = []
         for stage, like_BCHW in zip(self.decoder[1:], reversed(encoded), strict=True):
@@ -297,7 +297,7 @@ class Segmentation(nn.Module):
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
         self.blocks = _residual_blocks(inputs, width)
-        self.head = nn.Sequential(  # with torch's initialisation, as in both codes
+        self.head = nn.Sequential(  # with torch's initialization, as in both codes
             SpatialPyramidPooling(width), *_conv_norm_relu(width, width), nn.Conv2d(width, 1, kernel_size=1)
         )
 

@@ -2,10 +2,10 @@
 
 Paper: Zavrtanik, Kristan and Skocaj, "DRAEM - A discriminatively trained reconstruction embedding for surface anomaly
 detection", ICCV 2021.
-Upstream: VitjanZ/DRAEM at 2dbf673 (MIT) and its multi-class reproduction in zhangzjn/ADer at 902937a (no licence file).
+Upstream: VitjanZ/DRAEM at 2dbf673 (MIT) and its multi-class reproduction in zhangzjn/ADer at 902937a (no license file).
 
 The default recipe is ADer's schedule (100 epochs, rate times 0.1 at 80 %, clipping, unpadded score) with a fault
-mended: ADer's released configurations name its plain dataset instead of the DRAEM one, so its trainer finds no
+fixed: ADer's released configurations name its plain dataset instead of the DRAEM one, so its trainer finds no
 synthetic anomaly and trains on clean images and empty masks. Its published rows are accordingly near chance (MVTec AD,
 100 epochs: image AUROC 54.5, pixel AUROC 47.6), while a table of InvAD, by some of the same authors, has 88.8 and 88.6
 for multi-class DRAEM. Here images get anomalies, and stay in [0, 1] as their textures do, unless ``recipe=ader`` asks
@@ -21,7 +21,7 @@ float64 the loss is within 9e-8 and gradients within 1.4e-6, because both refere
 loss's targets in float32 (with the same window, SSIM and its gradients are equal to 1e-16). The Perlin noise is within
 3e-7 of the official one from the same gradients.
 97,422,725 parameters, all trained (69,048,579 reconstruction, 28,374,146 segmentation), and 197.95 G
-multiply-accumulates per image; ADer Table 1 says 97.4 M and 198 G (198.27 by fvcore, which adds the normalisations).
+multiply-accumulates per image; ADer Table 1 says 97.4 M and 198 G (198.27 by fvcore, which adds the normalizations).
 
 Differences from upstream:
 - anomalies are made in batches on the images' device (``nets.synthetic``, which lists its own differences), from the
@@ -30,11 +30,11 @@ Differences from upstream:
   operations (which treat it as RGB: hue and luma get other weights).
 - the official code keeps the incomplete batch at an epoch's end, which the benchmark leaves out.
 - SSIM's window is applied in two passes; its range is 255 upstream once a reconstruction exceeds 128, a case left out
-  here: images are in [0, 1] or standardised.
+  here: images are in [0, 1] or standardized.
 - the one-hot targets of the focal loss are made on the device, in the mask's precision; upstream goes through the CPU.
 - images are resized with Pillow, as for all methods and in ADer; the official code has OpenCV's resize.
 
-Shapes in names: B images, C channels, H height, W width, L colours and their products.
+Shapes in names: B images, C channels, H height, W width, L colors and their products.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ from torch import Tensor, nn
 from ader.methods._base import (
     Batch,
     Count,
-    Descent,
     Method,
-    Minimise,
     NonNegative,
+    Optimize,
     Positive,
     Prediction,
     Probability,
     Share,
     Tags,
+    TrainStage,
 )
 from ader.nets.optim.schedules import steps_at
 from ader.nets.scoring.maps import full, full_precision, pooled_maximum
@@ -84,7 +84,7 @@ class DRAEM(Method):
         clip: largest gradient norm; None for no clipping.
         reconstruction_width: channels of the reconstruction network at full resolution.
         discriminator_width: channels of the segmentation network at full resolution.
-        normalise: what both networks see: RGB in [0, 1] or, ``"imagenet"``, less ImageNet's mean over its deviation.
+        normalize: what both networks see: RGB in [0, 1] or, ``"imagenet"``, less ImageNet's mean over its deviation.
         anomalies: without them every mask is empty, and the segmentation network learns to say so.
         textures: folder of images that the anomalies are cut from, such as DTD's; None has procedural ones.
         anomaly_probability: share of the images that get an anomaly.
@@ -102,7 +102,7 @@ class DRAEM(Method):
     """
 
     tags: ClassVar[Tags] = Tags(paper="Zavrtanik et al., ICCV 2021")
-    check_with: ClassVar[Mapping[str, int]] = {
+    small: ClassVar[Mapping[str, int]] = {
         "reconstruction_width": 4,
         "discriminator_width": 4,
     }
@@ -119,7 +119,7 @@ class DRAEM(Method):
         clip: Positive | None = 5.0,
         reconstruction_width: Count = 128,
         discriminator_width: Count = 64,
-        normalise: Literal["none", "imagenet"] = "none",
+        normalize: Literal["none", "imagenet"] = "none",
         anomalies: bool = True,
         textures: str | None = None,
         anomaly_probability: Probability = 0.5,
@@ -141,7 +141,7 @@ class DRAEM(Method):
         self.decay_at, self.decay_factor = decay_at, decay_factor
         self.focal_gamma = focal_gamma
         self.pool_window, self.pool_padding = pool_window, pool_window // 2 if pool_padded else 0
-        self.caveat = (
+        self.warning = (
             None if anomalies else "no synthetic anomalies: the segmentation network learns from empty masks only"
         )
         self.anomalies = None
@@ -150,14 +150,14 @@ class DRAEM(Method):
             self.anomalies = SyntheticAnomalies(
                 source, anomaly_probability, opacity, augment_textures, rotate_image, threshold
             )
-        self.normalise = Standardise() if normalise == "imagenet" else nn.Identity()
+        self.normalize = Standardize() if normalize == "imagenet" else nn.Identity()
         self.reconstructor = Reconstructor(reconstruction_width)
         self.segmenter = Segmenter(discriminator_width)
 
-    def stages(self) -> Iterator[Descent]:
+    def stages(self) -> Iterator[TrainStage]:
         networks = [self.reconstructor, self.segmenter]
         weights = [weight for network in networks for weight in network.parameters()]
-        yield Descent(
+        yield TrainStage(
             name="train",
             batch_size=self.batch_size,
             step=self._step,
@@ -168,30 +168,30 @@ class DRAEM(Method):
             clip=self.clip,
         )
 
-    def _step(self, batch: Batch, minimise: Minimise) -> Mapping[str, Tensor]:
-        losses = self.losses(self._spoilt(batch))
-        minimise(torch.stack(list(losses.values())).sum())
+    def _step(self, batch: Batch, optimize: Optimize) -> Mapping[str, Tensor]:
+        losses = self.losses(self._spoiled(batch))
+        optimize(torch.stack(list(losses.values())).sum())
         return losses
 
-    def losses(self, spoilt: Synthetic) -> dict[str, Tensor]:
-        """The three terms of equation 4, whose sum is minimised."""
-        restored_BCHW, logit_B2HW = self(spoilt.image)
-        clean_BCHW = self.normalise(spoilt.clean)
+    def losses(self, spoiled: Synthetic) -> dict[str, Tensor]:
+        """The three terms of equation 4, whose sum is minimized."""
+        restored_BCHW, logit_B2HW = self(spoiled.image)
+        clean_BCHW = self.normalize(spoiled.clean)
         return {
             "mse": F.mse_loss(full(restored_BCHW), clean_BCHW),
             "ssim": ssim_loss(restored_BCHW, clean_BCHW),
-            "focal": focal_loss(logit_B2HW, spoilt.mask, self.focal_gamma),
+            "focal": focal_loss(logit_B2HW, spoiled.mask, self.focal_gamma),
         }
 
-    def _spoilt(self, batch: Batch) -> Synthetic:
+    def _spoiled(self, batch: Batch) -> Synthetic:
         if self.anomalies is not None:
-            spoilt: Synthetic = self.anomalies(batch.image_BCHW, batch.seed_B)
-            return spoilt
+            spoiled: Synthetic = self.anomalies(batch.image_BCHW, batch.seed_B)
+            return spoiled
         return Synthetic(batch.image_BCHW, batch.image_BCHW, torch.zeros_like(batch.image_BCHW[:, 0]))
 
     def forward(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Reconstructions (B, 3, H, W), normalised as the networks' input, and logits (B, 2, H, W)."""
-        image_BCHW = _laid_out(self.normalise(image_BCHW))
+        """Reconstructions (B, 3, H, W), normalized as the networks' input, and logits (B, 2, H, W)."""
+        image_BCHW = _laid_out(self.normalize(image_BCHW))
         restored_BCHW = self.reconstructor(image_BCHW)
         both_BCHW = torch.cat([restored_BCHW, image_BCHW.to(restored_BCHW.dtype)], dim=1)
         return restored_BCHW, self.segmenter(both_BCHW)
@@ -280,7 +280,7 @@ class Reconstructor(nn.Module):
             up += [_rise(inputs, inputs), _double(inputs, inputs, outputs)]
             inputs = outputs
         self.layers = nn.Sequential(*down, *up, nn.Conv2d(width, 3, 3, padding=1))
-        _initialise(self)
+        _initialize(self)
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         """Same shape."""
@@ -307,7 +307,7 @@ class Segmenter(nn.Module):
             inputs = factor * width
             self.merges.append(_double(inputs + skip, inputs, inputs))
         self.head = nn.Conv2d(width, 2, 3, padding=1)
-        _initialise(self)
+        _initialize(self)
 
     def forward(self, both_BCHW: Tensor) -> Tensor:
         """Logits (B, 2, H, W) of normal and anomalous, from (B, 6, H, W)."""
@@ -322,7 +322,7 @@ class Segmenter(nn.Module):
         return logit_B2HW
 
 
-class Standardise(nn.Module):
+class Standardize(nn.Module):
     """RGB in [0, 1] less ImageNet's mean, over its standard deviation."""
 
     mean: Tensor
@@ -357,7 +357,7 @@ def _conv(inputs: int, outputs: int) -> list[nn.Module]:
     return [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
 
 
-def _initialise(module: nn.Module) -> None:
+def _initialize(module: nn.Module) -> None:
     """Normal weights of both kinds of layers; the convolutions' biases keep torch's default, as upstream's do."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d):

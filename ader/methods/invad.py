@@ -2,7 +2,7 @@
 
 Paper: Zhang et al., "Learning Feature Inversion for Multi-class Anomaly Detection under General-purpose COCO-AD
 Benchmark", arXiv 2404.10760, 2024.
-Upstream: zhangzjn/ADer at 902937a (no licence file; its layers are StyleMapGAN's, under CC BY-NC 4.0). Nothing of
+Upstream: zhangzjn/ADer at 902937a (no license file; its layers are StyleMapGAN's, under CC BY-NC 4.0). Nothing of
 either's code is used here.
 The default recipe is ADer's benchmark config. It differs from what is printed: ADer Table 1 says a learning rate of
 1e-3 (``method.lr=0.001``), the paper's text AdamW with 1e-4 and a weight decay of 1e-4 (``recipe=official``; betas are
@@ -15,7 +15,7 @@ to 7.4, map within 4.2e-7 of values up to 0.87, image score within 1.2e-7; loss 
 float64; gradients within 1.1e-4 of values up to 1.5 in float32, within 2.2e-15 in float64. The reference's two compiled
 operators were replaced by the torch operations that they stand for.
 95,631,088 parameters, 70,768,560 of them trained, and 45.37 G multiply-accumulates per image; ADer Table 1 says 95.6 M
-and 45.4 G (45.394 by fvcore, which adds the normalisations and leaves out the upsampling filters).
+and 45.4 G (45.394 by fvcore, which adds the normalizations and leaves out the upsampling filters).
 
 Differences from upstream:
 - One ordinary convolution serves all images; upstream repeats the weights, which are the same for all, for each image
@@ -42,7 +42,18 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from ader.methods._base import Batch, Count, Descent, Method, Minimise, NonNegative, Positive, Prediction, Share, Tags
+from ader.methods._base import (
+    Batch,
+    Count,
+    Method,
+    NonNegative,
+    Optimize,
+    Positive,
+    Prediction,
+    Share,
+    Tags,
+    TrainStage,
+)
 from ader.nets.backbone import Backbone, BackboneOptions
 from ader.nets.optim.decay import decay_groups
 from ader.nets.optim.schedules import cosine, step_at
@@ -97,7 +108,7 @@ class InvAD(Method):
     """
 
     tags: ClassVar[Tags] = Tags(paper="Zhang et al., arXiv 2404.10760, 2024")
-    check_with: ClassVar[Mapping[str, Any]] = {
+    small: ClassVar[Mapping[str, Any]] = {
         "backbone": {"name": "test_resnet", "pretrained": False},
     }
 
@@ -156,12 +167,12 @@ class InvAD(Method):
         )
         self.blur = GaussianBlur(sigma)
 
-    def stages(self) -> Iterator[Descent]:
+    def stages(self) -> Iterator[TrainStage]:
         trained = [self.style_encoder, self.generator]
         weights = [weight for module in trained for weight in module.parameters()]
         groups = decay_groups(weights, self.weight_decay)
         kind = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
-        yield Descent(
+        yield TrainStage(
             name="inversion",
             batch_size=self.batch_size,
             step=self._step,
@@ -172,10 +183,10 @@ class InvAD(Method):
             clip=self.clip,
         )
 
-    def _step(self, batch: Batch, minimise: Minimise) -> Mapping[str, Tensor]:
+    def _step(self, batch: Batch, optimize: Optimize) -> Mapping[str, Tensor]:
         features, generated = self(batch.image_BCHW)
         loss = self.loss_weight * feature_loss(features, generated, self.loss)
-        minimise(loss)
+        optimize(loss)
         return {self.loss: loss}
 
     def forward(self, image_BCHW: Tensor) -> tuple[list[Tensor], list[Tensor]]:

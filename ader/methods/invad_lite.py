@@ -2,7 +2,7 @@
 
 Paper: Zhang et al., "Learning Feature Inversion for Multi-class Anomaly Detection under General-purpose COCO-AD
 Benchmark", arXiv 2404.10760, 2024.
-Upstream: zhangzjn/ADer at 902937a (no licence file), of whose code nothing is used here.
+Upstream: zhangzjn/ADer at 902937a (no license file), of whose code nothing is used here.
 The default recipe is ADer's benchmark config; what is printed differs, as in ``invad.py``. The weight of the loss, 5
 where InvAD has 1, makes the clipping of gradients five times as tight and changes little else under Adam.
 
@@ -11,7 +11,7 @@ values (`parity/invad_lite.py`, CPU): encoder's features equal; generator's feat
 up to 7.9, map within 4.2e-7 of values up to 0.80, image score within 6e-8; loss equal in float32 and within 2.9e-14 of
 44 in float64; gradients within 2.8e-4 of values up to 5.5 in float32, within 1.2e-14 in float64.
 17,146,544 parameters, 8,976,240 of them trained, and 9.27 G multiply-accumulates per image; ADer Table 1 says 17.1 M
-and 9.3 G (9.283 by fvcore, which adds the normalisations and leaves out the upsampling filters).
+and 9.3 G (9.283 by fvcore, which adds the normalizations and leaves out the upsampling filters).
 
 Differences from upstream: those of ``invad.py``.
 """

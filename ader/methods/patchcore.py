@@ -1,7 +1,7 @@
-"""PatchCore: nearest neighbours in a coreset of locally aggregated patch features.
+"""PatchCore: nearest neighbors in a coreset of locally aggregated patch features.
 
 Paper: Roth et al., "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022.
-Upstream: amazon-science/patchcore-inspection at fcaa92f (Apache-2.0) and zhangzjn/ADer at 902937a (no licence file).
+Upstream: amazon-science/patchcore-inspection at fcaa92f (Apache-2.0) and zhangzjn/ADer at 902937a (no license file).
 The default recipe is ADer's, its probe of the backbone apart; ``recipe=ader`` has that, ``recipe=official`` is the
 official baseline (IM224) without its crop.
 
@@ -16,14 +16,14 @@ Differences from upstream:
   pretrained statistics move a tenth of the way. ``probe_size`` repeats that; the default leaves them alone.
 - All training images are used; ADer's loader drops the last incomplete batch.
 - Patch features come from their closed form (``nets/patches.py``); upstream unfolds 9 copies and pools them.
-- The greedy choice is exact but batched (``nets/neighbours.py``); upstream walks over all points for each choice.
+- The greedy choice is exact but batched (``nets/neighbors.py``); upstream walks over all points for each choice.
 - Distances are computed by blocked matrix products and ranked again exactly; upstream asks FAISS (``IndexFlatL2``).
   As there, scores are squared distances; the paper's re-weighting of the image score is not in upstream's code.
 - The random projection and the starting points come from torch's generator: another draw than upstream's, from the
   same distributions.
 
 Shapes in names: B images, C channels, H height, W width, N patches, M bank items, Q queries, D dimensions, P
-projected dimensions, K neighbours.
+projected dimensions, K neighbors.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from ader.methods._base import Batch, Count, Method, Pass, Positive, Prediction, Share, Tags
+from ader.methods._base import Batch, Count, FitPass, Method, Positive, Prediction, Share, Tags
 from ader.nets.backbone import Backbone, BackboneOptions
 from ader.nets.scoring.maps import GaussianBlur, upsample
 from ader.nets.scoring.neighbors import greedy_coreset, nearest, squared_distances
 from ader.nets.scoring.patches import PatchFeatures, probe_in_training_mode
-from ader.nets.state.fitted import Fitted
+from ader.nets.state.late_tensor import LateTensor
 from ader.system import dist
 
 
@@ -53,7 +53,7 @@ class PatchCore(Method):
         starts: random points whose mean distance decides the first choice.
         dimensions: of a patch feature, after pooling over both layers.
         layers: timm ``out_indices`` of the backbone, finest first: 2 and 3 are a ResNet's layer2 and layer3.
-        neighbours: bank items whose distances are averaged.
+        neighbors: bank items whose distances are averaged.
         image_score: ``"map"``, the maximum of the smoothed map (ADer), or ``"patch"``, the largest patch score.
         sigma: of the Gaussian that smooths the map, in pixels.
         probe_size: pixels of the image of ones that goes through the backbone in training mode before all else, as
@@ -71,7 +71,7 @@ class PatchCore(Method):
         starts: Count = 10,
         dimensions: Count = 1024,
         layers: tuple[int, ...] = (2, 3),
-        neighbours: Count = 1,
+        neighbors: Count = 1,
         image_score: Literal["map", "patch"] = "map",
         sigma: Positive = 4.0,
         probe_size: Count | None = None,
@@ -79,18 +79,18 @@ class PatchCore(Method):
     ) -> None:
         super().__init__()
         self.batch_size, self.coreset, self.projection, self.starts = batch_size, coreset, projection, starts
-        self.dimensions, self.neighbours, self.image_score = dimensions, neighbours, image_score
+        self.dimensions, self.neighbors, self.image_score = dimensions, neighbors, image_score
         self.backbone = Backbone(backbone, layers)
         if probe_size is not None:
             probe_in_training_mode(self.backbone, probe_size)
         self.patches = PatchFeatures(self.backbone.channels, dimensions)
-        self.bank = Fitted()
+        self.bank = LateTensor()
         self.blur = GaussianBlur(sigma)
         self._collected: list[Tensor] = []
 
-    def stages(self) -> Iterator[Pass]:
+    def stages(self) -> Iterator[FitPass]:
         self._collected = []
-        yield Pass(name="bank", batch_size=self.batch_size, update=self._collect, finish=self._reduce)
+        yield FitPass(name="bank", batch_size=self.batch_size, update=self._collect, finish=self._reduce)
 
     def _collect(self, batch: Batch) -> None:
         self._collected.append(self(batch.image_BCHW).flatten(0, 2).float())
@@ -128,7 +128,7 @@ class PatchCore(Method):
 
     def predict(self, image_BCHW: Tensor) -> Prediction:
         patch_BHWD = self(image_BCHW).float()
-        distance_QK, _ = nearest(patch_BHWD.flatten(0, 2), self.bank.get(), self.neighbours)
+        distance_QK, _ = nearest(patch_BHWD.flatten(0, 2), self.bank.get(), self.neighbors)
         patch_BHW = distance_QK.mean(dim=1).view(patch_BHWD.shape[:3])
         map_BHW = self.blur(upsample(patch_BHW, image_BCHW.shape[2:], align_corners=False))
         scored_BHW = map_BHW if self.image_score == "map" else patch_BHW

@@ -1,14 +1,14 @@
 """RD: reverse distillation from a one-class embedding.
 
 Paper: Deng and Li, "Anomaly Detection via Reverse Distillation from One-Class Embedding", CVPR 2022 (RD4AD).
-Upstream: hq-deng/RD4AD at 6554076 (MIT) and its multi-class reproduction in zhangzjn/ADer at 902937a (no licence file).
+Upstream: hq-deng/RD4AD at 6554076 (MIT) and its multi-class reproduction in zhangzjn/ADer at 902937a (no license file).
 The default recipe is ADer's; ``bottleneck_width=128``, ``backbone.name=wide_resnet50_2.tv_in1k``, ``decay_at=1``,
 ``clip=null`` and ``trainer.epochs=200`` with ``setting=single_class`` give the official one.
 
 Compared with both on 4 random images of 256x256, same weights (`python -m parity rd` and `rd4ad`, float32, CPU):
 teacher and student features, loss and gradient norms equal to the last bit; map within 7e-7 and image score within
 2e-7 of values up to 2 (the reference smooths in numpy). 80,609,600 parameters, 55,747,072 of them trained, and 28.36 G
-multiply-accumulates per image; ADer Table 1 says 80.6 M and 28.4 G (28.435 by fvcore, which adds the normalisations).
+multiply-accumulates per image; ADer Table 1 says 80.6 M and 28.4 G (28.435 by fvcore, which adds the normalizations).
 
 Differences from upstream:
 - none in the network, the loss (whole maps as vectors, where equation 2 has pixels) or the map; ADer divides the sum
@@ -28,7 +28,7 @@ import torch
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
-from ader.methods._base import Batch, Count, Descent, Method, Minimise, Positive, Prediction, Share, Tags
+from ader.methods._base import Batch, Count, Method, Optimize, Positive, Prediction, Share, Tags, TrainStage
 from ader.nets.backbone import Backbone, BackboneOptions
 from ader.nets.optim.schedules import step_at
 from ader.nets.scoring.maps import GaussianBlur, cosine_distance_map, flat_cosine_loss
@@ -73,10 +73,10 @@ class RD(Method):
         self.decoder = Decoder(plan)
         self.blur = GaussianBlur(sigma)
 
-    def stages(self) -> Iterator[Descent]:
+    def stages(self) -> Iterator[TrainStage]:
         student = [self.bottleneck, self.decoder]
         weights = [weight for module in student for weight in module.parameters()]
-        yield Descent(
+        yield TrainStage(
             name="distil",
             batch_size=self.batch_size,
             step=self._step,
@@ -87,10 +87,10 @@ class RD(Method):
             clip=self.clip,
         )
 
-    def _step(self, batch: Batch, minimise: Minimise) -> Mapping[str, Tensor]:
+    def _step(self, batch: Batch, optimize: Optimize) -> Mapping[str, Tensor]:
         teacher, student = self(batch.image_BCHW)
         loss = flat_cosine_loss(teacher, student)
-        minimise(loss)
+        optimize(loss)
         return {"cos": loss}
 
     def forward(self, image_BCHW: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -149,7 +149,7 @@ class OneClassEmbedding(nn.Module):
         first = plan.make(3 * coarse, 2 * coarse, base_width, stride=2, downsample=shortcut)
         rest = [plan.make(2 * coarse, 2 * coarse, base_width) for _ in range(2)]
         self.blocks = nn.Sequential(first, *rest)
-        _initialise(self)
+        _initialize(self)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Embedding (B, 2 C_3, H_3 / 2, W_3 / 2) of the three feature maps."""
@@ -171,7 +171,7 @@ class Decoder(nn.Module):
             stages.append(nn.Sequential(_rising_block(plan, inputs, outputs), *rest))
             inputs = outputs
         self.stages = nn.ModuleList(stages)
-        _initialise(self)
+        _initialize(self)
 
     def forward(self, embedding_BCHW: Tensor) -> list[Tensor]:
         """Restored features, from the finest scale to the coarsest."""
@@ -202,7 +202,7 @@ def _conv_norm_relu(inputs: int, outputs: int) -> list[nn.Module]:
     return [conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
 
 
-def _initialise(module: nn.Module) -> None:
+def _initialize(module: nn.Module) -> None:
     """Kaiming-normal for convolutions; transposed ones keep torch's default, as upstream's type test leaves them."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d):

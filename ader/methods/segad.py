@@ -16,7 +16,7 @@ Parameters and multiply-accumulates are the detectors'; the forest has 2,000 tre
 Differences from upstream:
 - All runs in one: detectors are trained on their share of the normal images and then looked at by the forest's pass.
   That no detector saw what the forest learns from is asserted, of finished runs by their list of training images.
-  (Upstream's EfficientAD normalises its maps by quantiles of the forest's normal images; here that is a hold-out of
+  (Upstream's EfficientAD normalizes its maps by quantiles of the forest's normal images; here that is a hold-out of
   the detector's own.)
 - Skewness and kurtosis of a constant segment are 0; SciPy has NaN, which XGBoost takes as missing.
 - Statistics are computed in float64 for all images, maps and pixels of a segment at once.
@@ -44,13 +44,13 @@ from torch import Tensor, nn
 from ader.config.validate import validated
 from ader.data.index import TRAIN, Index
 from ader.data.labelmaps import MOST, read_label_map, resized
-from ader.methods._base import Batch, Count, Method, Pass, Prediction, Share, Stage, Tags, find_class
+from ader.methods._base import Batch, Count, FitPass, Method, Prediction, Share, Stage, Tags, find_class
 from ader.methods._finished import Model
 from ader.nets.backbone import BackboneOptions
 from ader.nets.scoring.maps import full
 from ader.nets.scoring.segments import STATISTICS, Segments, segment_statistics
-from ader.nets.state.fitted import Fitted
 from ader.nets.state.forest import BoostedForest, ForestOptions
+from ader.nets.state.late_tensor import LateTensor
 from ader.nets.synthesis.blemishes import BlemishOptions, blemished
 from ader.settings import FOREST
 from ader.system import dist
@@ -87,7 +87,7 @@ class SegAD(Method):
 
     label_1HW: Tensor
     tags: ClassVar[Tags] = Tags(maps=False, supervision="image", paper="Baitieva et al., CVPR 2024")
-    check_with: ClassVar[Mapping[str, Any]] = {
+    small: ClassVar[Mapping[str, Any]] = {
         "batch_size": 8,
         "forest": {"trees": 20},
         "options": {"rd": {"batch_size": 2}, "patchcore": {"batch_size": 2, "coreset": 0.05}},
@@ -129,12 +129,12 @@ class SegAD(Method):
         self.per_image, label_HW = segment_source(segments, image_size)
         self.register_buffer("label_1HW", label_HW[None])  # saved: a forest needs the segments that it was grown with
         self._common: tuple[object, Segments] | None = None
-        self.table = Fitted()
+        self.table = LateTensor()
         self.forest = BoostedForest(forest)
         self._rows: list[tuple[Tensor, Tensor, Tensor]] = []
 
     @classmethod
-    def suited(cls, arguments: Mapping[str, Any], training: Index, data_hash: str) -> Mapping[str, Any]:
+    def arguments_for(cls, arguments: Mapping[str, Any], training: Index, data_hash: str) -> Mapping[str, Any]:
         """As configured, but that ``runs`` name the models for these categories.
 
         Raises:
@@ -183,10 +183,10 @@ class SegAD(Method):
         maps = (LABELS,) if self.per_image else ()
         common: dict[str, Any] = {"batch_size": self.batch_size, "split": FOREST, "label_maps": maps}
         self._rows = []
-        yield Pass(name="forest", update=self._collect, finish=self._conclude, **common)
+        yield FitPass(name="forest", update=self._collect, finish=self._conclude, **common)
         if self.generated is not None and not self.table.get()[:, 0].any():
             self._rows = []
-            yield Pass(name="generated", update=self._collect_generated, finish=self._conclude_generated, **common)
+            yield FitPass(name="generated", update=self._collect_generated, finish=self._conclude_generated, **common)
 
     def _placed(self, name: str, method: Method, stage: Stage) -> Stage:
         """A part's stage as one of the whole's. What others hold out is training data to it as any."""
@@ -285,10 +285,10 @@ class SegAD(Method):
         stats_BLK4, rest_BR = self._features(image_BCHW, extra, segments)
         return Prediction(self.forest(torch.cat([stats_BLK4.flatten(1).float(), rest_BR], dim=1)))
 
-    def caveats(self) -> list[str]:
-        """Those of the parts; what another run trained has the caveats of that run."""
-        texts = [text for method in self.trained.values() for text in method.caveats()]
-        texts += [text for facts in self.facts.values() for text in facts["caveats"]]
+    def warnings(self) -> list[str]:
+        """Those of the parts; what another run trained has the warnings of that run."""
+        texts = [text for method in self.trained.values() for text in method.warnings()]
+        texts += [text for facts in self.facts.values() for text in facts["warnings"]]
         return list(dict.fromkeys(texts))
 
     def weights(self) -> list[dict[str, Any]]:
@@ -315,7 +315,7 @@ def check_names(
     for name in detectors:
         tags = find_class(name).tags
         if not tags.maps or tags.supervision != "normal":
-            what = "gives no anomaly maps" if not tags.maps else "learns from labelled defects"
+            what = "gives no anomaly maps" if not tags.maps else "learns from labeled defects"
             raise UserError(f"method.detectors: {name} {what}: name methods with maps that learn from normal images")
     if classifier is not None and find_class(classifier).tags.supervision == "normal":
         raise UserError(f"method.classifier={classifier} learns from no labels: name it among the detectors")
@@ -346,9 +346,7 @@ def check_forest(forest: Index, generates: bool, classifier: str | None) -> None
             "segad has no defects to learn from: choose a setting with some (setting.shots), or leave method.generated"
         )
     if not defective and classifier is not None:
-        raise UserError(
-            f"method.classifier={classifier} needs labelled defects and the setting gives none: set it null"
-        )
+        raise UserError(f"method.classifier={classifier} needs labeled defects and the setting gives none: set it null")
 
 
 def arguments_of(
@@ -393,7 +391,7 @@ def model_at(name: str, folder: str, image_size: int, categories: Sequence[str] 
     if model.image_size != image_size:
         raise UserError(
             f"method.runs.{name}={folder} saw images of {model.image_size} pixels, this run's have {image_size}: set "
-            f"image_size={model.image_size}, or train it anew"
+            f"image_size={model.image_size}, or train it again"
         )
     return model
 

@@ -1,7 +1,7 @@
 """SimpleNet: a discriminator between adapted patch features and the same features with noise.
 
 Paper: Liu et al., "SimpleNet: A Simple Network for Image Anomaly Detection and Localization", CVPR 2023.
-Upstream: DonaldRR/SimpleNet at 351a2b8 (MIT) and its reproduction in zhangzjn/ADer at 902937a (no licence file).
+Upstream: DonaldRR/SimpleNet at 351a2b8 (MIT) and its reproduction in zhangzjn/ADer at 902937a (no license file).
 The default recipe is ADer's without its faults (the first two differences below); ``recipe=ader`` has them back, as
 they were in force when the published numbers were made. ``recipe=official`` with ``setting=single_class`` is the
 authors' ``run.sh`` (the paper itself says batches of 4).
@@ -26,7 +26,7 @@ Differences from upstream:
 - The noise is drawn on the device, by torch's generator: another draw than upstream's, of the same distribution.
 - Under bf16 only the backbone runs in half precision: rounding an adapted feature to 8 bits is not small beside a
   noise of 0.015.
-- The official code crops a centre of 288 from 329 pixels and keeps the epoch that is best on the test set; here images
+- The official code crops a center of 288 from 329 pixels and keeps the epoch that is best on the test set; here images
   are never cropped and the last epoch counts.
 - The smoothed maps are made in one batch, and only maps: upstream interpolates all features to the image's size as
   well, on the host, and drops them. ADer's test loop as released hands this function an argument that it cannot take.
@@ -47,7 +47,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ader.methods._base import Batch, Count, Descent, Method, Minimise, NonNegative, Positive, Prediction, Share, Tags
+from ader.methods._base import (
+    Batch,
+    Count,
+    Method,
+    NonNegative,
+    Optimize,
+    Positive,
+    Prediction,
+    Share,
+    Tags,
+    TrainStage,
+)
 from ader.nets.backbone import Backbone, BackboneOptions
 from ader.nets.optim.decay import decay_groups
 from ader.nets.optim.schedules import step_at
@@ -87,7 +98,7 @@ class SimpleNet(Method):
     """
 
     tags: ClassVar[Tags] = Tags(paper="Liu et al., CVPR 2023")
-    check_with: ClassVar[Mapping[str, object]] = {"dimensions": 96, "hidden": 64}
+    small: ClassVar[Mapping[str, object]] = {"dimensions": 96, "hidden": 64}
 
     def __init__(
         self,
@@ -128,11 +139,11 @@ class SimpleNet(Method):
         )
         self.blur = GaussianBlur(sigma)
 
-    def stages(self) -> Iterator[Descent]:
+    def stages(self) -> Iterator[TrainStage]:
         adaptor = self._groups(self.adaptor, self.adaptor_weight_decay)
         discriminator = self._groups(self.discriminator, self.discriminator_weight_decay)
         schedule = step_at(self.decay_at)
-        yield Descent(
+        yield TrainStage(
             name="discriminate",
             batch_size=self.batch_size,
             step=self._step,
@@ -151,10 +162,10 @@ class SimpleNet(Method):
         """The module's parameters: biases and the batch norm decay only if wanted."""
         return decay_groups(module.parameters(), weight_decay, weight_decay if self.decay_biases else 0.0)
 
-    def _step(self, batch: Batch, minimise: Minimise) -> Mapping[str, Tensor]:
+    def _step(self, batch: Batch, optimize: Optimize) -> Mapping[str, Tensor]:
         real_N, fake_N = self(batch.image_BCHW)
         loss = hinge_loss(real_N, fake_N, self.margin)
-        minimise(loss)  # both optimizers: the adaptor's input is frozen, so one backward pass serves them
+        optimize(loss)  # both optimizers: the adaptor's input is frozen, so one backward pass serves them
         real_share = (real_N.detach() >= self.margin).float().mean()
         fake_share = (fake_N.detach() <= -self.margin).float().mean()
         return {"hinge": loss, "real_above_margin": real_share, "fake_below_margin": fake_share}

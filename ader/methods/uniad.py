@@ -1,25 +1,25 @@
-"""UniAD: one transformer, with neighbour-masked attention and a query in every layer, restores features of all classes.
+"""UniAD: one transformer, with neighbor-masked attention and a query in every layer, restores features of all classes.
 
 Paper: You et al., "A Unified Model for Multi-class Anomaly Detection", NeurIPS 2022.
-Upstream: zhiyuanyou/UniAD at a5b9d9d (Apache-2.0) and its reproduction in zhangzjn/ADer at 902937a (no licence file).
+Upstream: zhiyuanyou/UniAD at a5b9d9d (Apache-2.0) and its reproduction in zhangzjn/ADer at 902937a (no license file).
 The default recipe is ADer's; ``recipe=official`` is the official code's for one GPU (1000 epochs, 224x224 pixels, 7x7
-neighbours, gradient norms of at most 0.1, weight decay of all parameters).
+neighbors, gradient norms of at most 0.1, weight decay of all parameters).
 
 Compared with both on 4 random images of 256x256, same weights, backbone at random ones (`python -m parity uniad`,
 `uniad_official`, float32, CPU); ADer / official: backbone features 0 / 6e-5 of values up to 16, restored features
 2e-6 / 4e-6 of 4.5, map 1.2e-5 / 5e-5 of 54, image score 0 / 2e-5 of 52. In training, with the same jitter and no
 dropout: loss 0 / 1e-6 of 5, gradients 1.3e-5 of 0.03, in float64 1e-16 of 0.03. The official backbone's padding was
-mended for this (last but one difference).
+fixed for this (last but one difference).
 
 11,415,328 parameters, 7,779,344 of them trained, and 3.52 G multiply-accumulates per image. ADer Table 1 says 24.5 M:
 timm's backbone keeps its stages of stride 32 (13,106,232 parameters, 0.71 G multiply-accumulates per image), which feed
 nothing and are cut here. And it says 3.4 G (3.364): fvcore leaves out the products of queries and keys, 0.201 G, and
-the dead stages, but counts normalisations and resizing, 0.047 G; our count and fvcore's agree exactly in the rest.
+the dead stages, but counts normalizations and resizing, 0.047 G; our count and fvcore's agree exactly in the rest.
 
 Differences from upstream:
 - The stages of stride 32 are cut (``nets.backbone``): no effect on the features that are used.
 - Attention is fused, batch first; the queries of a decoder layer are the same for all images and are projected once;
-  the mask is made once, the jitter drawn on the device. Both codes build the mask anew for each batch, on the CPU.
+  the mask is made once, the jitter drawn on the device. Both codes build the mask again for each batch, on the CPU.
 - Resizing goes to the token grid's exact size, as theirs does where a side is a multiple of 16, which is required.
 - The window does not follow the image's size: ADer's configuration gives 2 * (image_size // 64) + 1, so 9 at 256.
 - ADer steps the learning rate through timm's scheduler, per iteration; here it is a function of the progress, with
@@ -47,15 +47,15 @@ from torch import Tensor, nn
 from ader.methods._base import (
     Batch,
     Count,
-    Descent,
     Method,
-    Minimise,
     NonNegative,
+    Optimize,
     Positive,
     Prediction,
     Probability,
     Share,
     Tags,
+    TrainStage,
 )
 from ader.nets.backbone import Backbone, BackboneOptions
 from ader.nets.optim.decay import decay_groups
@@ -79,7 +79,7 @@ class UniAD(Method):
         lr: AdamW's learning rate.
         betas: AdamW's averaging factors.
         weight_decay: AdamW's.
-        decay_all: whether weight decay reaches biases and normalisations too (official), or matrices only (ADer).
+        decay_all: whether weight decay reaches biases and normalizations too (official), or matrices only (ADer).
         decay_at: share of the training after which the learning rate is multiplied by 0.1.
         clip: largest gradient norm; None for no clipping.
         jitter_scale: noise on a feature vector of C channels is normal with standard deviation scale * norm / C.
@@ -102,7 +102,7 @@ class UniAD(Method):
     """
 
     tags: ClassVar[Tags] = Tags(paper="You et al., NeurIPS 2022")
-    check_with: ClassVar[Mapping[str, Any]] = {
+    small: ClassVar[Mapping[str, Any]] = {
         "width": 32,
         "heads": 4,
         "feedforward": 64,
@@ -156,8 +156,8 @@ class UniAD(Method):
             dropout=dropout,
         )
 
-    def stages(self) -> Iterator[Descent]:
-        yield Descent(
+    def stages(self) -> Iterator[TrainStage]:
+        yield TrainStage(
             name="restore",
             batch_size=self.batch_size,
             step=self._step,
@@ -175,10 +175,10 @@ class UniAD(Method):
             return [{"params": weights, "weight_decay": self.weight_decay}]
         return decay_groups(weights, self.weight_decay)
 
-    def _step(self, batch: Batch, minimise: Minimise) -> Mapping[str, Tensor]:
+    def _step(self, batch: Batch, optimize: Optimize) -> Mapping[str, Tensor]:
         aligned_BNC, restored_BNC = self(batch.image_BCHW)
         loss = F.mse_loss(restored_BNC, aligned_BNC)
-        minimise(loss)
+        optimize(loss)
         return {"mse": loss}
 
     def forward(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
@@ -214,11 +214,11 @@ def _grid(image_size: int, stride: int, window: int | None) -> int:
     if window is None:
         return grid
     if window % 2 == 0:
-        raise UserError(f"method.window={window} has no centre: give an odd number")
+        raise UserError(f"method.window={window} has no center: give an odd number")
     if window // 2 >= grid // 2:  # the token at grid // 2 is the one nearest to all borders
         raise UserError(
             f"method.window={window} hides all {grid}x{grid} tokens of image_size={image_size} from the one at their "
-            "centre: give a smaller window, larger images, or method.masked=[]"
+            "center: give a smaller window, larger images, or method.masked=[]"
         )
     return grid
 
@@ -233,7 +233,7 @@ def align(features: Sequence[Tensor], grid: int) -> Tensor:
     return token_BNC
 
 
-def beyond_neighbours(grid: int, window: int) -> Tensor:
+def beyond_neighbors(grid: int, window: int) -> Tensor:
     """(N, N), True where the token of a row may attend to that of a column: not within its own square window."""
     place_G = torch.arange(grid)
     near_GG = (place_G[:, None] - place_G).abs() <= window // 2
@@ -268,7 +268,7 @@ class Transformer(nn.Module):
     Args:
         channels: of the features.
         grid: side of the token grid.
-        window: side of the square of neighbours that a token may not attend to.
+        window: side of the square of neighbors that a token may not attend to.
         masked: the attentions with that rule.
         width, heads, feedforward, dropout: of each layer.
         depths: layers of the encoder and of the decoder.
@@ -291,7 +291,7 @@ class Transformer(nn.Module):
     ) -> None:
         super().__init__()
         self.masked = frozenset(masked)
-        self.register_buffer("allowed_NN", beyond_neighbours(grid, window), persistent=False)
+        self.register_buffer("allowed_NN", beyond_neighbors(grid, window), persistent=False)
         self.input, self.output = nn.Linear(channels, width), nn.Linear(width, channels)
         self.position = Position(grid, width)
         encoder = EncoderLayer(width, heads, feedforward, dropout)
@@ -301,7 +301,7 @@ class Transformer(nn.Module):
             for layer, depth in zip((encoder, decoder), depths, strict=True)
         )
         self.norm = nn.LayerNorm(width)
-        _initialise(self)
+        _initialize(self)
 
     def forward(self, token_BNC: Tensor) -> Tensor:
         """Same shape."""
@@ -333,7 +333,7 @@ class Position(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention and a token-wise network, each followed by its residual sum and a normalisation."""
+    """Self-attention and a token-wise network, each followed by its residual sum and a normalization."""
 
     def __init__(self, width: int, heads: int, feedforward: int, dropout: float) -> None:
         super().__init__()
@@ -426,7 +426,7 @@ def _feedforward(width: int, inner: int, dropout: float) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, inner), nn.ReLU(), nn.Dropout(dropout), nn.Linear(inner, width))
 
 
-def _initialise(module: nn.Module) -> None:
+def _initialize(module: nn.Module) -> None:
     """Xavier-uniform weights and zero biases of linear layers. What is no linear layer (queries, the attentions' input
     weights) stays as it was before the layers were copied, so that all layers start with the same: as in both codes."""
     for part in module.modules():

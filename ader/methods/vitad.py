@@ -2,7 +2,7 @@
 
 Paper: Zhang et al., "Exploring Plain ViT Reconstruction for Multi-class Unsupervised Anomaly Detection",
 arXiv 2312.07495 (2023).
-Upstream: zhangzjn/ADer at 902937a (no licence file), of the same authors. The default recipe is ADer's and the
+Upstream: zhangzjn/ADer at 902937a (no license file), of the same authors. The default recipe is ADer's and the
 paper's.
 
 Compared with upstream on 4 random images of 256x256, same weights (`python -m parity vitad`, CPU): in float32 teacher
@@ -38,7 +38,18 @@ from timm.layers import trunc_normal_
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from ader.methods._base import Batch, Count, Descent, Method, Minimise, NonNegative, Positive, Prediction, Share, Tags
+from ader.methods._base import (
+    Batch,
+    Count,
+    Method,
+    NonNegative,
+    Optimize,
+    Positive,
+    Prediction,
+    Share,
+    Tags,
+    TrainStage,
+)
 from ader.nets.backbone import BackboneOptions, Pretrained
 from ader.nets.optim.decay import decay_groups
 from ader.nets.optim.schedules import step_at
@@ -68,7 +79,7 @@ class ViTAD(Method):
     """
 
     tags: ClassVar[Tags] = Tags(paper="Zhang et al., arXiv 2312.07495")
-    check_with: ClassVar[Mapping[str, Any]] = {
+    small: ClassVar[Mapping[str, Any]] = {
         "backbone": {"name": "test_vit", "pretrained": False},
         "teacher_blocks": [1, 2, 3],
         "neck_blocks": [6],
@@ -107,8 +118,8 @@ class ViTAD(Method):
         self.decoder = Decoder(height * width, self.teacher.width, self.teacher.heads, decoder_blocks)
         self.blur = GaussianBlur(sigma)
 
-    def stages(self) -> Iterator[Descent]:
-        yield Descent(
+    def stages(self) -> Iterator[TrainStage]:
+        yield TrainStage(
             name="restore",
             batch_size=self.batch_size,
             step=self._step,
@@ -123,9 +134,9 @@ class ViTAD(Method):
         weights = [*self.fusion.parameters(), *self.decoder.parameters()]
         return torch.optim.AdamW(decay_groups(weights, self.weight_decay), lr=self.lr, betas=self.betas)
 
-    def _step(self, batch: Batch, minimise: Minimise) -> Mapping[str, Tensor]:
+    def _step(self, batch: Batch, optimize: Optimize) -> Mapping[str, Tensor]:
         loss = flat_cosine_loss(*self(batch.image_BCHW))
-        minimise(loss)
+        optimize(loss)
         return {"cos": loss}
 
     def forward(self, image_BCHW: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -207,7 +218,7 @@ class Teacher(nn.Module):
             sides = "x".join(str(side) for side in image_BCHW.shape[2:])
             raise UserError(f"vitad was built for image_size={self.size[0]} and cannot take images of {sides} pixels")
         tokens = self.vit.net.forward_intermediates(
-            self.vit.normalise(image_BCHW), indices=self._places, output_fmt="NLC", intermediates_only=True
+            self.vit.normalize(image_BCHW), indices=self._places, output_fmt="NLC", intermediates_only=True
         )
         after = dict(zip((place + 1 for place in self._places), tokens, strict=True))
         return [after[block] for block in self.restored], torch.cat([after[block] for block in self.neck], dim=2)
@@ -233,7 +244,7 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(
             Block(width, heads, mlp_ratio=4.0, qkv_bias=True, norm_layer=norm) for _ in range(restoring[-1])
         )
-        self.apply(_initialise)
+        self.apply(_initialize)
         trunc_normal_(self.position_1LC, std=0.02)
 
     def forward(self, token_BLC: Tensor) -> list[Tensor]:
@@ -247,7 +258,7 @@ class Decoder(nn.Module):
         return restored[::-1]
 
 
-def _initialise(module: nn.Module) -> None:
+def _initialize(module: nn.Module) -> None:
     """timm's for vision transformers; norms keep torch's ones and zeros."""
     if isinstance(module, nn.Linear):
         trunc_normal_(module.weight, std=0.02)

@@ -35,7 +35,18 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from ader.methods._base import Batch, Count, Descent, Method, Minimise, NonNegative, Positive, Prediction, Share, Tags
+from ader.methods._base import (
+    Batch,
+    Count,
+    Method,
+    NonNegative,
+    Optimize,
+    Positive,
+    Prediction,
+    Share,
+    Tags,
+    TrainStage,
+)
 from ader.nets.backbone import BackboneOptions, Pretrained
 from ader.nets.scoring.maps import full
 from ader.system.errors import UserError
@@ -44,7 +55,7 @@ from ader.system.errors import UserError
 class WRNClassifier(Method):
     """Image labels, one logit, focal loss; no maps.
 
-    It trains on all labelled images that the setting gives, those that it sets apart for SegAD's forest included.
+    It trains on all labeled images that the setting gives, those that it sets apart for SegAD's forest included.
 
     Args:
         batch_size: images per step.
@@ -84,11 +95,11 @@ class WRNClassifier(Method):
             )
         self.head = nn.Linear(self.network.net.num_features, 1)
 
-    def stages(self) -> Iterator[Descent]:
+    def stages(self) -> Iterator[TrainStage]:
         optimizer = torch.optim.SGD(
             self.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
         )
-        yield Descent(
+        yield TrainStage(
             name="classify",
             batch_size=self.batch_size,
             split=("train", "forest"),
@@ -99,10 +110,10 @@ class WRNClassifier(Method):
             epochs=self.epochs,
         )
 
-    def _step(self, batch: Batch, minimise: Minimise) -> Mapping[str, Tensor]:
+    def _step(self, batch: Batch, optimize: Optimize) -> Mapping[str, Tensor]:
         assert batch.label_B is not None  # the tags ask for it
         loss = focal_loss(self(batch.image_BCHW), batch.label_B, self.gamma, self.alpha)
-        minimise(loss)
+        optimize(loss)
         return {"focal": loss}
 
     def forward(self, image_BCHW: Tensor) -> Tensor:

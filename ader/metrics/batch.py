@@ -175,7 +175,7 @@ class _Who:
 
 
 def equal_runs(planes: Sequence[Planes], count: int, most: Callable[[Sequence[torch.Size]], int]) -> Iterator[slice]:
-    """Neighbours of equal size, which can be stacked.
+    """Neighbors of equal size, which can be stacked.
 
     Args:
         planes: maps, masks, or both; of so many images.
@@ -234,4 +234,4 @@ def _nan(what: str, who: str) -> UserError:
 def _refuse_defect_in_good(wrong_B: Tensor, who: _Who) -> None:
     if wrong_B.any():
         position = int(wrong_B.nonzero()[0])
-        raise UserError(f"{who(position)} has label 0 (normal) but a mask with defective pixels: mend one of the two")
+        raise UserError(f"{who(position)} has label 0 (normal) but a mask with defective pixels: fix one of the two")

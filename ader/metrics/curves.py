@@ -39,7 +39,7 @@ class Bins:
     """Counts per bin, bins in descending order of score.
 
     ``defective_K`` and ``normal_K`` count pixels (or images); ``weight_K`` sums 1 / (area of the region) over
-    the defective pixels. Every score of a bin lies in [``low_K``, ``high_K``]; neighbouring bins do not
+    the defective pixels. Every score of a bin lies in [``low_K``, ``high_K``]; neighboring bins do not
     overlap; ``high_K[0]`` and ``low_K[-1]`` are the largest and the smallest score there is. ``rounding``
     bounds what floating-point sums can have lost in any metric (a fraction).
     """
@@ -70,7 +70,7 @@ class Bins:
         return cls(defective_K, normal_K, weight_K, edge_K, edge_K)
 
     def joined(self) -> Bins:
-        """Neighbouring bins without a defective pixel as one: no curve depends on the order of normal pixels alone.
+        """Neighboring bins without a defective pixel as one: no curve depends on the order of normal pixels alone.
 
         Fewer bins, the same values and bounds of all metrics that do not ask where bins lie.
         """
@@ -237,7 +237,7 @@ def range_thresholds(smallest: float, largest: float) -> Array:
 
 
 def has_finite_range(bins: Bins) -> bool:
-    """Whether scores can be normalised to [0, 1]: not if the smallest or the largest is infinite."""
+    """Whether scores can be normalized to [0, 1]: not if the smallest or the largest is infinite."""
     return bool(np.isfinite(bins.low_K[-1]) and np.isfinite(bins.high_K[0]))
 
 

@@ -1,7 +1,7 @@
 """float32 scores as integers: what bins are made of.
 
-The bits of a float32 without its sign, read as an integer, grow with its magnitude; neighbouring numbers have
-neighbouring integers. The top bits name a range of scores, the same on every machine:
+The bits of a float32 without its sign, read as an integer, grow with its magnitude; neighboring numbers have
+neighboring integers. The top bits name a range of scores, the same on every machine:
 
 - page: ``bits >> 20``, 12 bits: sign, exponent and three bits of the mantissa; 8 pages per power of two
 - chunk: ``bits >> 8``, 24 bits: 4,096 chunks per page, of 256 floats each

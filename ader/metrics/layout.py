@@ -1,7 +1,7 @@
 """Which bins a histogram has: fine where scores crowd, coarse where they spread, and the same for any order of data.
 
 Memory is bounded, so not every float32 can have a bin of its own. The resolution of a page (an eighth of a power
-of two, see `keys`) is a function of nothing but the set of chunks (256 neighbouring floats) that scores have
+of two, see `keys`) is a function of nothing but the set of chunks (256 neighboring floats) that scores have
 fallen into, and it only ever gets coarser as chunks are added. So what a coarse bin has lost is lost whatever
 the order, and histograms of parts of the data add up to the histogram of all, bin by bin.
 
@@ -11,7 +11,7 @@ The rule, for a category (row) with a budget of ``bins``:
   the budget, where a page counts with what it would take at full resolution, or with ``2^cap`` if that is less.
   Only where that leaves a page fewer than `ENOUGH` bins, the rest of the budget is used, to give it that many.
 - A page with few chunks is *sparse*: only its chunks have bins, as many of the 256 each as the cap allows. One
-  float per bin, no information lost, as long as there are at most ``2^(cap - 8)`` chunks: quantised, constant,
+  float per bin, no information lost, as long as there are at most ``2^(cap - 8)`` chunks: quantized, constant,
   saturated scores, or negative log-likelihoods around -1e5, where floats themselves are coarse.
 - A page with many chunks is *dense*: ``2^cap`` bins of equal width.
 - Pages more than `NEAR` powers of two below the top have caps 8 times smaller: scores near 0 spread over many powers
@@ -21,7 +21,7 @@ The rule, for a category (row) with a budget of ``bins``:
   The pages just inside are *graded*: sparse always, with a cap of their own, and never coarser than full resolution
   within 8,192 floats of 1, half of that within twice the distance, and so on.
 
-Letters: R rows, P pages of all rows (row * 4096 + page), L blocks of neighbouring bins, K bins.
+Letters: R rows, P pages of all rows (row * 4096 + page), L blocks of neighboring bins, K bins.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ SHIFT_MASK = (1 << SHIFT_BITS) - 1
 
 
 class Blocks(NamedTuple):
-    """Runs of neighbouring bins: their row, the bits where the first one starts, its place, bits that a bin does
+    """Runs of neighboring bins: their row, the bits where the first one starts, its place, bits that a bin does
     not resolve, and how many bins there are."""
 
     row_L: Int

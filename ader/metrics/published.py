@@ -16,7 +16,7 @@ the ends of the curves:
 - AUPRO ends at FPR 0.3, linear between the points beside it. If more than 0.3 of the normal pixels reach the
   highest edge there is no curve up to 0.3: NaN (ADEval stops with an IndexError).
 
-F1, recall ("Acc") and IoU. Scores are min-max normalised in float32; a pixel is predicted if its normalised score
+F1, recall ("Acc") and IoU. Scores are min-max normalized in float32; a pixel is predicted if its normalized score
 > threshold, compared in float32 as NumPy 1 did (ADer pins torch 2.1.2, which needs it; NumPy 2 compares in float64,
 so that a score on a rounded threshold may fall on its other side). ADer's 1e-8 in the denominators stays.
 
@@ -93,7 +93,7 @@ def pixel_metrics(score_N: Scores, defective_N: npt.NDArray[np.bool_], weight_N:
     """The pixel metrics of one category: slug -> fraction in [0, 1], in the order of `PIXEL_METRICS`.
 
     All are NaN if there is no defective or no normal pixel; if all scores are equal (ADEval refuses them: no
-    strips, no normalisation); and if the smallest or largest score, or their difference in float32, is not finite.
+    strips, no normalization); and if the smallest or largest score, or their difference in float32, is not finite.
     ``pixel_aupro`` alone is NaN if more than 0.3 of the normal pixels reach the highest edge.
 
     Args:
@@ -126,7 +126,7 @@ def pixel_metrics(score_N: Scores, defective_N: npt.NDArray[np.bool_], weight_N:
 
 
 def _has_width(span: Span) -> bool:
-    """Whether scores can be normalised: distinct ends, finite and at a finite distance (false for NaN)."""
+    """Whether scores can be normalized: distinct ends, finite and at a finite distance (false for NaN)."""
     with np.errstate(over="ignore", invalid="ignore"):
         width = span[1] - span[0]
     return bool(np.isfinite(width) and width > 0)
@@ -141,10 +141,10 @@ def strip_edges(span: Span) -> Scores:
 
 
 def first_above(threshold_T: Scores, span: Span) -> Scores:
-    """The smallest float32 score in ``span`` whose normalised value exceeds each threshold; inf if there is none.
+    """The smallest float32 score in ``span`` whose normalized value exceeds each threshold; inf if there is none.
 
-    Normalising never changes the order, its roundings included. So ``score >= first`` is the same as ``normalised
-    > threshold``, bit for bit, and no map needs normalising: one binning of the scores serves all metrics.
+    Normalizing never changes the order, its roundings included. So ``score >= first`` is the same as ``normalized
+    > threshold``, bit for bit, and no map needs normalizing: one binning of the scores serves all metrics.
     Found by bisection over the float32 numbers in ``span``, in 32 steps at most. Thresholds must be >= 0.
     """
     smallest, largest = span

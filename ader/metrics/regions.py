@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from ader.metrics import kernels
 
-# 3x3 neighbours within an image, none across images: a whole batch is labelled in one call.
+# 3x3 neighbors within an image, none across images: a whole batch is labeled in one call.
 _NEIGHBOURS = np.zeros((3, 3, 3), dtype=np.int8)
 _NEIGHBOURS[1] = 1
 

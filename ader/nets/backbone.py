@@ -45,7 +45,7 @@ class BackboneOptions:
     weights: str | None = None
 
 
-class Normalise(nn.Module):
+class Normalize(nn.Module):
     """RGB in [0, 1] to what a pretrained network was trained on: (image - mean) / std, per channel.
 
     Args:
@@ -63,12 +63,12 @@ class Normalise(nn.Module):
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         """Same shape."""
-        normalised_BCHW: Tensor = (image_BCHW - self.mean) / self.std
-        return normalised_BCHW
+        normalized_BCHW: Tensor = (image_BCHW - self.mean) / self.std
+        return normalized_BCHW
 
 
 class Pretrained(nn.Module):
-    """A whole timm network with its normalisation: what a method does with it is the method's business.
+    """A whole timm network with its normalization: what a method does with it is the method's business.
 
     Trained or frozen, in training or evaluation mode: as any module. ``Backbone`` is the frozen one with feature maps.
 
@@ -77,26 +77,26 @@ class Pretrained(nn.Module):
         **arguments: of ``timm.create_model``, such as ``num_classes`` or ``img_size``.
 
     Attributes:
-        net: the network; call it on normalised images.
-        normalise: RGB in [0, 1] to its input.
-        provenance, caveat: as ``Backbone``'s.
+        net: the network; call it on normalized images.
+        normalize: RGB in [0, 1] to its input.
+        provenance, warning: as ``Backbone``'s.
     """
 
     def __init__(self, options: BackboneOptions, **arguments: Any) -> None:
         super().__init__()
         self.net, self.provenance = _create(options, arguments)
-        self.caveat = _caveat(options)
-        self.normalise = Normalise(self.net)
+        self.warning = _warning(options)
+        self.normalize = Normalize(self.net)
 
     def forward(self, image_BCHW: Tensor) -> Any:
         """What the network gives for RGB images in [0, 1]."""
-        return self.net(self.normalise(image_BCHW))
+        return self.net(self.normalize(image_BCHW))
 
 
 class Backbone(nn.Module):
     """Feature maps of several stages of a frozen network.
 
-    The network stays in evaluation mode whatever ``train()`` says, takes no gradients, and normalises its input
+    The network stays in evaluation mode whatever ``train()`` says, takes no gradients, and normalizes its input
     itself, so that methods see RGB in [0, 1] only.
 
     Args:
@@ -110,18 +110,18 @@ class Backbone(nn.Module):
         channels: of each feature map.
         strides: input pixels per feature pixel, of each map.
         provenance: name, source and checksum of the weights.
-        caveat: what to tell readers of results, or None.
+        warning: what to tell readers of results, or None.
     """
 
     def __init__(self, options: BackboneOptions, layers: Sequence[int]) -> None:
         super().__init__()
         self.net, self.provenance = _create(options, {"features_only": True, "out_indices": tuple(layers)})
-        self.caveat = _caveat(options)
+        self.warning = _warning(options)
         if isinstance(self.net, (EfficientNetFeatures, MobileNetV3Features)):  # these keep later stages, and run them
             del self.net.blocks[self.net.feature_info.get_dicts()[-1]["stage"] :]
         self.channels: list[int] = self.net.feature_info.channels()
         self.strides: list[int] = self.net.feature_info.reduction()
-        self.normalise = Normalise(self.net)
+        self.normalize = Normalize(self.net)
         self.requires_grad_(False)
         self.eval()
 
@@ -132,11 +132,11 @@ class Backbone(nn.Module):
     @torch.no_grad()
     def forward(self, image_BCHW: Tensor) -> list[Tensor]:
         """Feature maps (B, channels[k], H / strides[k], W / strides[k]) of RGB images in [0, 1]."""
-        features: list[Tensor] = self.net(self.normalise(image_BCHW))
+        features: list[Tensor] = self.net(self.normalize(image_BCHW))
         return features
 
 
-def _caveat(options: BackboneOptions) -> str | None:
+def _warning(options: BackboneOptions) -> str | None:
     return None if options.pretrained else f"backbone {options.name} has random weights (not pretrained)"
 
 

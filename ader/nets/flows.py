@@ -56,7 +56,7 @@ class CouplingBlock(nn.Module):
 
     The coefficients s and t of one half of the channels are a network's answer to the other half and the condition;
     s is bounded by ``clamp``. The scale g and the offset o are trained and begin as the identity; R is a fixed random
-    rotation. It is FrEIA's all-in-one block with soft permutation, and initialised as that.
+    rotation. It is FrEIA's all-in-one block with soft permutation, and initialized as that.
 
     Args:
         channels: C.

@@ -56,7 +56,7 @@ class UpFilter(nn.Module):
 
 
 class EqualConv(nn.Module):
-    """Convolution with equalised learning rate (Karras et al., ICLR 2018): weights of unit variance are stored, and
+    """Convolution with equalized learning rate (Karras et al., ICLR 2018): weights of unit variance are stored, and
     divided by the root of the fan-in whenever they are used, so that an optimizer moves all layers alike.
 
     Args:
@@ -66,7 +66,7 @@ class EqualConv(nn.Module):
         active: adds a bias and a leaky ReLU with gain sqrt(2).
         bias: for a convolution that is not active.
         gain: a further factor of the output, multiplied into weight and bias.
-        lr_multiplier: weights are stored divided by it and used multiplied by it: an optimizer with normalised steps
+        lr_multiplier: weights are stored divided by it and used multiplied by it: an optimizer with normalized steps
             moves them so much more slowly.
     """
 

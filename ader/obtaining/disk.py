@@ -45,7 +45,7 @@ def need_room(folder: Path, size: int, what: str) -> None:
 
 @contextmanager
 def telling(path: Path) -> Iterator[None]:
-    """Errors of the disk are the user's to mend; ``path`` is what is worked on."""
+    """Errors of the disk are the user's to fix; ``path`` is what is worked on."""
     try:
         yield
     except OSError as error:

@@ -75,7 +75,7 @@ def _footnotes(frame: pd.DataFrame, bounds: pd.DataFrame, counts: pd.DataFrame, 
             f"{category}: {count:.0f} defects vanish from the mask at the evaluation size; "
             + ("their images count as normal" if result["profile"] == "ader" else "the images stay defective")
         )
-    lines += [f"CAUTION: {caveat}" for caveat in result["caveats"]]
+    lines += [f"CAUTION: {warning}" for warning in result["warnings"]]
     lines.append(_times(result["parts"].values()))
     return lines
 

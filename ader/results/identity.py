@@ -107,7 +107,7 @@ def content(index: Index) -> str:
         try:
             digest.update(f"{name}:".encode() + glimpse(index.path(name)))
         except OSError as error:
-            raise UserError(f"{index.path(name)} cannot be read ({error.strerror}): mend or remove it") from error
+            raise UserError(f"{index.path(name)} cannot be read ({error.strerror}): fix or remove it") from error
     return digest.hexdigest()
 
 

@@ -114,7 +114,7 @@ def recompose(trained: Trained, words: Sequence[str], config_dir: str | None) ->
     if changed:
         raise UserError(
             f"the configs say otherwise than when {trained.folder} was trained: {some(changed, 3)}: undo that, or "
-            "train anew"
+            "train again"
         )
     # a command given in another working directory still means the same data and results
     given = {key_of(word) for word in words}
@@ -145,14 +145,14 @@ def check_run(trained: Trained, job: Job) -> None:
     if job.place.fingerprint["data"] != trained.record["data_hash"]:
         raise UserError(
             f"the data at {job.index.root} is not what {trained.folder} was evaluated on: undo its changes, set "
-            "dataset.root, or train anew"
+            "dataset.root, or train again"
         )
     for part in job.parts:
         file = trained.checkpoint(part.name)
         if not file.is_file():
-            raise UserError(f"{file} is missing: put it back, or train anew (force=true)")
+            raise UserError(f"{file} is missing: put it back, or train again (force=true)")
         if sha256(file) != trained.record["parts"][part.name]["checkpoint"]["sha256"]:
-            raise UserError(f"{file} is not the checkpoint that the record knows: put that back, or train anew")
+            raise UserError(f"{file} is not the checkpoint that the record knows: put that back, or train again")
     if trained.is_at(job.folder):
         differing = differences(owner_of(job.folder), job.place.fingerprint)
         if differing:

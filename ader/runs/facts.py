@@ -53,14 +53,14 @@ def describe(job: Job, part: Part, method: Method) -> dict[str, Any]:
             f"method   {params / 1e6:.1f} M parameters, {trainable / 1e6:.1f} M trained, "
             f"{macs / 1e9:.1f} GMAC per image"
         )
-        for caveat in method.caveats():
-            job.console.say(f"CAUTION  {caveat}")
+        for warning in method.warnings():
+            job.console.say(f"CAUTION  {warning}")
     return {
         "params": params,
         "trainable_params": trainable,
         "macs": macs,
         "weights": method.weights(),
-        "caveats": method.caveats(),
+        "warnings": method.warnings(),
     }
 
 
@@ -92,7 +92,7 @@ def write(task: Task) -> None:
         "maps": task.extras.maps,
         "by_defect": task.extras.by_defect,
         **task.origin,
-        "caveats": list(dict.fromkeys(text for facts in task.facts.values() for text in facts["caveats"])),
+        "warnings": list(dict.fromkeys(text for facts in task.facts.values() for text in facts["warnings"])),
         "parts": task.facts,
         "rows": record.rows(frame),
         "undefined": _reasons(_worth_saying(task)),

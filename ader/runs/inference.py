@@ -19,7 +19,7 @@ from ader.metrics import Evaluator
 from ader.runs.job import Job
 from ader.runs.observe import observe
 from ader.system import dist
-from ader.system.device import synchronise
+from ader.system.device import synchronize
 from ader.system.errors import some
 from ader.system.files import write_atomic
 from ader.system.interrupt import Stopped
@@ -48,7 +48,7 @@ def predict(job: Job, method: Method, loader: Loader, evaluator: Evaluator) -> t
             began = time.perf_counter()
             with autocast(job.device, job.trainer.precision):
                 prediction = check_prediction(method, method.predict_with(image_BCHW, extra), image_BCHW)
-            synchronise(job.device)
+            synchronize(job.device)
             middle = time.perf_counter()
             refuse_nan(method, prediction, samples)
             observe(evaluator, sizes, samples, prediction.score_B, prediction.map_BHW, masks)

@@ -27,14 +27,14 @@ def observe(
     maps: Planes | None,
     masks: Planes | None,
 ) -> None:
-    """Gives a batch to the evaluator, neighbours of equal size in one update.
+    """Gives a batch to the evaluator, neighbors of equal size in one update.
 
     Args:
         evaluator: is updated.
         sizes: how maps get to the size of their masks.
         samples: what the dataset says of the images.
         score_B: higher is more anomalous.
-        maps: on the evaluator's device; None: the predictions do not localise.
+        maps: on the evaluator's device; None: the predictions do not localize.
         masks: at the evaluation size, 0/1, on that device; None: the dataset has none.
 
     Raises:

@@ -30,9 +30,9 @@ from ader.system.errors import UserError
 from ader.system.files import sha256, write_atomic
 from ader.system.interrupt import Interrupt
 from ader.system.memory import peak_memory, reset_peak
-from ader.system.randomness import mix, seed_all
+from ader.system.randomness import derive_seed, seed_all
 from ader.training.loader import Loader, hold_out
-from ader.training.tensorboard import Scalars
+from ader.training.tensorboard import TensorBoardWriter
 from ader.training.trainer import Trainer
 
 
@@ -50,7 +50,7 @@ def run(composed: Composed) -> Path:
         job = prepare(composed, interrupt)
         with at_work(job, job.options.force):
             if job.finished:
-                job.console.say(f"This result exists already (force=true makes it anew): {job.folder}\n")
+                job.console.say(f"This result exists already (force=true runs it again): {job.folder}\n")
             else:
                 refuse_evaluation(job)
                 make(job)
@@ -91,7 +91,7 @@ def prepare(composed: Composed, interrupt: Interrupt) -> Job:
 
 
 def refuse_evaluation(job: Job) -> None:
-    """Training a model anew is not what someone wants who asks for more of a stored one's evaluation.
+    """Training a model again is not what someone wants who asks for more of a stored one's evaluation.
 
     Raises:
         UserError: the folder holds the evaluation of a model that is elsewhere.
@@ -101,7 +101,7 @@ def refuse_evaluation(job: Job) -> None:
         home = os.path.normpath(job.folder / run)
         raise UserError(
             f"{job.folder} holds an evaluation of the model in {home}: give ader eval with that folder for what it "
-            "lacks, or force=true to train anew"
+            "lacks, or force=true to train again"
         )
 
 
@@ -167,7 +167,7 @@ def set_up(job: Job, part: Part) -> tuple[Method, Loader]:
 
 def train(job: Job, method: Method, loader: Loader, folder: Path) -> dict[str, Any]:
     """Trains one model, or what its checkpoint in ``folder`` leaves to do; facts for the record."""
-    scalars = Scalars(folder / "tb")
+    scalars = TensorBoardWriter(folder / "tb")
     trainer = Trainer(
         device=job.device,
         seed=job.options.seed,
@@ -242,7 +242,7 @@ def suited_arguments(composed: Composed, part: Part, place: Place) -> tuple[type
     """
     method_class, arguments = method_arguments(composed)
     training = part.index.where(lambda sample: sample.split != TEST)
-    return method_class, dict(method_class.suited(arguments, training, place.fingerprint["data"]))
+    return method_class, dict(method_class.arguments_for(arguments, training, place.fingerprint["data"]))
 
 
 def label_maps(job: Job) -> dict[str, Path]:
@@ -254,5 +254,5 @@ def label_maps(job: Job) -> dict[str, Path]:
 def make_method(job: Job, part: Part) -> Method:
     """A part's method, with initial weights that depend on the seed alone."""
     method_class, arguments = suited_arguments(job.composed, part, job.place)
-    seed_all(mix(job.options.seed, "method"))
+    seed_all(derive_seed(job.options.seed, "method"))
     return method_class(**arguments).to(job.device)

@@ -78,7 +78,7 @@ def score(composed: Composed, maps: Path) -> Path:
         task, source = prepare(composed, options, maps, interrupt)
         with at_work(task, options.force):
             if task.finished:
-                task.console.say(f"This result exists already (force=true makes it anew): {task.folder}\n")
+                task.console.say(f"This result exists already (force=true runs it again): {task.folder}\n")
             else:
                 telling.announce(task, *described(source))
                 add_all(task, source, max(1, decoders(options.workers)))
@@ -147,7 +147,7 @@ def add_all(task: Task, source: MapSource, workers: int) -> None:
         "evaluate_seconds": seconds,
         "test_images": len(samples),
         "scores_from_maps": maxima,
-        "caveats": [],
+        "warnings": [],
     }
     task.add("maps", evaluator, facts, scores)
 

@@ -48,7 +48,7 @@ class Part:
 def normal(index: Index, seed: int) -> Index:
     """Every normal training image (ADer, protocols (a); IM-IAD "vanilla", (b)).
 
-    Labelled defects in the training data are left out; defects that a dataset publishes as noise are not.
+    Labeled defects in the training data are left out; defects that a dataset publishes as noise are not.
     """
     return index.where(lambda sample: sample.split == TEST or sample.label == 0)
 
@@ -68,8 +68,8 @@ def few_shot(index: Index, seed: int, k: Count) -> Index:
     return index.where(lambda sample: sample.split != TRAIN or sample.image in keep)
 
 
-def labelled(index: Index, seed: int, k: Count) -> Index:
-    """All normal training images, and ``k`` defective ones of each category that move from test to training, labelled.
+def labeled(index: Index, seed: int, k: Count) -> Index:
+    """All normal training images, and ``k`` defective ones of each category that move from test to training, labeled.
 
     SegAD's protocol for VisA (k = 10) and MVTec AD (k = 20), protocols (c).
 
@@ -80,7 +80,7 @@ def labelled(index: Index, seed: int, k: Count) -> Index:
 
 
 def semi(index: Index, seed: int, n: Count) -> Index:
-    """As ``labelled``, but with at most 75 % of a category's defective images (IM-IAD "semi", protocols (h))."""
+    """As ``labeled``, but with at most 75 % of a category's defective images (IM-IAD "semi", protocols (h))."""
     index = normal(index, seed)
     moved: dict[str, Sample] = {}
     for category in index.categories:
@@ -113,7 +113,7 @@ def contamination(
 ) -> Index:
     """A share of the training images is defective and said to be normal ("Beyond Academic Benchmarks", protocols (d)).
 
-    They come from the training data's labelled defects where there are enough (VAD), else from the test, which loses
+    They come from the training data's labeled defects where there are enough (VAD), else from the test, which loses
     them.
 
     Args:
@@ -148,7 +148,7 @@ def supervised(
     detector_share: Annotated[float, Field(gt=0, le=1)] = 1.0,
     split_seed: Annotated[int, Field(ge=0)] | None = None,
 ) -> Index:
-    """Labelled defects in the training data (SegAD, protocols (c)).
+    """Labeled defects in the training data (SegAD, protocols (c)).
 
     Args:
         index: the dataset.
@@ -186,7 +186,7 @@ SETTINGS: dict[str, tuple[Callable[..., Index], Models | None]] = {
     "multi_class": (normal, "all"),
     "single_class": (normal, "category"),
     "few_shot": (few_shot, None),
-    "labelled": (labelled, None),
+    "labeled": (labeled, None),
     "semi": (semi, None),
     "noisy": (noisy, None),
     "contamination": (contamination, None),
@@ -259,7 +259,7 @@ def check_supervision(supervision: str, index: Index) -> None:
     if not defective:
         raise UserError(
             f"the method trains on defective images and dataset {index.name!r} gives it none: choose a setting that "
-            "moves some into training, such as setting=labelled, or setting=supervised where the dataset has some"
+            "moves some into training, such as setting=labeled, or setting=supervised where the dataset has some"
         )
     if supervision == "pixel" and not any(sample.masks for sample in defective):
         raise UserError(f"the method trains on masks and the training images of {index.name!r} have none")

@@ -32,7 +32,7 @@ def resolve_device(name: str, key: str = "trainer.device") -> torch.device:
     return torch.device("cuda", int(number or os.environ.get("LOCAL_RANK", "0")))
 
 
-def synchronise(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     """Waits for the device's queue, so that a clock reads what was done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

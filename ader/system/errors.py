@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend."""
+"""Errors that are the user's to fix."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """Bad input. The message is one line: what is wrong, where, and how to mend it.
+    """Bad input. The message is one line: what is wrong, where, and how to fix it.
 
     The command line prints the message without a traceback and exits with status 2.
     """

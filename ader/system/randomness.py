@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 
-def mix(*parts: object) -> int:
+def derive_seed(*parts: object) -> int:
     """A 63-bit seed from any printable parts, the same on every machine."""
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1

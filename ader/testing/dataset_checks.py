@@ -22,12 +22,12 @@ from ader.system.errors import some
 Check = Callable[[Index], None]
 
 
-def check_dataset(read: Callable[[], Index], *, labelled_train: bool = False, images: int = 3) -> None:
+def check_dataset(read: Callable[[], Index], *, labeled_train: bool = False, images: int = 3) -> None:
     """Runs every check.
 
     Args:
         read: reads the index; called twice.
-        labelled_train: whether the training data may hold defective images.
+        labeled_train: whether the training data may hold defective images.
         images: normal and defective images to load per category, each.
 
     Raises:
@@ -36,7 +36,7 @@ def check_dataset(read: Callable[[], Index], *, labelled_train: bool = False, im
     index = read()
     for check in CHECKS:
         check(index)
-    if not labelled_train:
+    if not labeled_train:
         check_train_is_normal(index)
     check_reading_again(index, read())
     check_loading(index, images)

@@ -8,7 +8,7 @@ file in ``configs/method/`` is a subject; a method of another package is checked
         check(Subject.named("mine", config=Path("configs/method/mine.yaml")))
 
 The checks make a method small by themselves: a ResNet-18 at random weights for every argument ``backbone``, two
-images per step, one epoch. A method that this does not suit says better in ``Method.check_with``.
+images per step, one epoch. A method that this does not suit says better in ``Method.small``.
 
 Shapes in names: B images, C channels, H height, W width.
 """
@@ -34,7 +34,7 @@ from ader.config.compose import compose
 from ader.config.options import config_folder
 from ader.config.validate import validated
 from ader.data.index import TEST
-from ader.methods._base import Descent, Method, Prediction, Stage, build, recipe_arguments
+from ader.methods._base import Method, Prediction, Stage, TrainStage, build, recipe_arguments
 from ader.system.errors import UserError
 from ader.system.interrupt import Interrupt, Stopped
 from ader.testing.subject import CPU, STEPS, Subject, Watched, changed, images, no_network, predict, same, snapshot
@@ -110,8 +110,8 @@ def check_builds_offline(subject: Subject) -> None:
         method = build(name, **values)
     assert type(method) is method_class
     random = [value["name"] for value in values.values() if isinstance(value, dict) and "pretrained" in value]
-    silent = [backbone for backbone in random if not any(backbone in text for text in method.caveats())]
-    assert not silent, f"random weights of {silent} are not among the caveats"
+    silent = [backbone for backbone in random if not any(backbone in text for text in method.warnings())]
+    assert not silent, f"random weights of {silent} are not among the warnings"
 
 
 def check_arguments_not_mutated(subject: Subject) -> None:
@@ -141,10 +141,10 @@ def check_stages(subject: Subject) -> None:
         asked = levels.index(stage.supervision or "normal")
         assert asked <= levels.index(method.tags.supervision), f"stage {stage.name!r} asks for more than the tags say"
         assert TEST not in stage.splits, f"stage {stage.name!r} asks for the test split"
-        if isinstance(stage, Descent):
+        if isinstance(stage, TrainStage):
             assert stage.optimizers, f"stage {stage.name!r} has no optimizer"
             assert all(id(part) in parts for part in stage.modules), f"stage {stage.name!r}: modules of others"
-            assert {id(weight) for weight in _optimised(stage)} <= known, f"stage {stage.name!r}: parameters of others"
+            assert {id(weight) for weight in _optimized(stage)} <= known, f"stage {stage.name!r}: parameters of others"
 
 
 def check_training_finite(subject: Subject) -> None:
@@ -154,9 +154,9 @@ def check_training_finite(subject: Subject) -> None:
     trainer = Trainer(device=CPU, max_steps=STEPS, scalar=lambda tag, value, step: logged.update({tag: value}))
     trainer.fit(method, data)
     for stage in data.stages.values():
-        own = {"lr_" + name for name in stage.optimizers} | {"epoch"} if isinstance(stage, Descent) else set()
+        own = {"lr_" + name for name in stage.optimizers} | {"epoch"} if isinstance(stage, TrainStage) else set()
         losses = [tag for tag in logged if tag.startswith(f"{stage.name}/") and tag.split("/", 1)[1] not in own]
-        assert losses or not isinstance(stage, Descent), f"stage {stage.name!r} logs no loss"
+        assert losses or not isinstance(stage, TrainStage), f"stage {stage.name!r} logs no loss"
     bad = [name for name, value in snapshot(method).items() if value.is_floating_point() and not value.isfinite().all()]
     assert not bad, f"not finite after {STEPS} steps: {bad}"
     assert not method.training, "the trainer must leave the method in evaluation mode"
@@ -180,10 +180,10 @@ def check_what_trains(subject: Subject) -> None:
 
 def _check_changes(method: Method, stage: Stage, moved: set[str]) -> None:
     weights = {name: id(weight) for name, weight in method.named_parameters()}
-    trained = {id(weight) for weight in _optimised(stage)} if isinstance(stage, Descent) else set()
+    trained = {id(weight) for weight in _optimized(stage)} if isinstance(stage, TrainStage) else set()
     loose = [name for name in moved & set(weights) if weights[name] not in trained]
     assert not loose, f"stage {stage.name!r} changes parameters that no optimizer holds: {loose}"
-    if isinstance(stage, Descent):
+    if isinstance(stage, TrainStage):
         still = [name for name, key in weights.items() if key in trained and name not in moved]
         assert not still, f"stage {stage.name!r} never changes parameters of its optimizers: {still}"
         own = {id(value) for module in stage.modules for value in module.buffers()}
@@ -191,7 +191,7 @@ def _check_changes(method: Method, stage: Stage, moved: set[str]) -> None:
         assert not other, f"stage {stage.name!r} changes buffers outside its modules: {other}"
 
 
-def _optimised(stage: Descent) -> list[Tensor]:
+def _optimized(stage: TrainStage) -> list[Tensor]:
     groups = [group for optimizer in stage.optimizers.values() for group in optimizer.param_groups]
     return [weight for group in groups for weight in group["params"]]
 
@@ -233,7 +233,7 @@ def check_batch_independent(subject: Subject) -> None:
 
     Not bit for bit: kernels are chosen by shape and add in another order, which costs some 1e-6 of the largest value
     per layer of a network. 1e-4 leaves room for that and for the cancellation in a distance; batch statistics or a
-    normalisation over the batch move values by several percent.
+    normalization over the batch move values by several percent.
     """
     image_BCHW = images(4, subject.size)
     whole = predict(subject.fitted, image_BCHW)
@@ -377,5 +377,5 @@ CHECKS: tuple[Check, ...] = (
 
 
 def method_checks() -> list[Check]:
-    """All checks, to parametrise a test over."""
+    """All checks, to parametrize a test over."""
     return list(CHECKS)

@@ -254,5 +254,5 @@ CHECKS: tuple[Check, ...] = (
 
 
 def metric_checks() -> list[Check]:
-    """All checks, to parametrise a test over."""
+    """All checks, to parametrize a test over."""
     return list(CHECKS)

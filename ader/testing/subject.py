@@ -49,7 +49,7 @@ class Subject:
         known = inspect.signature(method_class).parameters
         chosen = {key: value for key, value in SMALL.items() if key in known}
         config = config or config_folder() / "method" / f"{name}.yaml"
-        return cls(method_class, {**chosen, **method_class.check_with, **arguments}, size, config)
+        return cls(method_class, {**chosen, **method_class.small, **arguments}, size, config)
 
     def make(self, seed: int = 0) -> Method:
         """A new method; ``seed`` decides its random weights."""

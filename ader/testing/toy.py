@@ -29,7 +29,7 @@ def write_mvtec(
 ) -> Path:
     """Writes a dataset in MVTec layout.
 
-    Every category has its own colour and grain; a defect is a rectangle of a shifted colour, about a third of
+    Every category has its own color and grain; a defect is a rectangle of a shifted color, about a third of
     the image's side long. The same arguments give the same files.
 
     Args:
@@ -50,27 +50,27 @@ def write_mvtec(
     """
     for category in categories:
         rng = np.random.default_rng([seed, zlib.crc32(category.encode())])
-        colour = rng.integers(60, 190, 3)
+        color = rng.integers(60, 190, 3)
         folder = root / category
         for part, count in (("train", train), ("test", good)):
             for number in range(count):
-                _save(_surface(rng, colour, size), folder / part / "good" / f"{number:03}.{extension}")
+                _save(_surface(rng, color, size), folder / part / "good" / f"{number:03}.{extension}")
         for number in range(bad):
             defect, stem = defects[number % len(defects)], f"{number // len(defects):03}"
-            image, mask = _spoil(rng, _surface(rng, colour, size))
+            image, mask = _spoil(rng, _surface(rng, color, size))
             _save(image, folder / "test" / defect / f"{stem}.{extension}")
             if masks:
                 _save(mask, folder / "ground_truth" / defect / f"{stem}{suffix}.png")
     return root
 
 
-def _surface(rng: np.random.Generator, colour: npt.NDArray[np.int64], size: int) -> U8:
+def _surface(rng: np.random.Generator, color: npt.NDArray[np.int64], size: int) -> U8:
     grain = rng.integers(-12, 13, (size, size, 1)) + rng.integers(-6, 7)
-    return np.asarray(np.clip(colour + grain, 0, 255), np.uint8)
+    return np.asarray(np.clip(color + grain, 0, 255), np.uint8)
 
 
 def _spoil(rng: np.random.Generator, image: U8) -> tuple[U8, U8]:
-    """The image with a rectangle of another colour, and its mask with 0 / 255."""
+    """The image with a rectangle of another color, and its mask with 0 / 255."""
     size = image.shape[0]
     height, width = rng.integers(size // 4, size // 2, 2)
     top, left = rng.integers(0, size - height), rng.integers(0, size - width)

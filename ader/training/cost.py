@@ -11,11 +11,11 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ader.methods._base import Batch, Descent, Method, Stage, Tags, supervision_of
-from ader.system.device import synchronise
+from ader.methods._base import Batch, Method, Stage, Tags, TrainStage, supervision_of
+from ader.system.device import synchronize
 from ader.system.memory import peak_memory, reset_peak
 from ader.system.precision import Precision
-from ader.training.loader import Order
+from ader.training.loader import BatchOrder
 from ader.training.trainer import Trainer
 
 
@@ -91,10 +91,10 @@ class RandomImages:
         self.size, self.steps, self.device, self.tags = size, steps, device, tags
         self.stages: dict[str, Stage] = {}
 
-    def order(self, stage: Stage) -> Order:
+    def order(self, stage: Stage) -> BatchOrder:
         """As a loader's."""
         self.stages[stage.name] = stage
-        return Order(self.steps * stage.batch_size, stage.batch_size, 0, shuffle=False, drop_last=False)
+        return BatchOrder(self.steps * stage.batch_size, stage.batch_size, 0, shuffle=False, drop_last=False)
 
     def train(self, stage: Stage, start: int, stop: int) -> Iterator[Batch]:
         """Steps ``start`` to ``stop`` of a training stage."""
@@ -172,7 +172,7 @@ def _train(method: Method, size: int, trainer: Trainer, steps: int) -> tuple[int
     done = trainer.fit(method, data)
     if not data.stages:
         return peak_memory(trainer.device), None
-    names = [name for name, stage in data.stages.items() if isinstance(stage, Descent)] or list(data.stages)
+    names = [name for name, stage in data.stages.items() if isinstance(stage, TrainStage)] or list(data.stages)
     speed = sum(done.images[name] for name in names) / sum(done.seconds[name] for name in names)
     return peak_memory(trainer.device), speed
 
@@ -185,9 +185,9 @@ def _test(method: Method, size: int, batch_size: int, trainer: Trainer, steps: i
     began = 0.0
     for step in range(steps + 1):
         if step == 1:  # the first batch warms up
-            synchronise(trainer.device)
+            synchronize(trainer.device)
             began = time.perf_counter()
         with trainer.autocast():
             method.predict(image_BCHW)
-    synchronise(trainer.device)
+    synchronize(trainer.device)
     return peak_memory(trainer.device), batch_size * steps / (time.perf_counter() - began)

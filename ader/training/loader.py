@@ -24,14 +24,14 @@ from ader.data.image_cache import CachedImages
 from ader.data.index import TEST, Index, Sample
 from ader.data.labelmaps import find_label_map, read_label_map, resized
 from ader.data.sizes import Sizes
-from ader.methods._base import Array, Augment, Batch, Descent, Pass, Stage, Tags, supervision_of
+from ader.methods._base import Array, Augment, Batch, FitPass, Stage, Tags, TrainStage, supervision_of
 from ader.system import dist
 from ader.system.errors import UserError, some
-from ader.system.randomness import mix
+from ader.system.randomness import derive_seed
 
 
 @dataclass(frozen=True)
-class Order:
+class BatchOrder:
     """Which images each step of a stage sees: a pure function, so that a run resumes at any step.
 
     Attributes:
@@ -70,7 +70,7 @@ class Order:
     def _permutation(self, epoch: int) -> list[int]:
         if not self.shuffle:
             return list(range(self.images))
-        generator = torch.Generator().manual_seed(mix(self.seed, epoch))
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
         order: list[int] = torch.randperm(self.images, generator=generator).tolist()
         return order
 
@@ -80,20 +80,20 @@ def shard(count: int, rank: int, world: int) -> range:
     return range(count * rank // world, count * (rank + 1) // world)
 
 
-def pass_batches(order: Order, steps: int) -> int:
+def pass_batches(order: BatchOrder, steps: int) -> int:
     """How many batches this process makes of its share of a pass over ``steps`` steps."""
     images = len(shard(min(steps * order.batch_size, order.images), dist.rank(), dist.world()))
     return math.ceil(images / math.ceil(order.batch_size / dist.world()))
 
 
-class _Steps(Sampler[list[tuple[int, int]]]):
+class BatchSampler(Sampler[list[tuple[int, int]]]):
     """Batches of (epoch, position) for steps ``start`` to ``stop``; this process's share of each.
 
     In a descent the processes share every step. In a pass each takes a contiguous share of all images, so that what
     they collect is, one after another, in the order of a single process.
     """
 
-    def __init__(self, order: Order, start: int, stop: int, together: bool) -> None:
+    def __init__(self, order: BatchOrder, start: int, stop: int, together: bool) -> None:
         self.order, self.start, self.stop, self.together = order, start, stop, together
 
     def __len__(self) -> int:
@@ -143,7 +143,7 @@ class _Images(Dataset[dict[str, Any]]):
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> dict[str, Any]:
         chosen = [self.samples[position] for _, position in keys]
-        seeds = [mix(self.seed, epoch, sample.image) for (epoch, _), sample in zip(keys, chosen, strict=True)]
+        seeds = [derive_seed(self.seed, epoch, sample.image) for (epoch, _), sample in zip(keys, chosen, strict=True)]
         image_BCHW = self._decoded(chosen) if self.cached is None else self.cached.take([s.image for s in chosen])
         batch: dict[str, Any] = {
             "image": torch.from_numpy(image_BCHW),
@@ -177,7 +177,7 @@ def _drawn(samples: Sequence[Sample], share: float, seed: int) -> tuple[Sample, 
         kinds.setdefault((sample.category, sample.label), []).append(sample.image)
     kept: set[str] = set()
     for images in kinds.values():
-        images.sort(key=lambda image: mix(seed, "share", image))
+        images.sort(key=lambda image: derive_seed(seed, "share", image))
         kept.update(images[: max(1, round(share * len(images)))])
     return tuple(sample for sample in samples if sample.image in kept)
 
@@ -238,22 +238,22 @@ class Loader:
         self.seed, self.workers, self.tags, self.cached = seed, workers, tags, cached
         self.label_maps = label_maps or {}
 
-    def order(self, stage: Stage) -> Order:
+    def order(self, stage: Stage) -> BatchOrder:
         """The order in which ``stage`` sees its split.
 
         Raises:
             UserError: the split holds no image.
         """
         images = len(self._training(stage))
-        shuffle = stage.shuffle if isinstance(stage, Pass) else True
-        drop_last = isinstance(stage, Descent) and stage.drop_last
-        return Order(images, stage.batch_size, mix(self.seed, stage.name), shuffle, drop_last)
+        shuffle = stage.shuffle if isinstance(stage, FitPass) else True
+        drop_last = isinstance(stage, TrainStage) and stage.drop_last
+        return BatchOrder(images, stage.batch_size, derive_seed(self.seed, stage.name), shuffle, drop_last)
 
     def train(self, stage: Stage, start: int, stop: int) -> Iterator[Batch]:
         """Steps ``start`` to ``stop`` of a training stage."""
         truth, samples = supervision_of(stage, self.tags), self._training(stage)
         images = _Images(self.index, samples, self.size, truth, self.seed, stage.augment, Sizes(), self.cached)
-        steps = _Steps(self.order(stage), start, stop, together=isinstance(stage, Descent))
+        steps = BatchSampler(self.order(stage), start, stop, together=isinstance(stage, TrainStage))
         for item in self._iterate(images, steps):
             extra = {name: value.to(self.device) for name, value in item.get("extra", {}).items()}
             if stage.label_maps:
@@ -347,7 +347,7 @@ def hold_out(index: Index, shares: dict[str, float], seed: int) -> Index:
     moved: dict[str, str] = {}
     for category in index.categories:
         images = [s.image for s in index if s.category == category and s.split == "train" and s.label == 0]
-        generator = torch.Generator().manual_seed(mix(seed, "hold-out", category))
+        generator = torch.Generator().manual_seed(derive_seed(seed, "hold-out", category))
         order = torch.randperm(len(images), generator=generator).tolist()
         for name, share in shares.items():
             count = max(1, round(share * len(images)))

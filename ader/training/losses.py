@@ -10,7 +10,7 @@ from torch import Tensor
 from ader.system.interrupt import Stopped
 
 
-class Losses:
+class LossMeter:
     """Means of the logged losses since the last look.
 
     On a GPU looking at a value waits for the device, so values are looked at every few steps only; the first bad

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 
-class Scalars:
+class TensorBoardWriter:
     """Writes scalars; opened at the first one, so that methods without training leave no files.
 
     Args:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ader.methods._base import Batch, Descent, Method, Pass, Stage
+from ader.methods._base import Batch, FitPass, Method, Stage, TrainStage
 from ader.nets.optim.schedules import Schedule
 from ader.system import dist
 from ader.system.console import Console
@@ -22,21 +22,21 @@ from ader.system.errors import UserError
 from ader.system.files import write_atomic
 from ader.system.interrupt import Interrupt
 from ader.system.precision import Precision, autocast, set_precision
-from ader.system.randomness import mix, random_states, restore_random, seed_all
-from ader.training.loader import Order, pass_batches
-from ader.training.losses import Losses
+from ader.system.randomness import derive_seed, random_states, restore_random, seed_all
+from ader.training.loader import BatchOrder, pass_batches
+from ader.training.losses import LossMeter
 
 
 class TrainingData(Protocol):
     """What the trainer needs of a loader (``ader.training.loader.Loader`` is one)."""
 
-    def order(self, stage: Stage) -> Order: ...
+    def order(self, stage: Stage) -> BatchOrder: ...
 
     def train(self, stage: Stage, start: int, stop: int) -> Iterator[Batch]: ...
 
 
 @dataclass
-class Progress:
+class TrainState:
     """Where a training stands; with the method's and the optimizers' state it is a checkpoint.
 
     Attributes:
@@ -80,7 +80,7 @@ class Trainer:
     scalar: Callable[[str, float, int], None] = lambda tag, value, step: None
     interrupt: Interrupt = field(default_factory=Interrupt)
 
-    def fit(self, method: Method, data: TrainingData) -> Progress:
+    def fit(self, method: Method, data: TrainingData) -> TrainState:
         """Walks all stages, or what a checkpoint leaves to do; the method ends in evaluation mode.
 
         Raises:
@@ -90,7 +90,7 @@ class Trainer:
         set_precision(self.precision)
         method.to(self.device)
         saved = self._load()
-        progress = Progress(**saved["progress"]) if saved else Progress()
+        progress = TrainState(**saved["progress"]) if saved else TrainState()
         if saved:
             method.load_state_dict(saved["method"])
         if not progress.finished:
@@ -117,7 +117,7 @@ class Trainer:
         method.load_state_dict(saved["method"])
         method.eval()
 
-    def _walk(self, method: Method, data: TrainingData, progress: Progress, saved: dict[str, Any] | None) -> None:
+    def _walk(self, method: Method, data: TrainingData, progress: TrainState, saved: dict[str, Any] | None) -> None:
         """Runs the stages from ``progress`` on.
 
         Random streams are seeded before the code between two stages and again before each stage, so that what a
@@ -126,7 +126,7 @@ class Trainer:
         names: set[str] = set()
         stages = method.stages()
         for number in itertools.count():
-            seed_all(mix(self.seed, "between stages", number))
+            seed_all(derive_seed(self.seed, "between stages", number))
             stage = next(stages, None)
             if stage is None:
                 return
@@ -151,24 +151,24 @@ class Trainer:
         method: Method,
         data: TrainingData,
         stage: Stage,
-        progress: Progress,
+        progress: TrainState,
         resumed: dict[str, Any] | None,
     ) -> None:
         clock = _Clock(progress, stage.name)
-        if isinstance(stage, Pass):
-            seed_all(mix(self.seed, stage.name))  # the same in all processes: they must fit the same bank
+        if isinstance(stage, FitPass):
+            seed_all(derive_seed(self.seed, stage.name))  # the same in all processes: they must fit the same bank
             self.interrupt.activity = f"in stage {stage.name!r}, which starts over"
             with self.interrupt.promptly():
                 self._pass(method, data, stage, progress, clock)
-        elif isinstance(stage, Descent):
-            seed_all(mix(self.seed, stage.name, dist.rank()))
+        elif isinstance(stage, TrainStage):
+            seed_all(derive_seed(self.seed, stage.name, dist.rank()))
             self._descend(method, data, stage, progress, clock, resumed)
         else:
-            raise TypeError(f"stage {stage.name!r} is neither a Pass nor a Descent")
+            raise TypeError(f"stage {stage.name!r} is neither a FitPass nor a TrainStage")
         clock.stop()
 
     @torch.no_grad()
-    def _pass(self, method: Method, data: TrainingData, stage: Pass, progress: Progress, clock: _Clock) -> None:
+    def _pass(self, method: Method, data: TrainingData, stage: FitPass, progress: TrainState, clock: _Clock) -> None:
         method.eval()
         order = data.order(stage)
         total = order.steps_per_epoch if stage.batches is None else min(stage.batches, order.steps_per_epoch)
@@ -186,8 +186,8 @@ class Trainer:
         self,
         method: Method,
         data: TrainingData,
-        stage: Descent,
-        progress: Progress,
+        stage: TrainStage,
+        progress: TrainState,
         clock: _Clock,
         resumed: dict[str, Any] | None,
     ) -> None:
@@ -196,8 +196,8 @@ class Trainer:
         _check_division(stage, order)
         if resumed and progress.step:
             self._restore(stage, resumed)
-        minimise, rates = Minimiser(stage, self.device), _Rates(stage)
-        losses = Losses(f"{type(method).__name__}, stage {stage.name!r}", self.device)
+        optimize, rates = Optimization(stage, self.device), _Rates(stage)
+        losses = LossMeter(f"{type(method).__name__}, stage {stage.name!r}", self.device)
         saved_at = time.monotonic()
         method.eval()
         for module in stage.modules:
@@ -205,10 +205,10 @@ class Trainer:
         with self.console.track(stage.name, total, "steps", done=progress.step) as track:
             for batch in data.train(stage, progress.step, total):
                 images = order.count(progress.step)
-                minimise.weight = len(batch.image_BCHW) * dist.world() / images
+                optimize.weight = len(batch.image_BCHW) * dist.world() / images
                 rates.set(progress.step / total)
                 with self.autocast():
-                    losses.add(stage.step(batch, minimise), progress.step)
+                    losses.add(stage.step(batch, optimize), progress.step)
                 progress.step += 1
                 progress.images[stage.name] = progress.images.get(stage.name, 0) + images
                 look = progress.step % losses.every == 0 or progress.step == total
@@ -228,12 +228,12 @@ class Trainer:
         dist.average_buffers(stage.modules)
         method.eval()
 
-    def _steps(self, stage: Descent, order: Order) -> int:
+    def _steps(self, stage: TrainStage, order: BatchOrder) -> int:
         total = stage.steps if stage.steps is not None else (stage.epochs or 0) * order.steps_per_epoch
         return total if self.max_steps is None else min(total, self.max_steps)
 
     def _report(
-        self, stage: Descent, means: Mapping[str, float], rates: _Rates, progress: Progress, order: Order
+        self, stage: TrainStage, means: Mapping[str, float], rates: _Rates, progress: TrainState, order: BatchOrder
     ) -> None:
         """Training curves; their axis counts the steps of all stages, so that a resumed run can cut them."""
         step = progress.steps_before + progress.step
@@ -260,20 +260,20 @@ class Trainer:
             return None
         try:
             saved: dict[str, Any] = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-            progress = Progress(**saved["progress"])
+            progress = TrainState(**saved["progress"])
         except Exception as error:  # a damaged file raises anything
             raise UserError(
-                f"{self.checkpoint} is damaged or of another version ({type(error).__name__}): delete it to train anew"
+                f"{self.checkpoint} is damaged or of another version ({type(error).__name__}): delete it to train again"
             ) from error
         if progress.step and len(saved["local"]) != dist.world():
             raise UserError(
                 f"{self.checkpoint} was written by {len(saved['local'])} processes and cannot be resumed by "
-                f"{dist.world()}: start as many again, or delete it to train anew"
+                f"{dist.world()}: start as many again, or delete it to train again"
             )
         self.console.say("training done before" if progress.finished else f"resuming from {self.checkpoint}")
         return saved
 
-    def _save(self, method: Method, progress: Progress, stage: Descent | None = None) -> None:
+    def _save(self, method: Method, progress: TrainState, stage: TrainStage | None = None) -> None:
         if self.checkpoint is None:
             return
         modules = stage.modules if stage and dist.world() > 1 else ()
@@ -294,7 +294,7 @@ class Trainer:
         }
         write_atomic(self.checkpoint, lambda file: torch.save(state, file))
 
-    def _restore(self, stage: Descent, saved: Mapping[str, Any]) -> None:
+    def _restore(self, stage: TrainStage, saved: Mapping[str, Any]) -> None:
         """What a descent needs besides the method's weights."""
         for name, optimizer in stage.optimizers.items():
             optimizer.load_state_dict(saved["optimizers"][name])
@@ -305,7 +305,7 @@ class Trainer:
         restore_random(local["random"], self.device)
 
 
-def _check_division(stage: Descent, order: Order) -> None:
+def _check_division(stage: TrainStage, order: BatchOrder) -> None:
     """Every process must have an image at every step: their gradients are averaged."""
     world = dist.world()
     if world > 1 and stage.batch_size % world:
@@ -317,10 +317,10 @@ def _check_division(stage: Descent, order: Order) -> None:
         )
 
 
-class Minimiser:
-    """The ``minimise`` of a descent; ``weight`` is this process's share of the batch, times the processes."""
+class Optimization:
+    """The ``optimize`` of a descent; ``weight`` is this process's share of the batch, times the processes."""
 
-    def __init__(self, stage: Descent, device: torch.device) -> None:
+    def __init__(self, stage: TrainStage, device: torch.device) -> None:
         self.stage, self.device = stage, device
         self.weight = 1.0
 
@@ -342,7 +342,7 @@ class Minimiser:
 class _Rates:
     """Sets learning rates: each group's initial rate (kept in the optimizer's state) times the schedule's factor."""
 
-    def __init__(self, stage: Descent) -> None:
+    def __init__(self, stage: TrainStage) -> None:
         self.stage = stage
 
     def set(self, progress: float) -> None:
@@ -360,7 +360,7 @@ class _Rates:
 class _Clock:
     """Adds a stage's seconds to those of earlier runs."""
 
-    def __init__(self, progress: Progress, stage: str) -> None:
+    def __init__(self, progress: TrainState, stage: str) -> None:
         self.progress, self.stage, self.began = progress, stage, time.monotonic()
         self.before = progress.seconds.get(stage, 0.0)
 

@@ -164,6 +164,6 @@ def test_bench_data(tmp_path, capsys, monkeypatch):
         assert pace == pytest.approx(np.median(report["rounds"][name]))
         assert report["ratio_to_ader"][name] == pytest.approx(pace / paces["ADer's recipe"])
     calls = count()
-    monkeypatch.setattr(bench_data, "normalised", lambda batch: batch.image_BCHW + next(calls))
+    monkeypatch.setattr(bench_data, "normalized", lambda batch: batch.image_BCHW + next(calls))
     assert bench_data.main(words) == 1
     assert "differ" in capsys.readouterr().err

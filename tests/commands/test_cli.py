@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.running import PLUGIN, Bench
 
 from ader import __version__
 from ader.__main__ import main
+from tests.support.running import PLUGIN, Bench
 
 
 @pytest.fixture

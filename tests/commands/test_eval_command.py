@@ -12,11 +12,11 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from tests.running import PLUGIN, Bench, terminate
-from tests.test_dist import _port
 
 from ader.__main__ import main
 from ader.results.record import read_table
+from tests.support.running import PLUGIN, Bench, terminate
+from tests.system.test_dist import _port
 
 TABLES = ("metrics.csv", "bounds.csv", "counts.csv", "scores.csv")
 
@@ -216,11 +216,11 @@ def test_a_signal_while_the_tables_are_written_waits(done, monkeypatch):
 
     replace = records.replace_together
 
-    def signalled(folder, contents):
+    def signaled(folder, contents):
         terminate()
         replace(folder, contents)
 
-    monkeypatch.setattr(records, "replace_together", signalled)
+    monkeypatch.setattr(records, "replace_together", signaled)
     stamp = (done.folder() / "record.json").stat().st_mtime_ns
     assert main(["eval", str(done.folder())]) == 0
     assert (done.folder() / "record.json").stat().st_mtime_ns > stamp
@@ -283,7 +283,7 @@ def test_the_checkpoint_must_be_the_runs(done, capsys):
     file = folder / "checkpoint.pt"
     good = file.read_bytes()
     for damage, message in (
-        (file.unlink, "checkpoint.pt is missing: put it back, or train anew"),
+        (file.unlink, "checkpoint.pt is missing: put it back, or train again"),
         (lambda: file.write_bytes(good[:1000]), "is not the checkpoint that the record knows"),
     ):
         damage()
@@ -318,7 +318,7 @@ def test_changed_data(done, capsys):
     image.write_bytes(good)
     assert main(["eval", str(done.folder())]) == 0
     shutil.copy(image, image.with_name("000x.png"))
-    refused(capsys, done.folder(), "undo its changes, set dataset.root, or train anew")
+    refused(capsys, done.folder(), "undo its changes, set dataset.root, or train again")
 
 
 def test_changed_configs(bench, capsys):
@@ -329,7 +329,7 @@ def test_changed_configs(bench, capsys):
     assert bench.run(f"--config-dir={folder}", "method=mine") == 0
     assert main(["eval", str(bench.folder())]) == 0
     file.write_text("name: made_up\nlr: 0.25\nepochs: 1\n")
-    refused(capsys, bench.folder(), "was trained: method.lr (0.5 there, 0.25 here): undo that, or train anew")
+    refused(capsys, bench.folder(), "was trained: method.lr (0.5 there, 0.25 here): undo that, or train again")
     moved = folder.rename(bench.root / "moved")
     refused(capsys, bench.folder(), "no such folder")
     (moved / "method" / "mine.yaml").write_text("name: made_up\nlr: 0.5\nepochs: 1\n")

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ader.__main__ import main
-from ader.methods._base import Descent, Method, Pass, Prediction, Tags
+from ader.methods._base import FitPass, Method, Prediction, Tags, TrainStage
 from ader.training.cost import RandomImages, count_macs, count_parameters, measure
 
 CPU = torch.device("cpu")
@@ -93,9 +93,9 @@ class Known(Method):
         self.passes, self.seen = 0, []
 
     def stages(self):
-        yield Pass(name="count", batch_size=1, update=self._take, finish=self._finish)
+        yield FitPass(name="count", batch_size=1, update=self._take, finish=self._finish)
         assert self.passes, "code between stages runs before the stage that it follows"
-        yield Descent(
+        yield TrainStage(
             name="learn",
             batch_size=4,
             step=self._step,
@@ -111,11 +111,11 @@ class Known(Method):
     def _finish(self):
         self.passes += 1
 
-    def _step(self, batch, minimise):
+    def _step(self, batch, optimize):
         self.seen.append(batch)
         time.sleep(0.05)
         loss = self.layer(self.frozen(batch.image_BCHW)).square().mean()
-        minimise(loss)
+        optimize(loss)
         return {"loss": loss}
 
     def predict(self, image_BCHW):
@@ -162,7 +162,7 @@ def test_random_images():
     ("supervision", "given"), [("normal", ()), ("image", ("label_B",)), ("pixel", ("label_B", "mask_BHW"))]
 )
 def test_random_images_show_declared_labels_only(supervision, given):
-    stage = Pass(name="x", batch_size=2, update=lambda batch: None, finish=lambda: None)
+    stage = FitPass(name="x", batch_size=2, update=lambda batch: None, finish=lambda: None)
     data = RandomImages(8, 3, CPU, replace(Tags(), supervision=supervision))
     assert data.order(stage).steps_per_epoch == 3
     assert data.stages == {"x": stage}

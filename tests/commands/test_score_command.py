@@ -11,13 +11,13 @@ import pytest
 import yaml
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
-from tests.oracles import brute_force_aupro, brute_force_max, f1, pixel_oracle
-from tests.running import Bench
-from tests.test_eval_sizes import bilinear
 
 from ader.__main__ import main
 from ader.results.record import read_table
 from ader.runs.score_maps import ahead
+from tests.data.test_eval_sizes import bilinear
+from tests.support.oracles import brute_force_aupro, brute_force_max, f1, pixel_oracle
+from tests.support.running import Bench
 
 TABLES = ("metrics.csv", "bounds.csv", "counts.csv", "defects.csv", "scores.csv")
 
@@ -111,7 +111,7 @@ def test_a_file_of_scores_is_part_of_the_result(bench, maps, capsys):
 
 
 def expected(bench, maps, category, size):
-    """Maps and masks as the rule says, read anew."""
+    """Maps and masks as the rule says, read again."""
     found = []
     for image in sorted(bench.data.glob(f"{category}/test/*/*.png")):
         map_HW = np.load(maps / category / image.parent.name / f"{image.stem}.npy")

@@ -76,7 +76,7 @@ def test_a_selection_has_its_own_stamp(index, tmp_path, decoded):
     assert len(decoded) == 8 + 16
 
 
-def test_relabelled_samples_are_checked_again(index, tmp_path):
+def test_relabeled_samples_are_checked_again(index, tmp_path):
     check_files(index, tmp_path / "cache", 1)
     samples = tuple(replace(sample, label=0, defect="good") for sample in index)
     with pytest.raises(UserError, match="marks a defect but its image"):
@@ -129,7 +129,7 @@ def test_a_failed_check_leaves_no_stamp(index, tmp_path):
     check_files(index, tmp_path / "cache", 1)
 
 
-def test_mask_with_an_opaque_alpha_is_judged_by_its_colours(index, tmp_path):
+def test_mask_with_an_opaque_alpha_is_judged_by_its_colors(index, tmp_path):
     path = index.root / "bottle/ground_truth/hole/000_mask.png"
     values = np.zeros((48, 48, 4), np.uint8)
     values[..., 3] = 255

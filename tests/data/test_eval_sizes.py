@@ -11,8 +11,6 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
-from tests.oracles import brute_force_aupro, brute_force_max, f1
-from tests.running import Bench, terminate
 
 import ader.runs.observe
 import ader.runs.run
@@ -24,6 +22,8 @@ from ader.metrics import Evaluator
 from ader.results.record import read_table
 from ader.runs.observe import observe
 from ader.training.loader import Loader
+from tests.support.oracles import brute_force_aupro, brute_force_max, f1
+from tests.support.running import Bench, terminate
 
 EDGES = [(40, 40), (27, 33), (36, 21)]  # heights and widths of the test images, in turn
 
@@ -52,12 +52,12 @@ def _mask_file(data: Path, image: Path) -> Path:
 
 
 def bilinear(values, height, width):
-    """Half-pixel centres, no antialiasing, edges repeated: straight from the definition."""
+    """Half-pixel centers, no antialiasing, edges repeated: straight from the definition."""
 
     def weights(size, wanted):
-        centre = np.clip((np.arange(wanted) + 0.5) * size / wanted - 0.5, 0, size - 1)
-        low = np.floor(centre).astype(int)
-        return low, np.minimum(low + 1, size - 1), centre - low
+        center = np.clip((np.arange(wanted) + 0.5) * size / wanted - 0.5, 0, size - 1)
+        low = np.floor(center).astype(int)
+        return low, np.minimum(low + 1, size - 1), center - low
 
     values = np.asarray(values, np.float64)
     top, bottom, down = weights(values.shape[0], height)

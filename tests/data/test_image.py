@@ -34,7 +34,7 @@ def pixels(path: Path) -> np.ndarray:
     return np.asarray(image)
 
 
-def grey3(values) -> np.ndarray:
+def gray3(values) -> np.ndarray:
     return np.repeat(np.asarray(values, np.uint8)[..., None], 3, axis=2)
 
 
@@ -44,18 +44,18 @@ def test_rgb_survives_every_lossless_format_and_name(tmp_path, name):
 
 
 @pytest.mark.parametrize("extension", ["png", "bmp", "tif"])
-def test_grey_and_1_bit(tmp_path, extension):
-    assert (pixels(saved(Image.fromarray(GREY), tmp_path / f"l.{extension}")) == grey3(GREY)).all()
+def test_gray_and_1_bit(tmp_path, extension):
+    assert (pixels(saved(Image.fromarray(GREY), tmp_path / f"l.{extension}")) == gray3(GREY)).all()
     bits = Image.fromarray(np.array([[0, 255], [255, 0]], np.uint8)).convert("1")
-    assert (pixels(saved(bits, tmp_path / f"1.{extension}")) == grey3([[0, 255], [255, 0]])).all()
+    assert (pixels(saved(bits, tmp_path / f"1.{extension}")) == gray3([[0, 255], [255, 0]])).all()
 
 
-def test_alpha_is_dropped_and_colours_kept(tmp_path):
+def test_alpha_is_dropped_and_colors_kept(tmp_path):
     alpha = np.array([[0, 128], [255, 1]], np.uint8)
     rgba = Image.fromarray(np.dstack([RGB, alpha]))
     assert (pixels(saved(rgba, tmp_path / "rgba.png")) == RGB).all()
     la = Image.merge("LA", [Image.fromarray(GREY), Image.fromarray(alpha)])
-    assert (pixels(saved(la, tmp_path / "la.png")) == grey3(GREY)).all()
+    assert (pixels(saved(la, tmp_path / "la.png")) == gray3(GREY)).all()
 
 
 @pytest.mark.parametrize("transparency", [None, 1, b"\x00\x80\xff"])
@@ -71,7 +71,7 @@ def test_palette_with_and_without_transparency(tmp_path, transparency, recwarn):
     assert not recwarn.list
 
 
-def test_transparent_colour_of_an_rgb_png_is_kept(tmp_path):
+def test_transparent_color_of_an_rgb_png_is_kept(tmp_path):
     path = saved(Image.fromarray(RGB), tmp_path / "trns.png", transparency=(10, 20, 30))
     assert (pixels(path) == RGB).all()
 
@@ -84,18 +84,18 @@ def test_cmyk_jpeg(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["deep.png", "deep.tif"])
-def test_16_bit_grey_keeps_its_high_byte(tmp_path, name):
+def test_16_bit_gray_keeps_its_high_byte(tmp_path, name):
     path = saved(Image.fromarray(DEEP), tmp_path / name)
-    assert (pixels(path) == grey3([[0, 0], [1, 255]])).all()
+    assert (pixels(path) == gray3([[0, 0], [1, 255]])).all()
 
 
 def test_16_bit_big_endian_and_32_bit_container(tmp_path):
     big = saved(Image.frombytes("I;16B", (2, 2), DEEP.astype(">u2").tobytes()), tmp_path / "big.tif")
     assert mode(big) == "I;16B"
-    assert (pixels(big) == grey3([[0, 0], [1, 255]])).all()
+    assert (pixels(big) == gray3([[0, 0], [1, 255]])).all()
     wide = saved(Image.fromarray(DEEP.astype(np.int32)), tmp_path / "wide.tif")
     assert mode(wide) == "I"
-    assert (pixels(wide) == grey3([[0, 0], [1, 255]])).all()
+    assert (pixels(wide) == gray3([[0, 0], [1, 255]])).all()
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_an_opaque_alpha_does_not_mark_the_mask(tmp_path):
     assert (np.asarray(read_mask(saved(la, tmp_path / "la.png"))) == truth).all()
 
 
-def test_palette_masks_are_judged_by_colour(tmp_path):
+def test_palette_masks_are_judged_by_color(tmp_path):
     image = Image.new("P", (3, 1))
     image.putpalette([0, 0, 0, 128, 0, 0, 0, 0, 1])
     image.putdata([0, 1, 2])

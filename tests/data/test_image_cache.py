@@ -116,13 +116,13 @@ def stop_after(count: int) -> Callable[[], None]:
 def test_pixels_of_every_kind_of_file(tmp_path, cache):
     rng, folder = np.random.default_rng(0), tmp_path / "kinds"
     folder.mkdir()
-    colour = Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8))
-    colour.save(folder / "rgb.png")
-    colour.convert("L").save(folder / "grey.png")
-    colour.convert("P", palette=Image.Palette.ADAPTIVE).save(folder / "palette.png", transparency=3)
-    colour.convert("CMYK").save(folder / "cmyk.jpg")
-    colour.save(folder / "Größe 1 ß.bmp")
-    colour.resize((SIZE, SIZE)).save(folder / "画像.tif")
+    color = Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8))
+    color.save(folder / "rgb.png")
+    color.convert("L").save(folder / "gray.png")
+    color.convert("P", palette=Image.Palette.ADAPTIVE).save(folder / "palette.png", transparency=3)
+    color.convert("CMYK").save(folder / "cmyk.jpg")
+    color.save(folder / "Größe 1 ß.bmp")
+    color.resize((SIZE, SIZE)).save(folder / "画像.tif")
     Image.fromarray(rng.integers(0, 65536, (40, 50), np.uint16)).save(folder / "16 bit.png")
     files = listed(folder)
     images = fill(files, cache)
@@ -239,7 +239,7 @@ def test_equal_files_of_one_call_are_one_row(cache, tmp_path):
 
 
 @pytest.mark.parametrize("missing", [False, True])
-def test_bad_files_are_left_out_until_they_are_mended(files, cache, decoded, missing):
+def test_bad_files_are_left_out_until_they_are_fixed(files, cache, decoded, missing):
     whole = {name: files[name].read_bytes() for name in ("set/001.png", "set/002.png", "set/005.png")}
     files["set/001.png"].write_bytes(whole["set/001.png"][:200])
     files["set/002.png"].unlink() if missing else files["set/002.png"].write_text("no image")

@@ -6,10 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from layouts import aebad_s, aebad_v
 
 from ader.data import load_index
 from ader.system.errors import UserError
+from tests.layouts import aebad_s, aebad_v
 
 
 def fails(match: str, name: str, root: Path, **options) -> str:

@@ -25,7 +25,7 @@ PUBLISHED = sorted(set(options("dataset")) - OWN - {"demo"})
 
 #: Keys of a config that are not the reader's.
 COMMON = {"name", "root", "categories", "check_counts", "counts", "about", "train_on"}
-ABOUT = {"title", "paper", "licence", "homepage", "get", "archives", "categories", "masks", "views", "training"}
+ABOUT = {"title", "paper", "license", "homepage", "get", "archives", "categories", "masks", "views", "training"}
 SPLITS = {"train_good", "train_bad", "validation_good", "test_good", "test_bad"}
 
 
@@ -39,7 +39,7 @@ def written(tmp_path_factory):
 
     @cache
     def write(reader: str) -> Path:
-        module = importlib.import_module(f"layouts.{reader}")
+        module = importlib.import_module(f"tests.layouts.{reader}")
         return module.write(tmp_path_factory.mktemp(reader))
 
     return write
@@ -54,7 +54,7 @@ def load(config: dict[str, Any], root: Path) -> Index:
 def test_fixtures_pass_the_common_checks(option, written):
     config = read_option("dataset", option)
     root = written(config["name"])
-    check_dataset(lambda: load(config, root), labelled_train=config["about"]["training"] == "labelled")
+    check_dataset(lambda: load(config, root), labeled_train=config["about"]["training"] == "labeled")
 
 
 @pytest.mark.parametrize("option", PUBLISHED)
@@ -65,9 +65,9 @@ def test_facts_hold_for_the_fixtures(option, written):
     assert index.has_masks == about["masks"]
     assert any(sample.masks for sample in index) == about["masks"]
     assert any(sample.group is not None for sample in index) == (about["views"] > 1)
-    labelled = any(sample.label for sample in index if sample.split != "test")
+    labeled = any(sample.label for sample in index if sample.split != "test")
     noisy = any(sample.defect != "good" and not sample.label for sample in index if sample.split != "test")
-    assert about["training"] == ("labelled" if labelled else "noisy" if noisy else "normal")
+    assert about["training"] == ("labeled" if labeled else "noisy" if noisy else "normal")
     if config["counts"] and TOTAL not in config["counts"]:
         assert set(index.categories) <= set(config["counts"])
     if about["categories"] is not None:
@@ -104,7 +104,7 @@ def test_what_is_published_is_stated(option):
     assert about["title"]
     assert about["homepage"]
     assert about["get"]
-    assert about["training"] in ("normal", "labelled", "noisy")
+    assert about["training"] in ("normal", "labeled", "noisy")
     for archive in about["archives"]:
         assert {"file"} <= set(archive) <= {"file", "url", "sha256", "md5", "bytes", "holds"}
         assert "url" not in archive or {"sha256", "md5"} & set(archive), "a download that cannot be checked"

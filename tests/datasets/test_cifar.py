@@ -11,9 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from layouts import cifar10 as layout10
-from layouts import cifar100 as layout100
-from layouts import tiny_imagenet as layout_tiny
 from PIL import Image
 
 from ader.config.options import read_option
@@ -25,6 +22,9 @@ from ader.datasets._class_splits import one_anomaly, one_normal, unified
 from ader.datasets._preparing import Work
 from ader.system.console import Console
 from ader.system.errors import UserError
+from tests.layouts import cifar10 as layout10
+from tests.layouts import cifar100 as layout100
+from tests.layouts import tiny_imagenet as layout_tiny
 
 TABLES = ("cifar10_uni", "cifar10_one_normal", "cifar10_one_anomaly", "cifar100_uni")
 LAYOUTS = {"cifar10": layout10, "cifar100": layout100}

@@ -12,7 +12,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from layouts import coco_ad as layout
 from PIL import Image
 
 from ader.config.options import read_option
@@ -25,6 +24,7 @@ from ader.datasets.coco_ad import prepare
 from ader.datasets.coco_ad.generate import Picture, Thing, check_digests, draw, read_pictures
 from ader.system.console import Console
 from ader.system.errors import UserError
+from tests.layouts import coco_ad as layout
 
 cv2 = pytest.importorskip("cv2")
 codec = pytest.importorskip("pycocotools.mask")
@@ -162,7 +162,7 @@ def test_slow_fill_of_sides_that_leave_the_image_is_near_the_ideal():
         edge = np.zeros((height + 4, width + 4), bool)
         for start, end in zip([moved[-1], *moved[:-1]], moved, strict=True):
             for x, y in layout.line(start, end):
-                edge[y : y + 3, x : x + 3] = True  # and all neighbours
+                edge[y : y + 3, x : x + 3] = True  # and all neighbors
         differing += (found != ideal).sum()
         assert not ((found != ideal) & ~edge[2:-2, 2:-2]).any()
     assert differing
@@ -533,7 +533,7 @@ def test_all_splits_test_the_same_images(written):
     assert tests == [{f"val2017/{layout.NUMBERS[key]:012}.jpg" for key in "bcdeghklmn"}] * 4
 
 
-def test_grey_images_and_masks_load(written):
+def test_gray_images_and_masks_load(written):
     path = written / "val2017" / f"{layout.NUMBERS['h']:012}.jpg"
     assert Image.open(path).mode == "L"
     image = load_image(path, 40)

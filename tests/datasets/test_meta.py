@@ -118,7 +118,7 @@ def test_masks_of_normal_images_alone_are_no_pixel_truth(tmp_path):
     assert not any(sample.masks for sample in index)
 
 
-def test_defective_training_images_are_labelled(tmp_path):
+def test_defective_training_images_are_labeled(tmp_path):
     listed = content()
     listed["train"]["tile"].append(entry("tile/x.png", mask="tile/y.png", defect="hole", anomaly=1))
     index = read(write(tmp_path / "set", listed))

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from layouts import mvtec3d, mvtec_ad2, mvtec_loco
 
 from ader.config.options import read_option
 from ader.data import load_index
@@ -15,6 +14,7 @@ from ader.data.counts import check_counts
 from ader.data.image import load_mask
 from ader.data.index import Index
 from ader.system.errors import UserError
+from tests.layouts import mvtec3d, mvtec_ad2, mvtec_loco
 
 FAMILY = {"mvtec3d": mvtec3d, "mvtec_loco": mvtec_loco, "mvtec_ad2": mvtec_ad2}
 

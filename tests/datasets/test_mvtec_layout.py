@@ -462,13 +462,13 @@ def test_every_check_can_fail(root):
         check_dataset(lambda: folder(root))
 
 
-def test_labelled_training_data_may_be_declared(root):
+def test_labeled_training_data_may_be_declared(root):
     index = folder(root)
     moved = tuple(replace(s, split="train") if s.defect == "hole" else s for s in index)
-    labelled = replace(index, samples=moved)
-    check_dataset(lambda: labelled, labelled_train=True)
+    labeled = replace(index, samples=moved)
+    check_dataset(lambda: labeled, labeled_train=True)
     with pytest.raises(AssertionError, match="defective training images"):
-        dataset_checks.check_train_is_normal(labelled)
+        dataset_checks.check_train_is_normal(labeled)
 
 
 def test_published_mvtec_counts():

@@ -8,12 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
-from layouts import real_iad as layout
 
 from ader.config.options import read_option
 from ader.data import load_index
 from ader.datasets.real_iad import CATEGORIES
 from ader.system.errors import UserError
+from tests.layouts import real_iad as layout
 
 NAMES = "audiojack bottle_cap button_battery end_cap eraser fire_hood mint mounts pcb phone_battery plastic_nut "
 NAMES += "plastic_plug porcelain_doll regulator rolled_strip_base sim_card_set switch tape terminalblock toothbrush "

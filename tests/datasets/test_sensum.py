@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from layouts import sensum_sodf as layout
 from PIL import Image
 from sklearn.model_selection import train_test_split
 
@@ -17,6 +16,7 @@ from ader.config.options import read_option
 from ader.data import load_index
 from ader.datasets.sensum_sodf import sensum_sodf
 from ader.system.errors import UserError
+from tests.layouts import sensum_sodf as layout
 
 
 @pytest.fixture

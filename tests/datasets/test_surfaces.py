@@ -8,10 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from layouts import dagm as dagm_layout
-from layouts import kolektor_sdd as sdd_layout
-from layouts import kolektor_sdd2 as sdd2_layout
-from layouts import mtd as mtd_layout
 from PIL import Image
 from sklearn.model_selection import train_test_split
 
@@ -22,6 +18,10 @@ from ader.data.index import Sample
 from ader.datasets._base import hold_out_share
 from ader.system.errors import UserError
 from ader.testing.dataset_checks import check_dataset
+from tests.layouts import dagm as dagm_layout
+from tests.layouts import kolektor_sdd as sdd_layout
+from tests.layouts import kolektor_sdd2 as sdd2_layout
+from tests.layouts import mtd as mtd_layout
 
 
 def fails(match: str, name: str, root: Path, **options) -> str:

@@ -7,13 +7,13 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
-from layouts import btad, mad_real, mad_sim, mpdd
 
 from ader.config.compose import compose
 from ader.config.options import read_option
 from ader.data import load_index
 from ader.data.listing import SUFFIXES
 from ader.system.errors import UserError
+from tests.layouts import btad, mad_real, mad_sim, mpdd
 
 #: The readers of this file, and of test_mvtec_family, test_aebad, test_uni_medical and test_viaduct.
 READERS = ("mvtec3d", "mvtec_loco", "mvtec_ad2", "btad", "mpdd", "mad_sim", "mad_real", "uni_medical", "viaduct")
@@ -34,7 +34,7 @@ def columns(name: str) -> list[int]:
 @pytest.mark.parametrize("name", [*READERS, *DOMAINS])
 def test_every_image_is_used_or_an_exception(name, tmp_path):
     """As ``ader data check`` wants it, on fixtures that hold all that the archives hold."""
-    index = load_index(name, importlib.import_module(f"layouts.{name}").write(tmp_path))
+    index = load_index(name, importlib.import_module(f"tests.layouts.{name}").write(tmp_path))
     used = {file for sample in index for file in (sample.image, *sample.masks)}
     images = [file for file in index.root.rglob("*") if file.suffix.lower() in SUFFIXES]
     others = {file.relative_to(index.root).as_posix() for file in images} - used
@@ -45,7 +45,7 @@ def test_every_image_is_used_or_an_exception(name, tmp_path):
 
 @pytest.mark.parametrize("name", [*READERS, *DOMAINS])
 def test_clutter_and_upper_case_change_nothing(name, tmp_path):
-    root = importlib.import_module(f"layouts.{name}").write(tmp_path / "data")
+    root = importlib.import_module(f"tests.layouts.{name}").write(tmp_path / "data")
     clean = load_index(name, root)
     for folder in [folder for folder in clean.root.rglob("*") if folder.is_dir()]:
         for clutter in (".DS_Store", "._000.png", "Thumbs.db", "notes.txt"):
@@ -67,7 +67,7 @@ def test_a_missing_root_is_named(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["btad", "mpdd", "mad_sim", "mad_real", "mvtec_ad2", "uni_medical"])
 def test_every_defective_image_needs_its_mask(name, tmp_path):
-    root = importlib.import_module(f"layouts.{name}").write(tmp_path)
+    root = importlib.import_module(f"tests.layouts.{name}").write(tmp_path)
     index = load_index(name, root)
     sample = next(sample for sample in index if sample.label)
     mask = index.path(sample.masks[0])

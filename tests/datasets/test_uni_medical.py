@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from layouts import uni_medical as layout
 from PIL import Image
 
 from ader.data import load_index
@@ -19,6 +18,7 @@ from ader.datasets._preparing import Work
 from ader.datasets.uni_medical import prepare
 from ader.system.console import Console
 from ader.system.errors import UserError
+from tests.layouts import uni_medical as layout
 
 QUIET = Work(Console(quiet=True), lambda: None, 1)
 
@@ -47,7 +47,7 @@ def test_samples(tmp_path):
     ]
 
 
-def test_all_grey_values_of_brain_masks_count(tmp_path):
+def test_all_gray_values_of_brain_masks_count(tmp_path):
     index = load_index("uni_medical", layout.write(tmp_path), ["brain"])
     sample = next(sample for sample in index if sample.label)
     values = np.asarray(Image.open(index.path(sample.masks[0])))

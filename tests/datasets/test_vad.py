@@ -7,13 +7,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from layouts import vad as layout
 
 from ader.config.options import read_option
 from ader.data import load_index
 from ader.data.counts import check_counts
 from ader.system.errors import UserError
 from ader.testing.dataset_checks import check_dataset
+from tests.layouts import vad as layout
 
 
 @pytest.fixture

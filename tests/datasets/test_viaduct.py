@@ -6,13 +6,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from layouts import viaduct as layout
 
 from ader.config.compose import compose
 from ader.config.options import read_option
 from ader.data import load_index
 from ader.datasets.viaduct import category_name
 from ader.system.errors import UserError
+from tests.layouts import viaduct as layout
 
 
 def fails(match: str, root: Path, **options) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from layouts import visa as layout
 from PIL import Image
 
 from ader.config.options import read_option
@@ -20,6 +19,7 @@ from ader.system.console import Console
 from ader.system.errors import UserError
 from ader.system.interrupt import Stopped
 from ader.testing.dataset_checks import check_dataset
+from tests.layouts import visa as layout
 
 SPLITS = ("1cls", "2cls_fewshot", "2cls_highshot")
 IMAGES, MASKS = "capsules/Data/Images", "capsules/Data/Masks/Anomaly"
@@ -164,7 +164,7 @@ def test_converted_copies_say_what_the_list_says(raw, tmp_path, split):
     assert sorted(plain[0]) == sorted(plain[1])
     assert read[1].root == tmp_path / "VisA_pytorch" / split
     assert read[1].categories == CATEGORIES
-    check_dataset(lambda: load_index("visa", tmp_path / "VisA_pytorch", split=split), labelled_train=split != "1cls")
+    check_dataset(lambda: load_index("visa", tmp_path / "VisA_pytorch", split=split), labeled_train=split != "1cls")
     shutil.move(tmp_path / "VisA_pytorch" / split, tmp_path / "visa_pytorch")  # anomalib's: without the level
     alone = load_index("visa", tmp_path / "visa_pytorch", split=split)
     assert replace(alone, root=read[1].root) == read[1]

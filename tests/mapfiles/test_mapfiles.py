@@ -402,42 +402,42 @@ def test_npz_that_is_no_map(tmp_path):
 
 
 def test_png_values_are_kept(tmp_path):
-    grey = np.array([[0, 7], [128, 255]], np.uint8)
-    for values in (DEEP, grey):
+    gray = np.array([[0, 7], [128, 255]], np.uint8)
+    for values in (DEEP, gray):
         assert same(read_one(put(tmp_path / "x.png", values), tmp_path)[0], values.astype(np.float32))
     everything = np.arange(65536, dtype=np.uint16).reshape(256, 256)
     assert same(read_one(put(tmp_path / "x.PNG", everything), tmp_path)[0], everything.astype(np.float32))
 
 
 def test_png_of_few_bits_is_spread_as_png_defines(tmp_path):
-    """An image optimiser stores an 8-bit map of few values in fewer bits; its values stay what they were."""
+    """An image optimizer stores an 8-bit map of few values in fewer bits; its values stay what they were."""
     values = np.array([[0, 255, 255], [255, 0, 0]], np.uint8)
     path = tmp_path / "x.png"
     Image.fromarray(values).convert("1").save(path)
     assert same(read_one(path, tmp_path)[0], values.astype(np.float32))
 
 
-def test_grey_that_is_stored_as_colour_is_accepted(tmp_path):
-    grey = np.array([[0, 7], [128, 255]], np.uint8)
-    image = Image.fromarray(grey)
+def test_gray_that_is_stored_as_color_is_accepted(tmp_path):
+    gray = np.array([[0, 7], [128, 255]], np.uint8)
+    image = Image.fromarray(gray)
     palette = image.copy().convert("P")
     for converted in (image.convert("RGB"), image.convert("RGBA"), image.convert("LA"), palette):
         path = tmp_path / "x.png"
         converted.save(path)
-        assert same(read_one(path, tmp_path)[0], grey.astype(np.float32)), converted.mode
+        assert same(read_one(path, tmp_path)[0], gray.astype(np.float32)), converted.mode
     image.convert("RGB").save(tmp_path / "x.tif")
-    assert same(read_one(tmp_path / "x.tif", tmp_path)[0], grey.astype(np.float32))
+    assert same(read_one(tmp_path / "x.tif", tmp_path)[0], gray.astype(np.float32))
     image.convert("RGB").save(tmp_path / "x.png", transparency=(7, 7, 7))
-    assert same(read_one(tmp_path / "x.png", tmp_path)[0], grey.astype(np.float32))
+    assert same(read_one(tmp_path / "x.png", tmp_path)[0], gray.astype(np.float32))
 
 
-def png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
-    """A PNG of any depth and colour type; Pillow writes no 16-bit colours."""
+def png(width: int, height: int, depth: int, color: int, rows: bytes) -> bytes:
+    """A PNG of any depth and color type; Pillow writes no 16-bit colors."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
@@ -447,13 +447,13 @@ def test_pngs_that_are_no_maps(tmp_path):
     heat = RNG.integers(0, 256, (4, 4, 3), np.uint8)
     for image in (Image.fromarray(heat), Image.fromarray(heat).quantize(8)):
         image.save(path)
-        unreadable(path, "is in colour", "colours are no scores", ".npy")
+        unreadable(path, "is in color", "colors are no scores", ".npy")
     Image.fromarray(np.dstack([heat[..., :1]] * 3 + [heat[..., 1:2]])).save(path)
     unreadable(path, "partly transparent")
     path.write_bytes(png(1, 1, 16, 2, b"\0" + bytes([1, 2] * 3)))
-    unreadable(path, "16-bit colours", "low bytes")
+    unreadable(path, "16-bit colors", "low bytes")
     path.write_bytes(png(1, 1, 16, 4, b"\0" + bytes([1, 2, 255, 255])))
-    unreadable(path, "16-bit colours")
+    unreadable(path, "16-bit colors")
     frame = Image.fromarray(DEEP.astype(np.uint8))
     frame.save(path, save_all=True, append_images=[Image.fromarray(DEEP.astype(np.uint8) + np.uint8(9))])
     unreadable(path, "2 frames", "one map per file")
@@ -521,9 +521,9 @@ def test_tiffs_that_are_no_maps(tmp_path):
     image.save(path, save_all=True, append_images=[image])
     unreadable(path, "2 frames")
     Image.fromarray(RNG.integers(0, 256, (4, 4, 3), np.uint8)).save(path)
-    unreadable(path, "is in colour")
+    unreadable(path, "is in color")
     Image.fromarray(RNG.integers(0, 256, (4, 4, 4), np.uint8), "CMYK").save(path)
-    unreadable(path, "colour mode CMYK")
+    unreadable(path, "color mode CMYK")
     big = tiff(RNG.standard_normal((50, 50)).astype(np.float32), 3)
     path.write_bytes(big[:8] + big[-200:])
     unreadable(path)

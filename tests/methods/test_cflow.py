@@ -62,7 +62,7 @@ def test_macs(wide):
     couplings = sum(8 * n * (widths[c] * 2 * widths[c] + 2 * widths[c] * c) for c, n in vectors.items())
     assert couplings == pytest.approx(13.77e9, rel=1e-3)
     encoder = count_macs(Encoder(wide), 256, torch.device("meta"))
-    assert encoder == pytest.approx(14.92e9, rel=3e-3)  # with the normalisations, which are not products of matrices
+    assert encoder == pytest.approx(14.92e9, rel=3e-3)  # with the normalizations, which are not products of matrices
     assert everything == encoder + couplings + rotations
     assert everything - rotations == pytest.approx(28.7e9, rel=2e-3)
 
@@ -189,22 +189,22 @@ def test_updates_of_several_processes():
     generator = random.Random(0)
     for _ in range(300):
         counts = [generator.randint(1, 9) for _ in range(generator.randint(1, 5))]
-        positions, fibres = generator.randint(1, 70), generator.randint(9 * 5, 300)
-        parts = [division(counts, rank, positions, fibres) for rank in range(len(counts))]
+        positions, fibers = generator.randint(1, 70), generator.randint(9 * 5, 300)
+        parts = [division(counts, rank, positions, fibers) for rank in range(len(counts))]
         assert len({updates for updates, _ in parts}) == 1
         updates, total = parts[0][0], sum(counts) * positions
-        assert updates == max(1, total // fibres)
+        assert updates == max(1, total // fibers)
         assert all(
             size > 0 and updates * size <= count * positions for (_, size), count in zip(parts, counts, strict=True)
         )
         together = sum(size for _, size in parts)
-        assert min(fibres, total) - len(counts) < together <= fibres
-    with pytest.raises(UserError, match="fibres=1 "):
+        assert min(fibers, total) - len(counts) < together <= fibers
+    with pytest.raises(UserError, match="fibers=1 "):
         division([1, 1], 0, 64, 1)
 
 
 class Recorder:
-    """In place of the trainer's ``minimise``."""
+    """In place of the trainer's ``optimize``."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[float, tuple[str, ...]]] = []
@@ -234,14 +234,14 @@ class Spelled(nn.Module):
 
 
 def test_step_uses_every_vector_once_with_its_own_code(monkeypatch):
-    method, minimise = small(fibres=10), Recorder()
+    method, optimize = small(fibers=10), Recorder()
     flows = [Spelled(4, 6), Spelled(2, 3), Spelled(1, 2)]
     method.flows = nn.ModuleList(flows)
     monkeypatch.setattr(method, "_features", lambda image: [flow.feature_BCHW for flow in flows])
     seen = {name: flow.seen for name, flow in zip(method.names, flows, strict=True)}
-    losses = method._step(batch_of(3), minimise)
+    losses = method._step(batch_of(3), optimize)
     # 72, 18 and 6 vectors of 10 for each update: 7 and 1 full ones, and one of all 6
-    assert [names for _, names in minimise.calls] == [("layer2",)] * 7 + [("layer3",), ("layer4",)]
+    assert [names for _, names in optimize.calls] == [("layer2",)] * 7 + [("layer3",), ("layer4",)]
     assert [[len(part) for part in seen[name]] for name in method.names] == [[10] * 7, [10], [6]]
     for name in method.names:
         assert len(torch.cat(seen[name]).unique(dim=0)) == sum(map(len, seen[name]))
@@ -250,26 +250,26 @@ def test_step_uses_every_vector_once_with_its_own_code(monkeypatch):
         np.log1p(np.exp(-((-1.5 * math.log(2 * math.pi) - vector.square().sum(1).numpy() / 2) / 3))).mean()
         for vector in seen["layer2"]
     ]
-    assert [value for value, _ in minimise.calls[:7]] == pytest.approx(values, rel=1e-5)
+    assert [value for value, _ in optimize.calls[:7]] == pytest.approx(values, rel=1e-5)
     assert losses["layer2"].item() == pytest.approx(np.mean(values), rel=1e-5)
     assert [tuple(value.shape) for value in method(images(3, 64))] == [(3, 4, 6), (3, 2, 3), (3, 1, 2)]  # codes fit too
 
 
 def test_step_in_two_processes(monkeypatch):
     """This one has 3 of 5 images: as many updates as the other, each of three fifths of the vectors."""
-    method, minimise = small(fibres=10), Recorder()
+    method, optimize = small(fibers=10), Recorder()
     monkeypatch.setattr(cflow.dist, "gather_objects", lambda count: [2, count])
     monkeypatch.setattr(cflow.dist, "rank", lambda: 1)
     sizes = []
     for flow in method.flows:
         flow.register_forward_hook(lambda module, inputs, output: sizes.append(len(inputs[0])))
-    method._step(batch_of(3), minimise)
-    assert len(minimise.calls) == 5 * 64 // 10 + 5 * 16 // 10 + 5 * 4 // 10
+    method._step(batch_of(3), optimize)
+    assert len(optimize.calls) == 5 * 64 // 10 + 5 * 16 // 10 + 5 * 4 // 10
     assert set(sizes) == {6}
 
 
 def test_images_are_rotated_one_by_one(monkeypatch):
-    method, angles = small(fibres=64), []
+    method, angles = small(fibers=64), []
 
     def record(image: Tensor, degrees: Tensor) -> Tensor:
         angles.append(degrees)
@@ -292,7 +292,7 @@ def test_images_are_rotated_one_by_one(monkeypatch):
 
 def test_offsets_are_the_maxima_over_the_training_images():
     """Fitted after the flows, on images that are not rotated."""
-    method = small(batch_size=2, epochs=1, fibres=32)
+    method = small(batch_size=2, epochs=1, fibers=32)
     data = RandomImages(64, 3, CPU, method.tags)
     Trainer(device=CPU).fit(method, data)
     with torch.no_grad():
@@ -365,20 +365,20 @@ def test_other_layers():
     assert [tuple(value.shape) for value in method(images(1, 64))] == [(1, 16, 16), (1, 8, 8)]
 
 
-class Coloured(RandomImages):
-    """Noisy images of one colour. With ``defects``, a square is grey: features of the smallest norm, which an untrained
+class Colored(RandomImages):
+    """Noisy images of one color. With ``defects``, a square is gray: features of the smallest norm, which an untrained
     flow takes for the most normal ones."""
 
     def draw(self, count: int, defects: bool) -> tuple[Tensor, Tensor]:
-        colour = torch.tensor([0.9, 0.1, 0.7]).view(3, 1, 1)
-        image_BCHW = (colour + 0.1 * torch.randn(count, 3, 64, 64)).clamp(0, 1)
+        color = torch.tensor([0.9, 0.1, 0.7]).view(3, 1, 1)
+        image_BCHW = (color + 0.1 * torch.randn(count, 3, 64, 64)).clamp(0, 1)
         mask_BHW = torch.zeros(count, 64, 64)
         if defects:
             for number in range(count):
                 row, column = 8 * (number % 3), 8 * (number % 4)
                 mask_BHW[number, row : row + 32, column : column + 32] = 1
-        grey = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
-        return torch.where(mask_BHW[:, None] > 0, grey, image_BCHW), mask_BHW
+        gray = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+        return torch.where(mask_BHW[:, None] > 0, gray, image_BCHW), mask_BHW
 
     def _batch(self, stage: Stage, number: int) -> Batch:
         return Batch(image_BCHW=self.draw(stage.batch_size, False)[0], seed_B=torch.arange(stage.batch_size))
@@ -388,9 +388,9 @@ def test_short_training_finds_defects():
     """The loss falls; the map tells defects where an untrained flow's tells the opposite."""
     results = []
     for lr in (1e-12, 2e-3):
-        method, losses = small(lr=lr, layers=[2, 3], batch_size=4, fibres=64, epochs=10, sub_epochs=1, rotation=0), []
+        method, losses = small(lr=lr, layers=[2, 3], batch_size=4, fibers=64, epochs=10, sub_epochs=1, rotation=0), []
         scalar = lambda tag, value, step: losses.append(value) if tag == "flow/layer2" else None  # noqa: B023, E731
-        data = Coloured(64, 3, CPU, method.tags)
+        data = Colored(64, 3, CPU, method.tags)
         Trainer(device=CPU, scalar=scalar).fit(method, data)
         torch.manual_seed(1)
         image_BCHW, mask_BHW = data.draw(4, True)
@@ -404,6 +404,6 @@ def test_short_training_finds_defects():
 
 def test_checks_make_many_updates():
     """The common checks' small method takes several updates for each batch."""
-    method, minimise = Subject.named("cflow").make(), Recorder()
-    method._step(batch_of(2), minimise)
-    assert len(minimise.calls) > 8
+    method, optimize = Subject.named("cflow").make(), Recorder()
+    method._step(batch_of(2), optimize)
+    assert len(optimize.calls) > 8

@@ -25,7 +25,7 @@ from ader.testing.subject import Subject, images, predict, snapshot
 from ader.testing.toy import write_mvtec
 from ader.training.cost import count_macs, count_parameters
 from ader.training.loader import Loader
-from ader.training.trainer import Minimiser, Trainer
+from ader.training.trainer import Optimization, Trainer
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 RANDOM = BackboneOptions("resnet18.tv_in1k", pretrained=False)
@@ -89,7 +89,7 @@ def test_shapes(full_size):
 
 
 def test_layers_in_detail():
-    """What parameter counts cannot tell: strides, dilations, biases, norms, the initialisation of each part."""
+    """What parameter counts cannot tell: strides, dilations, biases, norms, the initialization of each part."""
     method = small(width=32)
     head = method.segmentation.head
     convolutions = [part for part in head.modules() if isinstance(part, nn.Conv2d)]
@@ -143,15 +143,15 @@ def residual(block, feature: torch.Tensor) -> torch.Tensor:
 
 
 def resized(feature: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Bilinear interpolation by its definition: pixel centres at one half, edges repeated."""
+    """Bilinear interpolation by its definition: pixel centers at one half, edges repeated."""
 
     def matrix(inputs: int, outputs: int) -> torch.Tensor:
         weights = torch.zeros(outputs, inputs)
         for place in range(outputs):
-            centre = min(max((place + 0.5) * inputs / outputs - 0.5, 0), inputs - 1)
-            low = int(centre)
-            weights[place, low] += 1 - (centre - low)
-            weights[place, min(low + 1, inputs - 1)] += centre - low
+            center = min(max((place + 0.5) * inputs / outputs - 0.5, 0), inputs - 1)
+            low = int(center)
+            weights[place, low] += 1 - (center - low)
+            weights[place, min(low + 1, inputs - 1)] += center - low
         return weights
 
     return matrix(feature.shape[-2], height) @ feature @ matrix(feature.shape[-1], width).T
@@ -353,14 +353,14 @@ def one_step(method: DeSTSeg, number: int, **changes) -> dict[str, torch.Tensor]
     for module in stage.modules:
         module.train()
     batch = Batch(image_BCHW=changes.get("image_BCHW", images(2, 64)), seed_B=torch.arange(2))
-    return dict(stage.step(batch, Minimiser(stage, CPU)))
+    return dict(stage.step(batch, Optimization(stage, CPU)))
 
 
 def spy(method: DeSTSeg) -> dict[str, list[float]]:
     """Mean pixel (1: clean, 0: spoiled) that each network sees, call by call."""
     seen: dict[str, list[float]] = {"teacher": [], "student": [], "segmentation": []}
     net, student, segmentation = method.teacher.net, method.student, method.segmentation
-    mean, std = method.teacher.normalise.mean, method.teacher.normalise.std
+    mean, std = method.teacher.normalize.mean, method.teacher.normalize.std
 
     def note(name):
         def hook(module, inputs, output):
@@ -396,21 +396,21 @@ def test_second_phase_trains_the_segmentation_alone():
 
 
 def test_losses_of_the_steps(monkeypatch):
-    """The losses that are minimised, from the networks' known outputs."""
+    """The losses that are minimized, from the networks' known outputs."""
     method = small()
     method.anomalies = marked()
     logit_BHW = torch.linspace(-3, 3, 2 * 16 * 16).view(2, 16, 16).requires_grad_()
     monkeypatch.setattr(DeSTSeg, "forward", lambda self, image_BCHW: logit_BHW)
-    minimised: list[torch.Tensor] = []
+    minimized: list[torch.Tensor] = []
     batch = Batch(image_BCHW=images(2, 64), seed_B=torch.arange(2))
-    logged = method._step_segmentation(batch, lambda loss, *names: minimised.append(loss))
+    logged = method._step_segmentation(batch, lambda loss, *names: minimized.append(loss))
     p, target = 1 / (1 + np.exp(-logit_BHW.detach().double().numpy())), np.zeros((2, 16, 16))
     target[:, :, :8] = 1
     right = np.where(target == 1, p, 1 - p)
     l1, focal = (1 - right).mean(), (-((1 - right) ** 4) * np.log(right)).mean()
     assert logged["l1"].item() == pytest.approx(l1, rel=1e-5)
     assert logged["focal"].item() == pytest.approx(focal, rel=1e-5)
-    assert minimised[0].item() == pytest.approx(l1 + focal, rel=1e-5)
+    assert minimized[0].item() == pytest.approx(l1 + focal, rel=1e-5)
 
 
 @pytest.mark.parametrize("phase", [0, 1])
@@ -440,7 +440,7 @@ def test_sum_over_the_batch_is_that_of_all_processes(monkeypatch):
 
 
 def test_map_and_scores_of_known_logits(trained, monkeypatch):
-    """Probabilities first, then interpolation with pixel centres at one half; scores from the map at full size."""
+    """Probabilities first, then interpolation with pixel centers at one half; scores from the map at full size."""
     logit_BHW = torch.randn(2, 16, 16, generator=torch.Generator().manual_seed(0)) * 4
     monkeypatch.setattr(DeSTSeg, "forward", lambda self, image_BCHW: logit_BHW)
     score_B, map_BHW = predict(trained, images(2, 64))
@@ -459,7 +459,7 @@ def test_score_of_top_pixels():
     assert score_B.equal(top_mean(map_BHW, 50))
 
 
-def test_bgr_turns_the_colours_round_before_both_networks():
+def test_bgr_turns_the_colors_round_before_both_networks():
     image_BCHW = images(2, 64)
     rgb, bgr = small(), small(channels="bgr")
     assert predict(bgr, image_BCHW)[1].equal(predict(rgb, image_BCHW.flip(1))[1])
@@ -481,7 +481,7 @@ def test_any_image_size(trained):
     assert map_BHW.shape == (1, 83, 83)
 
 
-# Errors and caveats
+# Errors and warnings
 
 
 def test_errors():
@@ -496,9 +496,9 @@ def test_errors():
             one_step(small(), phase, image_BCHW=images(1, 64))
 
 
-def test_caveats():
+def test_warnings():
     """Stand-in textures and random weights of the teacher; the student's are random by design."""
-    (random, textures) = small().caveats()
+    (random, textures) = small().warnings()
     assert "test_resnet" in random
     assert "textures" in textures
 

@@ -117,7 +117,7 @@ def test_skips_come_from_the_scale_they_go_to():
 
 
 def test_layers_in_detail():
-    """What parameter counts cannot tell: order, padding, interpolation, initialisation."""
+    """What parameter counts cannot tell: order, padding, interpolation, initialization."""
     torch.manual_seed(0)
     method = DRAEM(**{**SMALL, "reconstruction_width": 16, "discriminator_width": 16})
     parts = list(method.modules())
@@ -168,11 +168,11 @@ def test_recipe():
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(method.parameters()))
     schedule = stage.schedules["networks"]
     assert [schedule(step / 100) for step in (0, 79, 80, 99)] == pytest.approx([1, 1, 0.1, 0.1])
-    assert isinstance(method.normalise, nn.Identity)
+    assert isinstance(method.normalize, nn.Identity)
     made = method.anomalies
     assert (made.probability, made.opacity, made.augment_textures) == (0.5, (0.0, 0.8), True)
     assert (made.rotate_image, made.threshold, made.noise_rotation) == (0.3, 0.5, 90.0)
-    assert method.caveats() == [made.textures.caveat]
+    assert method.warnings() == [made.textures.warning]
 
 
 def test_official_recipe():
@@ -182,7 +182,7 @@ def test_official_recipe():
     assert (stage.epochs, stage.batch_size, stage.clip) == (700, 8, None)
     schedule = stage.schedules["networks"]
     assert [schedule(step / 700) for step in (559, 560, 629, 630, 699)] == pytest.approx([1, 0.2, 0.2, 0.04, 0.04])
-    assert isinstance(method.normalise, nn.Identity)
+    assert isinstance(method.normalize, nn.Identity)
     assert method.pool_padding == 10
 
 
@@ -191,17 +191,17 @@ def test_ader_recipe():
     _, method = composed("recipe=ader")
     (stage,) = method.stages()
     assert (stage.epochs, stage.clip) == (100, 5.0)
-    assert "empty masks" in method.caveats()[0]
+    assert "empty masks" in method.warnings()[0]
     image_BCHW = images(2, 64)
-    spoilt = method._spoilt(Batch(image_BCHW=image_BCHW, seed_B=torch.arange(2)))
-    assert spoilt.image.equal(image_BCHW)
-    assert spoilt.clean.equal(image_BCHW)
-    assert spoilt.mask.shape == (2, 64, 64)
-    assert spoilt.mask.sum() == 0
-    grey = method.normalise(torch.full((1, 3, 1, 1), 0.5)).flatten()
-    assert grey.tolist() == pytest.approx([0.015 / 0.229, 0.044 / 0.224, 0.094 / 0.225], rel=1e-4)
+    spoiled = method._spoiled(Batch(image_BCHW=image_BCHW, seed_B=torch.arange(2)))
+    assert spoiled.image.equal(image_BCHW)
+    assert spoiled.clean.equal(image_BCHW)
+    assert spoiled.mask.shape == (2, 64, 64)
+    assert spoiled.mask.sum() == 0
+    gray = method.normalize(torch.full((1, 3, 1, 1), 0.5)).flatten()
+    assert gray.tolist() == pytest.approx([0.015 / 0.229, 0.044 / 0.224, 0.094 / 0.225], rel=1e-4)
     before = method.eval()(image_BCHW)[0]
-    torch.testing.assert_close(before, method.reconstructor(method.normalise(image_BCHW)))
+    torch.testing.assert_close(before, method.reconstructor(method.normalize(image_BCHW)))
 
 
 def brute_ssim(first: np.ndarray, second: np.ndarray, span: float) -> float:
@@ -269,7 +269,7 @@ def test_focal_smoothing():
 
 
 def test_losses_are_of_the_clean_image_and_the_mask(monkeypatch):
-    """A network that repaints nothing and is sure of nothing, on a spoilt image."""
+    """A network that repaints nothing and is sure of nothing, on a spoiled image."""
     method = DRAEM(**SMALL)
     clean = torch.full((2, 3, 64, 64), 0.5)
     image, mask = clean.clone(), torch.zeros(2, 64, 64)
@@ -279,10 +279,10 @@ def test_losses_are_of_the_clean_image_and_the_mask(monkeypatch):
     assert losses["mse"].item() == pytest.approx(0.16 / 4, rel=1e-5)
     assert losses["ssim"].item() == pytest.approx(1 - brute_ssim(image.numpy(), clean.numpy(), 1.0), abs=1e-4)
     assert losses["focal"].item() == pytest.approx(0.25 * math.log(2), rel=1e-3)
-    minimised = []
-    monkeypatch.setattr(method, "_spoilt", lambda batch: Synthetic(image, clean, mask))
-    logged = method._step(None, lambda loss: minimised.append(loss))
-    assert minimised[0].item() == pytest.approx(sum(loss.item() for loss in logged.values()))
+    minimized = []
+    monkeypatch.setattr(method, "_spoiled", lambda batch: Synthetic(image, clean, mask))
+    logged = method._step(None, lambda loss: minimized.append(loss))
+    assert minimized[0].item() == pytest.approx(sum(loss.item() for loss in logged.values()))
 
 
 def test_both_networks_learn_from_the_focal_loss():
@@ -340,9 +340,9 @@ def test_the_layout_in_memory_changes_nothing():
 def test_training_sees_anomalies_of_the_seeds():
     method = DRAEM(**SMALL, anomaly_probability=1.0)
     image_BCHW = images(6, 64)
-    first = method._spoilt(Batch(image_BCHW=image_BCHW, seed_B=torch.arange(6)))
-    again = method._spoilt(Batch(image_BCHW=image_BCHW, seed_B=torch.arange(6)))
-    other = method._spoilt(Batch(image_BCHW=image_BCHW, seed_B=torch.arange(6, 12)))
+    first = method._spoiled(Batch(image_BCHW=image_BCHW, seed_B=torch.arange(6)))
+    again = method._spoiled(Batch(image_BCHW=image_BCHW, seed_B=torch.arange(6)))
+    other = method._spoiled(Batch(image_BCHW=image_BCHW, seed_B=torch.arange(6, 12)))
     assert first.image.equal(again.image)
     assert not first.mask.equal(other.mask)
     assert 0 < first.mask.mean() < 0.5
@@ -351,7 +351,7 @@ def test_training_sees_anomalies_of_the_seeds():
 def test_textures_of_a_folder_are_said(tmp_path):
     Image.new("RGB", (20, 20), (9, 9, 9)).save(tmp_path / "one.png")
     method = DRAEM(**SMALL, textures=str(tmp_path))
-    assert method.caveats() == []
+    assert method.warnings() == []
     assert [entry["name"] for entry in method.weights()] == ["textures (1 images)"]
     assert not any("texture" in name for name in method.state_dict())
 
@@ -364,7 +364,7 @@ def test_textures_of_a_folder_are_said(tmp_path):
         ({"opacity": [0.0, 1.2]}, "less than or equal to 1"),
         ({"textures": "/nowhere/dtd"}, "is not a folder"),
         ({"decay_at": [0.0]}, "greater than 0"),
-        ({"normalise": "mean"}, "'none' or 'imagenet'"),
+        ({"normalize": "mean"}, "'none' or 'imagenet'"),
         ({"anomaly_probability": -0.1}, "greater than or equal to 0"),
     ],
 )
@@ -377,10 +377,10 @@ def test_bfloat16_losses():
     """Norms, SSIM and focal loss in float32: losses move by what the convolutions lose, not by more."""
     torch.manual_seed(0)
     method = DRAEM(**SMALL, anomaly_probability=1.0).train()
-    spoilt = method._spoilt(Batch(image_BCHW=images(4, 64), seed_B=torch.arange(4)))
-    exact = method.losses(spoilt)
+    spoiled = method._spoiled(Batch(image_BCHW=images(4, 64), seed_B=torch.arange(4)))
+    exact = method.losses(spoiled)
     with torch.autocast("cpu", torch.bfloat16):
-        rough = method.losses(spoilt)
+        rough = method.losses(spoiled)
     for name, loss in exact.items():
         assert rough[name].dtype == torch.float32
         assert rough[name].item() == pytest.approx(loss.item(), rel=0.02), name

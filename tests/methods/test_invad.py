@@ -233,14 +233,14 @@ def test_losses_by_hand():
 
 
 @pytest.mark.parametrize(("name", "weight"), [("invad", 1), ("invad_lite", 5)])
-def test_step_minimises_the_weighted_loss(name, weight, monkeypatch):
+def test_step_minimizes_the_weighted_loss(name, weight, monkeypatch):
     method = build(name, **TINY)
     first, second = known_features()
     monkeypatch.setattr(type(method), "forward", lambda self, image_BCHW: (first, second))
     (stage,) = method.stages()
-    minimised = []
-    logged = stage.step(next(iter(RandomImages(64, 1, CPU, method.tags).train(stage, 0, 1))), minimised.append)
-    assert minimised[0].item() == pytest.approx(weight * (36 / 16 + 25 / 4))
+    minimized = []
+    logged = stage.step(next(iter(RandomImages(64, 1, CPU, method.tags).train(stage, 0, 1))), minimized.append)
+    assert minimized[0].item() == pytest.approx(weight * (36 / 16 + 25 / 4))
     assert list(logged) == ["mse"]
 
 

@@ -16,8 +16,8 @@ from torch import nn
 from ader.config.options import options
 from ader.config.plugins import names
 from ader.methods import build
-from ader.methods._base import Descent, Method, Pass, Prediction, Tags, find_class
-from ader.nets.state.fitted import Fitted
+from ader.methods._base import FitPass, Method, Prediction, Tags, TrainStage, find_class
+from ader.nets.state.late_tensor import LateTensor
 from ader.system.errors import UserError
 from ader.testing import method_checks as checks
 from ader.testing.method_checks import EXPECTED_FAILURES, method_checks
@@ -55,11 +55,11 @@ class Tiny(Method):
         self.teacher = nn.Sequential(nn.Conv2d(3, widths[0], 3, padding=1), nn.BatchNorm2d(widths[0]))
         self.teacher.requires_grad_(False)
         self.student = nn.Sequential(nn.Conv2d(3, widths[0], 3, padding=1, bias=False), nn.BatchNorm2d(widths[0]))
-        self.mean = Fitted()
+        self.mean = LateTensor()
 
     def stages(self):
         optimizers = {"all": torch.optim.Adam(self.student.parameters(), self.lr)}
-        yield Descent(
+        yield TrainStage(
             name="learn",
             batch_size=2,
             step=self._step,
@@ -69,13 +69,13 @@ class Tiny(Method):
             augment=lambda image, rng: {"noise": rng.random((1, *image.shape[1:]), np.float32)},
         )
         self._maps = []
-        yield Pass(name="fit", batch_size=2, update=self._collect, finish=self._finish)
+        yield FitPass(name="fit", batch_size=2, update=self._collect, finish=self._finish)
 
-    def _step(self, batch, minimise):
+    def _step(self, batch, optimize):
         assert batch.label_B.tolist() == [0, 1]
         image_BCHW = batch.image_BCHW + 0.1 * batch.extra["noise"] * torch.rand(()) * batch.mask_BHW[:, None]
         loss = self._gap(image_BCHW).mean()
-        minimise(loss)
+        optimize(loss)
         return {"gap": loss}
 
     def _collect(self, batch):
@@ -112,27 +112,27 @@ class DrawsItsOwn(Tiny):
 
     generator = torch.Generator()
 
-    def _step(self, batch, minimise):
+    def _step(self, batch, optimize):
         noise = torch.rand(batch.image_BCHW.shape, generator=self.generator)
-        return super()._step(replace(batch, image_BCHW=noise), minimise)
+        return super()._step(replace(batch, image_BCHW=noise), optimize)
 
 
 class TrainsTheTeacher(Tiny):
     def stages(self):
         for stage in super().stages():
-            yield replace(stage, modules=[self.student, self.teacher]) if isinstance(stage, Descent) else stage
+            yield replace(stage, modules=[self.student, self.teacher]) if isinstance(stage, TrainStage) else stage
 
-    def _step(self, batch, minimise):
+    def _step(self, batch, optimize):
         self.teacher[0].bias.data += 0.01
-        return super()._step(batch, minimise)
+        return super()._step(batch, optimize)
 
 
 class WakesTheTeacher(Tiny):
     """Batch statistics of the frozen part move, as after a bare ``train()``."""
 
-    def _step(self, batch, minimise):
+    def _step(self, batch, optimize):
         self.teacher.train()
-        return super()._step(batch, minimise)
+        return super()._step(batch, optimize)
 
 
 class HasAnIdleParameter(Tiny):
@@ -152,7 +152,7 @@ class LosesItsMean(Tiny):
 
 
 class LooksAround(Tiny):
-    """Normalises over the batch."""
+    """Normalizes over the batch."""
 
     def predict(self, image_BCHW):
         score_B, map_BHW = super().predict(image_BCHW)
@@ -185,8 +185,8 @@ class SmallMap(Tiny):
 
 
 class Diverges(Tiny):
-    def _step(self, batch, minimise):
-        super()._step(batch, minimise)
+    def _step(self, batch, optimize):
+        super()._step(batch, optimize)
         return {"gap": torch.tensor(torch.nan)}
 
 
@@ -207,9 +207,9 @@ class CountsOutsideItsState(Tiny):
 
     taken = 0
 
-    def _step(self, batch, minimise):
+    def _step(self, batch, optimize):
         self.taken += 1
-        return super()._step(replace(batch, image_BCHW=batch.image_BCHW / self.taken), minimise)
+        return super()._step(replace(batch, image_BCHW=batch.image_BCHW / self.taken), optimize)
 
 
 @pytest.mark.parametrize(

@@ -86,15 +86,15 @@ def training_images() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("image_score", ["map", "patch"])
-@pytest.mark.parametrize("neighbours", [1, 3])
-def test_whole_bank_is_brute_force(image_score, neighbours):
+@pytest.mark.parametrize("neighbors", [1, 3])
+def test_whole_bank_is_brute_force(image_score, neighbors):
     """With all patches in the bank, from images to maps: nearest squared distances, interpolated and smoothed."""
-    method = fitted(coreset=1, neighbours=neighbours, image_score=image_score)
+    method = fitted(coreset=1, neighbors=neighbors, image_score=image_score)
     bank_MD = patches(method, training_images())
     np.testing.assert_array_equal(method.bank.get().double().numpy(), bank_MD)
     image_BCHW = images(2, 64)
     distance_QM = cdist(patches(method, image_BCHW), bank_MD, "sqeuclidean")
-    patch_BHW = torch.from_numpy(np.sort(distance_QM, axis=1)[:, :neighbours].mean(axis=1)).view(2, 8, 8)
+    patch_BHW = torch.from_numpy(np.sort(distance_QM, axis=1)[:, :neighbors].mean(axis=1)).view(2, 8, 8)
     map_BHW = F.interpolate(patch_BHW[:, None], size=(64, 64), mode="bilinear", align_corners=False)[:, 0]
     map_BHW = method.blur(map_BHW)
     expected_B = (map_BHW if image_score == "map" else patch_BHW).amax(dim=(1, 2)).float()
@@ -104,7 +104,7 @@ def test_whole_bank_is_brute_force(image_score, neighbours):
 
 
 def test_training_images_are_normal():
-    """A patch in the bank is its own neighbour, at distance 0 exactly."""
+    """A patch in the bank is its own neighbor, at distance 0 exactly."""
     method = fitted(coreset=1)
     assert predict(method, training_images()).map_BHW.max().item() == 0
 

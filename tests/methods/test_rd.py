@@ -70,7 +70,7 @@ def test_shapes(wide):
 
 
 def test_layers_in_detail(small):
-    """What parameter counts cannot tell: strides, biases, the initialisation of each kind of convolution."""
+    """What parameter counts cannot tell: strides, biases, the initialization of each kind of convolution."""
     transposed = [part for part in small.decoder.modules() if isinstance(part, nn.ConvTranspose2d)]
     assert len(transposed) == 6  # of the first block of each stage: the path and the shortcut
     assert {(part.kernel_size, part.stride, part.bias) for part in transposed} == {((2, 2), (2, 2), None)}

@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 import torch
 import xgboost
-from layouts.vad import write_learnable
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 from scipy.stats import kurtosis, skew
@@ -22,7 +21,7 @@ from ader.data import load_index
 from ader.data.index import TEST, Index, Sample
 from ader.data.labelmaps import check_label_maps, read_label_map, resized
 from ader.methods import build
-from ader.methods._base import Batch, Descent, Method, Pass, Prediction, Tags
+from ader.methods._base import Batch, FitPass, Method, Prediction, Tags, TrainStage
 from ader.methods._finished import Model
 from ader.methods.segad import SegAD
 from ader.nets.scoring.segments import Segments, segment_statistics
@@ -36,6 +35,7 @@ from ader.testing.subject import Subject, predict
 from ader.training.cost import count_macs, count_parameters
 from ader.training.loader import Loader, hold_out
 from ader.training.trainer import Trainer
+from tests.layouts.vad import write_learnable
 
 sys.path.append(str(Path(__file__).parents[2] / "scripts"))
 
@@ -347,21 +347,21 @@ def test_part_of_a_segment():
         assert changed.sum() == len(rows) * len(columns)
 
 
-def test_rectangles_are_thin_or_small_and_grey():
+def test_rectangles_are_thin_or_small_and_gray():
     image_BCHW = torch.rand(60, 3, 100, 100, generator=torch.Generator().manual_seed(0))
     label_BHW = torch.zeros(1, 100, 100, dtype=torch.long)
     for thin, long, short in ((1, (5, 40), (1, 2)), (0, (1, 6), (1, 6))):
         after = blemished(image_BCHW, label_BHW, torch.arange(60), BlemishOptions(blurred=0, thin=thin))
-        sides, greys = [], []
+        sides, grays = [], []
         for image, before in zip(after, image_BCHW, strict=True):
             changed = (image != before).any(dim=0)
             rows, columns = (changed.any(dim=way).nonzero()[:, 0] for way in (1, 0))
             sides.append((int(rows.max() - rows.min()) + 1, int(columns.max() - columns.min()) + 1))
             assert changed.sum() == sides[-1][0] * sides[-1][1]
-            (grey,) = set(image[:, changed].flatten().tolist())
-            greys.append(grey)
+            (gray,) = set(image[:, changed].flatten().tolist())
+            grays.append(gray)
         assert all(long[0] <= max(pair) <= long[1] and short[0] <= min(pair) <= short[1] for pair in sides)
-        assert len(set(greys)) == 60
+        assert len(set(grays)) == 60
         if thin:
             assert {a > b for a, b in sides} == {True, False}
 
@@ -416,7 +416,7 @@ class Holds(Method):
 
     def stages(self):
         for split in ("train", "calibration"):
-            yield Pass(name=split, batch_size=4, split=split, update=lambda batch: None, finish=lambda: None)
+            yield FitPass(name=split, batch_size=4, split=split, update=lambda batch: None, finish=lambda: None)
 
     def predict(self, image_BCHW):
         return Prediction(image_BCHW.amax(dim=(1, 2, 3)), image_BCHW[:, 0])
@@ -430,7 +430,7 @@ class Judges(Method):
 
     def stages(self):
         more = {"update": lambda batch: None, "finish": lambda: None}
-        yield Pass(name="judge", batch_size=4, split=("train", FOREST), share=self.share, **more)
+        yield FitPass(name="judge", batch_size=4, split=("train", FOREST), share=self.share, **more)
 
     def predict(self, image_BCHW):
         return Prediction(image_BCHW.mean(dim=(1, 2, 3)))
@@ -468,7 +468,7 @@ def test_what_trains_detectors_and_what_trains_the_forest_never_overlap(vad):
 def test_a_detector_that_asks_for_the_forests_images_is_refused():
     class Peeks(Holds):
         def stages(self):
-            yield Pass(name="peek", batch_size=4, split=FOREST, update=print, finish=print)
+            yield FitPass(name="peek", batch_size=4, split=FOREST, update=print, finish=print)
 
     method = given()
     method.detectors = nn.ModuleDict({"a": Peeks()})
@@ -493,7 +493,7 @@ def test_detectors_get_their_arguments():
     assert method.detectors["patchcore"].dimensions == 64
     assert build("segad", detectors=["rd"], epochs=7, backbone=TINY).detectors["rd"].epochs == 7
     stage = next(method.stages())
-    assert isinstance(stage, Descent)
+    assert isinstance(stage, TrainStage)
     assert (stage.name, stage.split, stage.supervision) == ("rd/distil", ("train",), "normal")
 
 
@@ -551,7 +551,7 @@ def test_label_maps_are_read_and_resized(tmp_path):
         ("a.npy", np.full((2, 2), 0.5), "has numbers like 0.5"),
         ("a.npy", np.array([[0, 255]]), "labels from 0 to 255: number them 0, 1, ... 63"),
         ("a.npy", np.array([[0, -1]]), "labels from -1"),
-        ("a.png", np.zeros((4, 4, 3), np.uint8), "is a colour image"),
+        ("a.png", np.zeros((4, 4, 3), np.uint8), "is a color image"),
         ("a.npz", None, "does not exist"),
         ("a.png", b"nothing", "cannot be read as PNG"),
         ("a.npy", b"nothing", "cannot be read"),
@@ -588,9 +588,9 @@ def test_every_image_needs_a_map_that_fits(tmp_path):
     np.save(folder / "x" / "1.npy", np.ones((9, 9), int))
     check_label_maps(index, {"segments": folder}, 1)
     loader = Loader(index, 8, CPU, 0, 0, Tags(), label_maps={"segments": folder})
-    stage = Pass(name="p", batch_size=2, update=print, finish=print)
+    stage = FitPass(name="p", batch_size=2, update=print, finish=print)
     assert "segments" not in next(loader.train(stage, 0, 1)).extra
-    asked = Pass(name="p", batch_size=2, update=print, finish=print, label_maps=("segments",))
+    asked = FitPass(name="p", batch_size=2, update=print, finish=print, label_maps=("segments",))
     (batch,) = loader.train(asked, 0, 1)
     assert batch.extra["segments"].tolist() == [[[0] * 8] * 8, [[1] * 8] * 8]
 
@@ -644,7 +644,7 @@ def test_a_finished_detector_in_a_run(vad, detector, capsys):
     assert weights["source"] == str(folder)
     assert weights["sha256"] == json.loads((folder / "record.json").read_text())["parts"]["vad"]["checkpoint"]["sha256"]
     assert record["versions"]["xgboost"] == xgboost.__version__
-    assert record["caveats"] == ["backbone resnet18 has random weights (not pretrained)"]
+    assert record["warnings"] == ["backbone resnet18 has random weights (not pretrained)"]
     assert record["parts"]["vad"]["stage_images"] == {"forest": 40}
     before = (run / "metrics.csv").read_bytes()
     assert main(["eval", str(run), "trainer.test_batch_size=3", "force=true"]) == 0
@@ -659,7 +659,7 @@ def test_a_finished_detector_in_a_run(vad, detector, capsys):
         (taken, "seed=1", "+method.options.patchcore.coreset=0.5"): "trained in this run",
         ("seed=1", f"method.segments={vad}/train"): "is missing with any of the endings",
         ("seed=1", "setting=vad_one_class", "method.generated=null"): "has no defects to learn from",
-        ("seed=1", "setting=vad_one_class", "method.classifier=wrn_classifier"): "needs labelled defects",
+        ("seed=1", "setting=vad_one_class", "method.classifier=wrn_classifier"): "needs labeled defects",
     }
     for more, message in refused.items():
         assert main(words(vad, results, *more)) == 2

@@ -18,14 +18,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ader.config.options import config_folder
 from ader.methods import build
-from ader.methods._base import Batch, Descent
+from ader.methods._base import Batch, TrainStage
 from ader.methods.simplenet import SimpleNet, hinge_loss
 from ader.nets.backbone import Backbone, BackboneOptions
 from ader.nets.scoring.patches import PatchFeatures, probe_in_training_mode
 from ader.system.errors import UserError
 from ader.testing.subject import Subject, images, predict
 from ader.training.cost import RandomImages, count_macs, count_parameters
-from ader.training.trainer import Minimiser, Trainer
+from ader.training.trainer import Optimization, Trainer
 
 CPU = torch.device("cpu")
 RESNET18 = {"name": "resnet18", "pretrained": False}
@@ -92,7 +92,7 @@ def bilinear(rows: int, outputs: int) -> np.ndarray:
 
 
 def test_patch_features_in_closed_form():
-    """Neighbourhoods of zero-padded features, flattened channel first, in runs of 6 (layer2) and of 12 (layer3)."""
+    """Neighborhoods of zero-padded features, flattened channel first, in runs of 6 (layer2) and of 12 (layer3)."""
     rng = np.random.default_rng(0)
     fine_CHW, coarse_CHW = rng.normal(size=(512, 6, 4)), rng.normal(size=(1024, 3, 2))
     pooled = []
@@ -113,7 +113,7 @@ def test_patch_features_in_closed_form():
 
 
 def test_layers_in_detail():
-    """What parameter counts cannot tell: order, slope, normalisation, the initialisation of weights and biases."""
+    """What parameter counts cannot tell: order, slope, normalization, the initialization of weights and biases."""
     method = small(dimensions=512, hidden=256)
     first, norm, slope, last = method.discriminator
     assert isinstance(method.adaptor, nn.Linear)
@@ -138,7 +138,7 @@ def test_features_come_from_layer2_and_layer3(wide):
 
 def test_probe_moves_batch_norms_as_one_image_of_ones_in_training_mode():
     """First batch norm by hand: a tenth of the way to mean and unbiased variance of what the first convolution gives
-    for unnormalised ones."""
+    for unnormalized ones."""
     torch.manual_seed(0)
     backbone = Backbone(BackboneOptions(**RESNET18), (2, 3))
     plain = copy.deepcopy(backbone.net)
@@ -163,7 +163,7 @@ def test_probe_is_upstreams_only():
 # ------------------------------------------------------------------ recipe
 
 
-def stage_of(recipe: str | None = None) -> tuple[SimpleNet, Descent]:
+def stage_of(recipe: str | None = None) -> tuple[SimpleNet, TrainStage]:
     """The YAML's method, or one of its recipes, and its stage; epochs are the trainer's business."""
     values = OmegaConf.to_container(OmegaConf.load(config_folder() / "method" / "simplenet.yaml"), resolve=False)
     recipes = values.pop("recipes")
@@ -232,7 +232,7 @@ def batch_of(method: SimpleNet, number: int = 2) -> Batch:
     return Batch(image_BCHW=images(number, 64), seed_B=torch.arange(number))
 
 
-def training(method: SimpleNet) -> Descent:
+def training(method: SimpleNet) -> TrainStage:
     (stage,) = method.stages()
     method.eval()
     for module in stage.modules:
@@ -286,7 +286,7 @@ def test_one_step_by_the_formulas():
     torch.manual_seed(4)
     hinge_loss(*twin(batch.image_BCHW), 0.5).backward()
     torch.manual_seed(4)
-    stage.step(batch, Minimiser(stage, CPU))
+    stage.step(batch, Optimization(stage, CPU))
     for part, rate in (("adaptor", 1e-4), ("discriminator", 2e-4)):
         weights = dict(twin.get_submodule(part).named_parameters())
         norm = math.sqrt(sum(float(weight.grad.double().square().sum()) for weight in weights.values()))
@@ -307,7 +307,7 @@ def test_one_step_by_the_formulas():
 
 
 def stripes(number: int, seed: int, vertical: bool = False) -> torch.Tensor:
-    """Noisy grey stripes of any phase, 8 pixels apart."""
+    """Noisy gray stripes of any phase, 8 pixels apart."""
     generator = torch.Generator().manual_seed(seed)
     phase = 2 * math.pi * torch.rand(number, 1, 1, 1, generator=generator)
     place = torch.arange(64).view(1, 1, 1, 64) if vertical else torch.arange(64).view(1, 1, 64, 1)

@@ -18,14 +18,14 @@ from ader.data import load_index
 from ader.data.sizes import Sizes
 from ader.methods import build
 from ader.methods._base import Batch
-from ader.methods.uniad import Attention, EncoderLayer, FeatureJitter, Transformer, UniAD, align, beyond_neighbours
+from ader.methods.uniad import Attention, EncoderLayer, FeatureJitter, Transformer, UniAD, align, beyond_neighbors
 from ader.nets.backbone import BackboneOptions
 from ader.system.errors import UserError
 from ader.system.precision import autocast
 from ader.testing.subject import Subject, images, predict
 from ader.training.cost import count_macs, count_parameters
 from ader.training.loader import Loader
-from ader.training.trainer import Minimiser, Trainer
+from ader.training.trainer import Optimization, Trainer
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 SMALL = {
@@ -85,19 +85,19 @@ def test_parameters(whole):
     [({}, 3_364_113_760, 3.4e9), (OFFICIAL, 2_540_000_000, None)],
 )
 def test_macs(arguments, published, printed):
-    """fvcore's count of ADer's network, which is Table 1's, has normalisations and resizing, but no products of queries
+    """fvcore's count of ADer's network, which is Table 1's, has normalizations and resizing, but no products of queries
     and keys (it does not know ``baddbmm``) and no stages of stride 32 (what has no effect is not in its trace)."""
     method = on_meta(**arguments)
     side, tokens = method.image_size, method.grid**2
     scores = 12 * tokens * tokens * 256
-    normalised, hooks = [], []
+    normalized, hooks = [], []
     for part in method.backbone.modules():
         if isinstance(part, nn.BatchNorm2d):
-            hooks.append(part.register_forward_hook(lambda part, inputs, output: normalised.append(inputs[0].numel())))
+            hooks.append(part.register_forward_hook(lambda part, inputs, output: normalized.append(inputs[0].numel())))
     macs = count_macs(method, side, META)
     for hook in hooks:
         hook.remove()
-    others = 2 * sum(normalised) + 5 * 21 * tokens * 256 + 4 * (tokens * 272 + side**2)
+    others = 2 * sum(normalized) + 5 * 21 * tokens * 256 + 4 * (tokens * 272 + side**2)
     assert macs - scores == pytest.approx(published, rel=0.02)
     if printed:
         assert macs - scores + others == published
@@ -123,7 +123,7 @@ def test_cut_backbone_gives_the_same_features():
     assert len(uncut.blocks) > len(method.backbone.net.blocks) == uncut.feature_info.get_dicts()[-1]["stage"]
     uncut.load_state_dict(method.backbone.net.state_dict(), strict=False)
     image_BCHW = images(2, 64)
-    expected = uncut(method.backbone.normalise(image_BCHW))
+    expected = uncut(method.backbone.normalize(image_BCHW))
     found = method.backbone(image_BCHW)
     assert [feature.shape[2] for feature in found] == [32, 16, 8, 4]
     assert all(one.equal(other) for one, other in zip(found, expected, strict=True))
@@ -131,7 +131,7 @@ def test_cut_backbone_gives_the_same_features():
 
 
 def test_layers_in_detail():
-    """What parameter counts cannot tell: initialisation, which layers start alike, eps, dropout."""
+    """What parameter counts cannot tell: initialization, which layers start alike, eps, dropout."""
     torch.manual_seed(0)
     transformer = Transformer(
         272, 16, window=9, masked=ALL, width=256, heads=8, feedforward=1024, depths=(2, 3), dropout=0.1
@@ -175,15 +175,15 @@ def test_positions_are_columns_then_rows(small):
 
 
 @pytest.mark.parametrize(("grid", "window"), [(5, 3), (16, 9), (14, 7), (6, 1)])
-def test_neighbours_are_hidden(grid, window):
-    allowed_NN = beyond_neighbours(grid, window)
+def test_neighbors_are_hidden(grid, window):
+    allowed_NN = beyond_neighbors(grid, window)
     places = list(itertools.product(range(grid), repeat=2))
     for one, other in itertools.product(range(grid**2), repeat=2):
         distance = max(abs(places[one][0] - places[other][0]), abs(places[one][1] - places[other][1]))
         assert allowed_NN[one, other].item() == (distance > window // 2)
     assert allowed_NN.any(dim=1).all()
-    centre = grid // 2 * (grid + 1)
-    assert (~allowed_NN[centre]).sum() == window**2
+    center = grid // 2 * (grid + 1)
+    assert (~allowed_NN[center]).sum() == window**2
     assert (~allowed_NN[0]).sum() == (window // 2 + 1) ** 2
 
 
@@ -198,8 +198,8 @@ class Oracle:
         return token @ self.state[f"{name}.weight"].T + self.state[f"{name}.bias"]
 
     def norm(self, name, token):
-        centred = token - token.mean(-1, keepdims=True)
-        scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
+        centerd = token - token.mean(-1, keepdims=True)
+        scaled = centerd / np.sqrt((centerd**2).mean(-1, keepdims=True) + 1e-5)
         return scaled * self.state[f"{name}.weight"] + self.state[f"{name}.bias"]
 
     def attention(self, name, query, key, value, hidden):
@@ -360,10 +360,10 @@ def test_loss_is_the_mean_square(small, monkeypatch):
     aligned, restored = torch.zeros(2, 16, 6), torch.zeros(2, 16, 6)
     restored[0, 3, 1], restored[1, 5, 2] = 4.0, -2.0
     monkeypatch.setattr(type(small), "forward", lambda self, image_BCHW: (aligned, restored))
-    minimised = []
-    losses = small._step(Batch(images(2, 64), torch.arange(2)), minimised.append)
+    minimized = []
+    losses = small._step(Batch(images(2, 64), torch.arange(2)), minimized.append)
     assert losses["mse"].item() == pytest.approx((16 + 4) / (2 * 16 * 6))
-    assert minimised == [losses["mse"]]
+    assert minimized == [losses["mse"]]
 
 
 def test_recipe():
@@ -414,7 +414,7 @@ def test_official_recipe():
         ({"image_size": 8}, "image_size=8 does not suit uniad"),
         ({"image_size": 64}, "method.window=9 hides all 4x4 tokens"),
         ({"image_size": 80, "window": 5}, "method.window=5 hides all 5x5 tokens"),
-        ({"window": 8}, "method.window=8 has no centre"),
+        ({"window": 8}, "method.window=8 has no center"),
         ({"width": 250}, "even multiple of method.heads=8"),
         ({"width": 15, "heads": 5}, "even multiple of method.heads=5"),
         ({"dropout": 1.0}, "method.dropout=1.0 does not fit"),
@@ -459,7 +459,7 @@ def test_all_of_the_network_learns():
     (stage,) = method.stages()
     for module in stage.modules:
         module.train()
-    stage.step(Batch(images(2, 64), torch.arange(2)), Minimiser(stage, CPU))
+    stage.step(Batch(images(2, 64), torch.arange(2)), Optimization(stage, CPU))
     gradients = [weight.grad for weight in method.transformer.parameters()]
     assert all(gradient is not None and gradient.any() for gradient in gradients)
     assert torch.cat([gradient.flatten() for gradient in gradients]).norm().item() == pytest.approx(0.01, rel=1e-3)

@@ -91,7 +91,7 @@ def test_shapes(wide):
 
 
 def test_decoder_in_detail(wide):
-    """What counts cannot tell: epsilon, order of heads, no dropout, exact GELU, the initialisation."""
+    """What counts cannot tell: epsilon, order of heads, no dropout, exact GELU, the initialization."""
     for block in wide.decoder.blocks:
         assert (block.norm1.eps, block.norm2.eps, block.attn.num_heads) == (1e-6, 1e-6, 6)
         assert isinstance(block.mlp.act, nn.GELU)
@@ -136,8 +136,8 @@ def test_the_network_by_hand():
     method = make(image_size=48, teacher_blocks=(2, 5), neck_blocks=(4, 6), decoder_blocks=(1, 3)).double()
     image_BCHW = images(2, 48).double()
     net, heads = method.teacher.vit.net, 2
-    normalised_BCHW = (image_BCHW - 0.5) / 0.5  # this network's; DINO has ImageNet's, below
-    patch_BCHW = nn.functional.conv2d(normalised_BCHW, net.patch_embed.proj.weight, stride=16)
+    normalized_BCHW = (image_BCHW - 0.5) / 0.5  # this network's; DINO has ImageNet's, below
+    patch_BCHW = nn.functional.conv2d(normalized_BCHW, net.patch_embed.proj.weight, stride=16)
     patch_BCHW = patch_BCHW + net.patch_embed.proj.bias[:, None, None]
     token_BLC = torch.cat([net.cls_token.expand(2, -1, -1), patch_BCHW.flatten(2).transpose(1, 2)], dim=1)
     token_BLC, after = token_BLC + net.pos_embed, {}
@@ -221,12 +221,12 @@ def known_tokens() -> tuple[list[torch.Tensor], list[torch.Tensor]]:
 
 def test_loss_of_known_tokens(monkeypatch):
     """Each feature map is one vector; images are averaged, scales summed."""
-    method, minimised = make(), []
+    method, minimized = make(), []
     monkeypatch.setattr(ViTAD, "forward", lambda self, image_BCHW: known_tokens())
     batch = Batch(image_BCHW=images(2, 64), seed_B=torch.arange(2))
-    logged = method._step(batch, lambda loss, *names: minimised.append((loss.item(), names)))
+    logged = method._step(batch, lambda loss, *names: minimized.append((loss.item(), names)))
     expected = (0.5 + 1.0) / 2 + (0.0 + 2.0) / 2 + (0.0 + 0.4) / 2
-    assert minimised[0] == (pytest.approx(expected, abs=1e-6), ())
+    assert minimized[0] == (pytest.approx(expected, abs=1e-6), ())
     assert {name: value.item() for name, value in logged.items()} == {"cos": pytest.approx(expected, abs=1e-6)}
 
 
@@ -303,12 +303,12 @@ def test_weights_from_a_folder(tmp_path):
     grid = nn.functional.interpolate(grid, size=(16, 16), mode="bicubic", antialias=True)
     expected = torch.cat([old[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)
     torch.testing.assert_close(loaded["pos_embed"], expected, atol=1e-6, rtol=0)
-    mean, std = method.teacher.vit.normalise.buffers()
+    mean, std = method.teacher.vit.normalize.buffers()
     assert mean.flatten().tolist() == pytest.approx((0.485, 0.456, 0.406))
     assert std.flatten().tolist() == pytest.approx((0.229, 0.224, 0.225))
     (weights,) = method.weights()
     assert (weights["name"], weights["source"]) == (name, str(tmp_path / f"{name}.safetensors"))
-    assert not method.caveats()
+    assert not method.warnings()
 
 
 def test_another_transformer_from_a_folder(tmp_path):

@@ -88,7 +88,7 @@ def test_recipe():
 
 
 def test_segads_input_is_a_recipe():
-    values = compose(["method=wrn_classifier", "dataset=demo", "setting=labelled", "recipe=segad_input"]).values
+    values = compose(["method=wrn_classifier", "dataset=demo", "setting=labeled", "recipe=segad_input"]).values
     assert values["method"]["share"] == 0.8
     (stage,) = WRNClassifier(share=0.8, weight_decay=0.1, backbone=SMALL).stages()
     assert stage.share == 0.8
@@ -117,7 +117,7 @@ def test_focal_loss_by_hand():
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
 def test_focal_gradients_stay_finite(gamma):
-    """And have the right sign: minimising raises a defective image's logit."""
+    """And have the right sign: minimizing raises a defective image's logit."""
     logit_B = torch.tensor([0.5, 0.5, 200.0, -200.0, 200.0, -200.0, 0.0], requires_grad=True)
     label_B = torch.tensor([1, 0, 1, 0, 0, 1, 1])
     loss = focal_loss(logit_B, label_B, gamma, None)
@@ -135,15 +135,15 @@ def test_focal_gradients_stay_finite(gamma):
         assert logit_B.grad[place].item() == pytest.approx((high - low) / (2 * step), rel=1e-4, abs=1e-9)
 
 
-def test_a_step_minimises_the_focal_loss_of_the_logits(monkeypatch):
-    method, minimised = WRNClassifier(gamma=1.0, alpha=0.25, backbone=SMALL), []
+def test_a_step_minimizes_the_focal_loss_of_the_logits(monkeypatch):
+    method, minimized = WRNClassifier(gamma=1.0, alpha=0.25, backbone=SMALL), []
     logit_B, label_B = torch.tensor([1.0, -1.0, 3.0]), torch.tensor([1, 0, 0])
     monkeypatch.setattr(WRNClassifier, "forward", lambda self, image_BCHW: logit_B)
     batch = Batch(image_BCHW=images(3, 32), seed_B=torch.arange(3), label_B=label_B)
-    logged = method._step(batch, lambda loss, *names: minimised.append((loss.item(), names)))
+    logged = method._step(batch, lambda loss, *names: minimized.append((loss.item(), names)))
     wrong = 1 / (1 + np.exp([1.0, 1.0, -3.0]))
     expected = (np.array([0.25, 0.75, 0.75]) * wrong * -np.log(1 - wrong)).mean()
-    assert minimised == [(pytest.approx(expected, rel=1e-6), ())]
+    assert minimized == [(pytest.approx(expected, rel=1e-6), ())]
     assert {name: value.item() for name, value in logged.items()} == {"focal": pytest.approx(expected, rel=1e-6)}
 
 
@@ -153,7 +153,7 @@ def test_scores_are_logits():
     image_BCHW = images(3, 64)
     net = method.network.net
     with torch.no_grad():
-        feature_BCHW = method.network.normalise(image_BCHW)
+        feature_BCHW = method.network.normalize(image_BCHW)
         for part in (net.conv1, net.bn1, net.act1, net.maxpool, net.layer1, net.layer2, net.layer3, net.layer4):
             feature_BCHW = part(feature_BCHW)
         expected_B = feature_BCHW.mean(dim=(2, 3)) @ method.head.weight[0] + method.head.bias
@@ -208,7 +208,7 @@ def toys(tmp_path_factory) -> Index:
 
 
 SETTINGS = {
-    "labelled": ({"k": 2}, 12 + 2),  # replaces the training data's own defects
+    "labeled": ({"k": 2}, 12 + 2),  # replaces the training data's own defects
     "supervised": ({}, 12 + 8),
     "vad_high_shot": ({}, 12 + 8),
     "vad_low_shot": ({"shots": 3}, 12 + 3),  # the list is of VAD
@@ -235,7 +235,7 @@ def test_it_trains_on_all_that_a_setting_labels(toys, name):
 
 
 def test_one_class_settings_are_refused(toys):
-    """Without labelled defects there is nothing to classify."""
+    """Without labeled defects there is nothing to classify."""
     options = read_option("setting", "vad_one_class")
     index, _ = apply(toys, 0, options.pop("name"), options)
     with pytest.raises(UserError, match="the method trains on defective images"):
@@ -251,7 +251,7 @@ def image_auroc(method: WRNClassifier, loader: Loader) -> float:
 
 
 def test_short_training(toys):
-    """Ten epochs of labelled defects: the loss falls, and unseen images are told apart."""
+    """Ten epochs of labeled defects: the loss falls, and unseen images are told apart."""
     index, _ = apply(toys, 0, "supervised", {"models": "all", "detector_share": 0.5})
     torch.manual_seed(0)
     method, losses = WRNClassifier(batch_size=8, epochs=10, backbone=BackboneOptions("test_resnet", False)), []

@@ -5,7 +5,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import brute_force_aupro, pixel_oracle
 from scipy.special import ndtr
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -14,6 +13,7 @@ from ader.metrics.batch import BatchChecker
 from ader.metrics.histogram import HistogramState
 from ader.metrics.keys import float_key, key_float
 from ader.metrics.layout import LEAST_BINS
+from tests.support.oracles import brute_force_aupro, pixel_oracle
 
 
 def sigmoid(x):

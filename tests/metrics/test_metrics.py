@@ -6,7 +6,6 @@ import warnings
 
 import numpy as np
 import pytest
-from oracles import flood_fill_regions, pixel_oracle
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from ader.metrics import (
@@ -23,6 +22,7 @@ from ader.metrics import (
 from ader.metrics.curves import Bins
 from ader.metrics.regions import label_regions, label_with_scipy
 from ader.system.errors import UserError
+from tests.support.oracles import flood_fill_regions, pixel_oracle
 
 
 def f1_max_from_sklearn(truth, score):

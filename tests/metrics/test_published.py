@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from published_oracle import published_oracle, region_weights, strip_edges
 
 from ader.metrics import PIXEL_METRICS, published
 from ader.metrics.published import pixel_metrics
+from tests.support.published_oracle import published_oracle, region_weights, strip_edges
 
 
 def sigmoid(x):
@@ -90,7 +90,7 @@ def test_scores_on_edges_and_thresholds(low, high):
 
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(ends=st.tuples(*[st.floats(-(2.0**126), 2.0**126, width=32)] * 2), seed=st.integers(0, 99))
-def test_first_above_is_the_comparison_of_normalised_scores(ends, seed):
+def test_first_above_is_the_comparison_of_normalized_scores(ends, seed):
     low, high = np.float32(min(ends)), np.float32(max(ends))
     if low == high:
         return

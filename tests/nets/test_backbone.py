@@ -68,7 +68,7 @@ def test_local_files(tmp_path, state, monkeypatch):
         assert all(a.equal(b) for a, b in zip(loaded(image_BCHW), expected, strict=True))
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         assert loaded.provenance == {"name": NAME, "source": str(file), "sha256": digest}
-        assert loaded.caveat is None
+        assert loaded.warning is None
     monkeypatch.setenv("ADER_WEIGHTS", str(tmp_path / "pth"))
     assert make().provenance["source"] == str(tmp_path / "pth" / f"{NAME}.pth")
 
@@ -192,7 +192,7 @@ def test_state_sha256_sees_names_and_values():
 
 def test_random_weights_say_so():
     net = make(name="resnet18", pretrained=False)
-    assert net.caveat == "backbone resnet18 has random weights (not pretrained)"
+    assert net.warning == "backbone resnet18 has random weights (not pretrained)"
     assert net.provenance == {"name": "resnet18", "source": "random", "sha256": None}
     assert net.channels == [64, 128, 256]
     assert net.strides == [4, 8, 16]

@@ -51,7 +51,7 @@ def test_an_image_draws_the_same_in_any_batch():
 
 
 def test_distributions():
-    """Kolmogorov and Smirnov's test, over images and over places; purposes and neighbouring seeds are uncorrelated."""
+    """Kolmogorov and Smirnov's test, over images and over places; purposes and neighboring seeds are uncorrelated."""
     seed_B = torch.arange(2000)
     for values in (uniform(seed_B, "a"), uniform(seed_B[:1], "a", 2000)[0], uniform(seed_B, "b")):
         assert stats.kstest(values.numpy(), "uniform").pvalue > 0.01

@@ -1,4 +1,4 @@
-"""Nearest neighbours and greedy coresets against their textbook forms in float64."""
+"""Nearest neighbors and greedy coresets against their textbook forms in float64."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.spatial.distance import cdist
 
-from ader.nets.scoring import neighbors as neighbours
+from ader.nets.scoring import neighbors as neighbors
 from ader.nets.scoring.neighbors import greedy_coreset, nearest, squared_distances
 
 
@@ -27,7 +27,7 @@ def brute(query_QD: torch.Tensor, bank_MD: torch.Tensor, k: int) -> tuple[np.nda
     ("queries", "bank", "k"), [(50, 40, 1), (50, 40, 3), (3, 200, 5), (9, 4, 3), (1, 1, 1), (5, 3, 9)]
 )
 def test_nearest_is_brute_force(monkeypatch, block, queries, bank, k):
-    monkeypatch.setattr(neighbours, "BLOCK", block)
+    monkeypatch.setattr(neighbors, "BLOCK", block)
     query_QD, bank_MD = points(queries, seed=1), points(bank, seed=2)
     distance_QK, index_QK = nearest(query_QD, bank_MD, k)
     expected, order = brute(query_QD, bank_MD, k)
@@ -59,7 +59,7 @@ def test_nearest_is_exact_far_from_the_origin():
 
 
 def test_nearest_is_exact_under_autocast():
-    """In a crowd: bfloat16 products are off by more than the distance to the hundredth neighbour."""
+    """In a crowd: bfloat16 products are off by more than the distance to the hundredth neighbor."""
     query_QD, bank_MD = points(60, 2, seed=1), points(2000, 2, seed=2)
     plain = nearest(query_QD, bank_MD, 3)
     with torch.autocast("cpu", torch.bfloat16):
@@ -70,7 +70,7 @@ def test_nearest_is_exact_under_autocast():
 @pytest.mark.parametrize(("queries", "bank", "block"), [(64, 500, 1000), (3, 900, 100), (900, 3, 100)])
 def test_nearest_never_holds_all_distances(monkeypatch, queries, bank, block):
     sizes, addmm = [], torch.addmm
-    monkeypatch.setattr(neighbours, "BLOCK", block)
+    monkeypatch.setattr(neighbors, "BLOCK", block)
     monkeypatch.setattr(torch, "addmm", lambda *a, **k: sizes.append((out := addmm(*a, **k)).numel()) or out)
     nearest(points(queries), points(bank), 1)
     assert sum(sizes) == queries * bank  # each distance once
@@ -85,7 +85,7 @@ def test_squared_distances():
 
 
 def textbook(point_ND: torch.Tensor, count: int, first_N: torch.Tensor | None) -> list[int]:
-    """Greedy k-centre, one point after another, over the full distance matrix in float64."""
+    """Greedy k-center, one point after another, over the full distance matrix in float64."""
     exact_ND = point_ND.double().numpy()
     distance_NN = cdist(exact_ND, exact_ND, "sqeuclidean")
     gap_N = np.full(len(exact_ND), np.inf) if first_N is None else first_N.double().numpy().copy()
@@ -102,7 +102,7 @@ def textbook(point_ND: torch.Tensor, count: int, first_N: torch.Tensor | None) -
 @pytest.mark.parametrize("pool", [1, 2, 5, 17, 64, 200, 1000])
 @pytest.mark.parametrize("given", [False, True])
 def test_coreset_is_the_textbook_greedy(monkeypatch, pool, given, block):
-    monkeypatch.setattr(neighbours, "BLOCK", block)
+    monkeypatch.setattr(neighbors, "BLOCK", block)
     point_ND = points(200, 5)
     first_N = points(200, 1, seed=3)[:, 0].square() * 10 if given else None
     kept = None if first_N is None else first_N.clone()

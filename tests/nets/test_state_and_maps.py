@@ -13,7 +13,7 @@ from torch import nn
 
 from ader.nets.optim.schedules import cosine, step_at
 from ader.nets.scoring.maps import GaussianBlur, cosine_distance_map, full, upsample
-from ader.nets.state.fitted import Fitted
+from ader.nets.state.late_tensor import LateTensor
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -83,7 +83,7 @@ def test_full_keeps_double():
 class Holder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.bank, self.layer = Fitted(), nn.Linear(1, 1)
+        self.bank, self.layer = LateTensor(), nn.Linear(1, 1)
 
 
 def test_fitted_round_trip():

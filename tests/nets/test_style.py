@@ -100,7 +100,7 @@ def test_upsampling_convolution():
     agree(skip(image), [0.5 * up_conv(each, array(skip.weight) / math.sqrt(3)) for each in array(image)])
 
 
-def test_initialisation():
+def test_initialization():
     assert EqualConv(64, 64).weight.std().item() == pytest.approx(1, rel=0.02)
     assert EqualConv(64, 64, upsample=True, lr_multiplier=0.01).weight.std().item() == pytest.approx(100, rel=0.02)
     assert not EqualConv(64, 64).bias.any()
@@ -111,7 +111,7 @@ def test_initialisation():
 
 
 def test_variance_is_kept():
-    """Unit variance in, about unit variance out, whatever the channels: what the equalised scale is for."""
+    """Unit variance in, about unit variance out, whatever the channels: what the equalized scale is for."""
     image = torch.randn(2, 128, 16, 16)
     for layer in (EqualConv(128, 64), EqualConv(128, 64, 1), EqualConv(128, 64, active=False, bias=False)):
         assert layer(image).square().mean().item() == pytest.approx(1, rel=0.15)

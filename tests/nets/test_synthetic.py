@@ -77,12 +77,12 @@ def test_perlin_depends_on_seed_and_purpose_only():
 
 @pytest.fixture
 def folder(tmp_path):
-    """Images of one colour each: (number, 2 number, 3 number), and what is no image."""
+    """Images of one color each: (number, 2 number, 3 number), and what is no image."""
     for number, place in enumerate(["b/2.png", "a/1.PNG", "c.jpg", "a/deep/er/3.png"]):
         file = tmp_path / "dtd" / place
         file.parent.mkdir(parents=True, exist_ok=True)
-        colour = (40 * number, 20 * number, 10 * number)
-        Image.new("RGB", (30, 20), colour).save(file, quality=100)
+        color = (40 * number, 20 * number, 10 * number)
+        Image.new("RGB", (30, 20), color).save(file, quality=100)
     (tmp_path / "dtd" / "labels.txt").write_text("no image")
     (tmp_path / "dtd" / "._1.png").write_text("no image either")
     return tmp_path / "dtd"
@@ -90,7 +90,7 @@ def folder(tmp_path):
 
 def test_textures_of_a_folder(folder):
     textures = Textures(str(folder), 16)
-    assert textures.caveat is None
+    assert textures.warning is None
     assert textures.provenance["name"] == "textures (4 images)"
     assert textures.provenance["source"] == str(folder)
     assert not textures.state_dict()
@@ -139,7 +139,7 @@ def test_a_damaged_texture_is_named(folder):
 
 def test_procedural_textures_differ_and_depend_on_the_seed_only():
     textures = Textures(None, 32)
-    assert "procedural" in textures.caveat
+    assert "procedural" in textures.warning
     assert "provenance" not in vars(textures)
     texture_BCHW = textures.draw(seeds(40), "t")
     assert texture_BCHW.shape == (40, 3, 32, 32)
@@ -149,8 +149,8 @@ def test_procedural_textures_differ_and_depend_on_the_seed_only():
     mean_B = texture_BCHW.mean(dim=(1, 2, 3))
     assert mean_B.min() < 0.35
     assert mean_B.max() > 0.65
-    grey_B = (texture_BCHW.amax(dim=1) - texture_BCHW.amin(dim=1)).amax(dim=(1, 2)) < 1e-5
-    assert 0.3 < grey_B.float().mean() < 0.7  # half of them, so that colour alone gives no anomaly away
+    gray_B = (texture_BCHW.amax(dim=1) - texture_BCHW.amin(dim=1)).amax(dim=(1, 2)) < 1e-5
+    assert 0.3 < gray_B.float().mean() < 0.7  # half of them, so that color alone gives no anomaly away
     flat_BN = texture_BCHW.flatten(1)
     assert torch.cdist(flat_BN, flat_BN).fill_diagonal_(99).min() > 0.1  # none is another
     for number in (0, 17, 39):
@@ -167,7 +167,7 @@ def test_each_kind_of_procedural_texture():
         assert texture_BCHW.shape == (60, 3, size, size)
         assert texture_BCHW.isfinite().all()
         power[make.__name__] = texture_BCHW
-    for name in ("_stripes", "_checks", "_blobs"):  # two colours: all channels are one field, up to scale and shift
+    for name in ("_stripes", "_checks", "_blobs"):  # two colors: all channels are one field, up to scale and shift
         field_BCN = power[name].flatten(2)
         field_BCN = field_BCN - field_BCN.mean(dim=2, keepdim=True)
         field_BCN = field_BCN / field_BCN.norm(dim=2, keepdim=True)
@@ -186,26 +186,26 @@ def noise_images(count: int, size: int = 64) -> torch.Tensor:
 
 
 def test_blending_by_hand(tmp_path):
-    """One texture of one colour and one opacity: 0.7 times the texture and 0.3 times the image."""
+    """One texture of one color and one opacity: 0.7 times the texture and 0.3 times the image."""
     Image.new("RGB", (9, 9), (255, 51, 0)).save(tmp_path / "only.png")
     textures = Textures(str(tmp_path), 64)
     image_BCHW = noise_images(12)
     image, clean, mask = anomalies(textures, opacity=(0.3, 0.3), augment_textures=False)(image_BCHW, seeds(12))
     assert clean.equal(image_BCHW)
     assert set(mask.unique().tolist()) == {0.0, 1.0}
-    colour = torch.tensor([1.0, 0.2, 0.0]).view(3, 1, 1)
+    color = torch.tensor([1.0, 0.2, 0.0]).view(3, 1, 1)
     inside = (mask[:, None] == 1).expand_as(image)
-    torch.testing.assert_close(image[inside], (0.7 * colour + 0.3 * image_BCHW)[inside], atol=1e-6, rtol=0)
+    torch.testing.assert_close(image[inside], (0.7 * color + 0.3 * image_BCHW)[inside], atol=1e-6, rtol=0)
     assert image[~inside].equal(image_BCHW[~inside])
 
 
 def test_opacity_is_uniform_in_its_range(tmp_path):
     """White on black: what is left of white is 1 - beta."""
     Image.new("RGB", (9, 9), (255, 255, 255)).save(tmp_path / "white.png")
-    spoilt = anomalies(Textures(str(tmp_path), 64), opacity=(0.2, 0.8), augment_textures=False)(
+    spoiled = anomalies(Textures(str(tmp_path), 64), opacity=(0.2, 0.8), augment_textures=False)(
         torch.zeros(300, 3, 64, 64), seeds(300)
     )
-    beta = 1 - spoilt.image.amax(dim=(1, 2, 3))[spoilt.mask.amax(dim=(1, 2)) > 0]
+    beta = 1 - spoiled.image.amax(dim=(1, 2, 3))[spoiled.mask.amax(dim=(1, 2)) > 0]
     assert beta.min().item() == pytest.approx(0.2, abs=0.02)
     assert beta.max().item() == pytest.approx(0.8, abs=0.02)
     assert beta.mean().item() == pytest.approx(0.5, abs=0.04)
@@ -257,12 +257,12 @@ def test_probability():
     never = anomalies(probability=0.0)(image_BCHW, seed_B)
     assert never.image.equal(image_BCHW)
     assert never.mask.sum() == 0
-    spoilt = half.mask.amax(dim=(1, 2)) > 0
+    spoiled = half.mask.amax(dim=(1, 2)) > 0
     ever = always.mask.amax(dim=(1, 2)) > 0
     assert 0.8 < ever.float().mean() < 1
-    assert spoilt[ever].float().mean().item() == pytest.approx(0.5, abs=0.09)
-    assert half.image[~spoilt].equal(image_BCHW[~spoilt])
-    assert half.image[spoilt].equal(always.image[spoilt])  # an anomaly does not depend on the others
+    assert spoiled[ever].float().mean().item() == pytest.approx(0.5, abs=0.09)
+    assert half.image[~spoiled].equal(image_BCHW[~spoiled])
+    assert half.image[spoiled].equal(always.image[spoiled])  # an anomaly does not depend on the others
 
 
 def test_an_image_does_not_depend_on_its_batch():
@@ -285,7 +285,7 @@ def test_inputs_are_left_alone_and_autocast_changes_nothing():
 
 
 def test_rotated_images():
-    """A bright dot right of the centre goes round by up to 90 degrees either way; what comes in is black."""
+    """A bright dot right of the center goes round by up to 90 degrees either way; what comes in is black."""
     image_BCHW = torch.full((400, 3, 64, 64), 0.25)
     image_BCHW[:, :, 30:34, 50:54] = 1.0
     _, clean, _ = anomalies(probability=0.0, rotate_image=0.4)(image_BCHW, seeds(400))
@@ -342,7 +342,7 @@ def test_augmented_textures_are_whole_levels_of_their_own_image():
 
 @pytest.fixture
 def photos() -> torch.Tensor:
-    """Levels of 0..255 in (3, 3, 40, 48): smooth colours, noise within a narrow range, and a flat image."""
+    """Levels of 0..255 in (3, 3, 40, 48): smooth colors, noise within a narrow range, and a flat image."""
     rng = np.random.default_rng(3)
     smooth = cv2.resize(rng.random((5, 6, 3)), (48, 40), interpolation=cv2.INTER_CUBIC).clip(0, 1) * 255
     narrow = rng.integers(90, 141, (40, 48, 3))
@@ -397,8 +397,8 @@ def test_gamma(monkeypatch, photos, share):
 
 
 def test_gamma_is_drawn_for_each_channel(photos):
-    grey = photos[:1, :1].expand(3, 3, -1, -1)
-    result = synthetic._gamma(grey, seeds(3))
+    gray = photos[:1, :1].expand(3, 3, -1, -1)
+    result = synthetic._gamma(gray, seeds(3))
     assert not result[0, 0].allclose(result[0, 1])
 
 
@@ -423,8 +423,8 @@ def test_hue_and_saturation(monkeypatch, photos, share):
 
     def expected(picture):
         pixels = []
-        for colour in np.asarray(picture).reshape(-1, 3) / 255:
-            hue, saturation, value = colorsys.rgb_to_hsv(*colour)
+        for color in np.asarray(picture).reshape(-1, 3) / 255:
+            hue, saturation, value = colorsys.rgb_to_hsv(*color)
             saturation = min(1, max(0, saturation + shift / 255))
             pixels.append(colorsys.hsv_to_rgb((hue + shift / 255) % 1, saturation, value))
         return np.round(np.reshape(pixels, (40, 48, 3)) * 255)
@@ -433,7 +433,7 @@ def test_hue_and_saturation(monkeypatch, photos, share):
 
 
 def test_hue_and_saturation_are_independent(photos):
-    """Primary colours keep their saturation or hue where only the other one was drawn to change."""
+    """Primary colors keep their saturation or hue where only the other one was drawn to change."""
     seed_B = seeds(500)
     shift_B2 = integers(seed_B, "texture/hue and saturation", 101, 2) - 50
     assert shift_B2.min() == -50
@@ -457,11 +457,11 @@ def test_texture_rotation(monkeypatch, photos, share):
 
 def test_ranges_of_the_operations(photos):
     """Draws of single images reach both ends: identity and extremes."""
-    grey = torch.full((1000, 3, 4, 4), 128.0)
+    gray = torch.full((1000, 3, 4, 4), 128.0)
     seed_B = seeds(1000)
-    gamma_B = (synthetic._gamma(grey, seed_B)[:, 0, 0, 0] / 255).log() / math.log(128 / 255)
+    gamma_B = (synthetic._gamma(gray, seed_B)[:, 0, 0, 0] / 255).log() / math.log(128 / 255)
     assert (gamma_B.min().item(), gamma_B.max().item()) == pytest.approx((0.5, 2.0), abs=0.02)
-    solarized = synthetic._solarize(grey, seed_B)[:, 0, 0, 0] != 128
+    solarized = synthetic._solarize(gray, seed_B)[:, 0, 0, 0] != 128
     assert solarized.float().mean().item() == pytest.approx(0.5, abs=0.05)
     levels = {
         len(synthetic._posterize(torch.arange(256.0).view(1, 1, 16, 16), seed_B[[n]]).unique()) for n in range(60)

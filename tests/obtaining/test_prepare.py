@@ -196,7 +196,7 @@ def test_from_an_archive_to_a_checked_dataset(option, tmp_path, capsys, monkeypa
 
     monkeypatch.setattr(module, "download", no_network)
     reader = read_option("dataset", option)["name"]
-    layout = importlib.import_module(f"layouts.{reader}")
+    layout = importlib.import_module(f"tests.layouts.{reader}")
     getattr(layout, "write_archive", layout.write)(tmp_path / "made")
     archive = zipped(tmp_path / "made", tmp_path / "my own name.zip")
     command = [f"dataset={option}", f"paths.data={tmp_path / 'data'}", f"paths.cache={tmp_path / 'cache'}"]
@@ -212,7 +212,7 @@ def test_from_an_archive_to_a_checked_dataset(option, tmp_path, capsys, monkeypa
 
 
 def test_coco_ad_from_its_annotations(tmp_path, capsys):
-    made = importlib.import_module("layouts.coco_ad").write(tmp_path / "data" / "coco")
+    made = importlib.import_module("tests.layouts.coco_ad").write(tmp_path / "data" / "coco")
     for file in made.glob("meta_20_*.json"):
         file.unlink()
     for _ in range(2):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from running import Bench, assert_same_result, terminate
 
 from ader.data import image
 from ader.data.image_cache import total_bytes
 from ader.runs import caching
+from tests.support.running import Bench, assert_same_result, terminate
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.running import PLUGIN, Bench, assert_same_result, terminate
 
 from ader.training import trainer
+from tests.support.running import PLUGIN, Bench, assert_same_result, terminate
 
 
 @pytest.fixture
@@ -88,14 +88,14 @@ def test_an_exception_loses_only_what_came_after_the_checkpoint(bench, capsys):
 def test_rd_resumes_bit_for_bit(bench, monkeypatch):
     words = ("image_size=64",)
     assert bench.run(*words, results="whole", method="rd") == 0
-    add = trainer.Losses.add
+    add = trainer.LossMeter.add
 
     def interrupted(self, losses, step):
         add(self, losses, step)
         if step == 1:
             terminate()
 
-    monkeypatch.setattr(trainer.Losses, "add", interrupted)
+    monkeypatch.setattr(trainer.LossMeter, "add", interrupted)
     assert bench.run(*words, method="rd") == 1
     monkeypatch.undo()
     bench.monkeypatch.setenv("ADER_CACHE", str(bench.root / "cache"))

@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from tests.running import PLUGIN, Bench, assert_same_result, terminate
 
 import ader.runs.run
 from ader.results.record import read_table
 from ader.training.loader import Loader
+from tests.support.running import PLUGIN, Bench, assert_same_result, terminate
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_maps_are_added_to_a_finished_run_without_training(bench, capsys):
     assert (bench.folder() / "maps" / maps[0]).stat().st_mtime_ns == stamp
 
 
-def test_force_makes_it_anew(bench):
+def test_force_makes_it_again(bench):
     assert bench.run() == 0
     stamp = (bench.folder() / "checkpoint.pt").stat().st_mtime_ns
     assert bench.run("force=true") == 0
@@ -180,7 +180,7 @@ def test_odd_but_legitimate_images_run(bench):
     picture.quantize(16).save(good / "palette.png")
     picture.convert("CMYK").save(good / "cmyk.jpg")
     picture.convert("RGBA").save(good / "alpha.png")
-    picture.convert("L").save(good / "grey.png")
+    picture.convert("L").save(good / "gray.png")
     assert bench.run() == 0
 
 

@@ -58,7 +58,7 @@ EVERY = [
     ("multi_class", {}),
     ("single_class", {}),
     ("few_shot", {"k": 3}),
-    ("labelled", {"k": 3}),
+    ("labeled", {"k": 3}),
     ("semi", {"n": 10}),
     ("noisy", {"ratio": 0.2}),
     ("contamination", {"ratio": 0.1}),
@@ -114,7 +114,7 @@ def test_configs_fit(option):
     assert images(apply(index, 0, own.pop("name"), own)[0], TEST)
 
 
-def test_labelled_training_defects_are_left_out_unless_asked_for():
+def test_labeled_training_defects_are_left_out_unless_asked_for():
     before = make(bad_train=4)
     assert images(applied("multi_class", before), "train") == images(before, "train", 0)
     assert images(applied("supervised", before), "train") == images(before, "train")
@@ -152,9 +152,9 @@ def test_a_draw_does_not_depend_on_other_images():
     )
 
 
-def test_labelled_moves_defects_with_their_masks():
+def test_labeled_moves_defects_with_their_masks():
     before = make()
-    after = applied("labelled", before, k=3)
+    after = applied("labeled", before, k=3)
     for category in "ab":
         moved = images(of(after, category), "train", 1)
         assert len(moved) == 3
@@ -162,11 +162,11 @@ def test_labelled_moves_defects_with_their_masks():
         assert images(of(after, category), TEST, 0) == images(of(before, category), TEST, 0)
     assert all(s.masks for s in after if s.label)
     with pytest.raises(UserError, match=r"choose at most 7 \(one has to stay in the test\)"):
-        applied("labelled", before, k=8)
+        applied("labeled", before, k=8)
 
 
-def test_labelled_moves_whole_objects():
-    after = applied("labelled", make(views=3), k=2)
+def test_labeled_moves_whole_objects():
+    after = applied("labeled", make(views=3), k=2)
     moved = [s for s in of(after, "a") if s.split == "train" and "test/hole" in s.image]
     assert len(moved) == 6
     assert sum(s.label for s in moved) == 2
@@ -316,7 +316,7 @@ def test_moves_are_checked():
 
 def test_supervision_is_refused_without_defects():
     for name in ("image", "pixel"):
-        with pytest.raises(UserError, match="setting=labelled"):
+        with pytest.raises(UserError, match="setting=labeled"):
             check_supervision(name, make())
-        check_supervision(name, applied("labelled", make(), k=1))
+        check_supervision(name, applied("labeled", make(), k=1))
     check_supervision("normal", make())

@@ -1,6 +1,6 @@
 """The published ADer tables' pixel metrics the slow and literal way, to test ``ader.metrics.published`` against.
 
-Written independently of it: one histogram per region weight, one comparison of the whole normalised map per
+Written independently of it: one histogram per region weight, one comparison of the whole normalized map per
 threshold, loops over the points of a curve. Letters: N images, H rows, W columns.
 """
 
@@ -9,7 +9,8 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
-from oracles import flood_fill_regions
+
+from tests.support.oracles import flood_fill_regions
 
 EPS = 1e-8
 

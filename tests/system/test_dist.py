@@ -9,23 +9,23 @@ import sys
 
 import pytest
 import torch
-from tests.running import PLUGIN, Bench
 
 from ader.results.record import read_table
+from tests.support.running import PLUGIN, Bench
 
 PROGRAM = """
 import os, sys, torch
 from torch import nn
 from ader.system import dist
-from ader.training.loader import Order
-from ader.methods._base import Batch, Descent, Method
+from ader.training.loader import BatchOrder
+from ader.methods._base import Batch, TrainStage, Method
 from ader.metrics import Evaluator
 from ader.training.trainer import Trainer
 
 class Data:
     image = torch.rand(11, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     def order(self, stage):
-        return Order(11, stage.batch_size, 1, True, False)
+        return BatchOrder(11, stage.batch_size, 1, True, False)
     def train(self, stage, start, stop):
         for step in range(start, stop):
             _, keys = self.order(stage).at(step, {})
@@ -37,11 +37,11 @@ class Tiny(Method):
         super().__init__()
         self.net = nn.Sequential(nn.Flatten(), nn.Linear(48, 5), nn.Tanh(), nn.Linear(5, 48))
     def stages(self):
-        yield Descent(name="d", batch_size=4, step=self.step, epochs=3, modules=[self.net], clip=0.5, drop_last=False,
-                      optimizers={"o": torch.optim.Adam(self.net.parameters(), lr=0.01)})
-    def step(self, batch, minimise):
+        yield TrainStage(name="d", batch_size=4, step=self.step, epochs=3, modules=[self.net], clip=0.5,
+                         drop_last=False, optimizers={"o": torch.optim.Adam(self.net.parameters(), lr=0.01)})
+    def step(self, batch, optimize):
         loss = (self.net(batch.image_BCHW) - batch.image_BCHW.flatten(1)).square().mean()
-        minimise(loss)
+        optimize(loss)
         return {"l": loss}
 
 dist.start(torch.device("cpu"))

@@ -16,12 +16,12 @@ from ader.data import load_index
 from ader.data.image_cache import cache_images
 from ader.data.index import Index, Sample
 from ader.data.sizes import Sizes
-from ader.methods._base import Batch, Descent, Pass, Tags
+from ader.methods._base import Batch, FitPass, Tags, TrainStage
 from ader.system import dist
 from ader.system.errors import UserError
 from ader.testing.toy import write_mvtec
 from ader.training import loader as module
-from ader.training.loader import Loader, Order, _Steps, hold_out, shard
+from ader.training.loader import BatchOrder, BatchSampler, Loader, hold_out, shard
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +31,11 @@ def index(tmp_path_factory):
 
 def _descent(**more):
     more = {"name": "d", "batch_size": 4, "epochs": 1, **more}
-    return Descent(step=lambda batch, minimise: {}, optimizers={}, modules=[], **more)
+    return TrainStage(step=lambda batch, optimize: {}, optimizers={}, modules=[], **more)
 
 
 def _pass(**more):
-    return Pass(**{"name": "p", "batch_size": 4, "update": print, "finish": print, **more})
+    return FitPass(**{"name": "p", "batch_size": 4, "update": print, "finish": print, **more})
 
 
 def _loader(index, workers=0, seed=1, tags=None):
@@ -53,7 +53,7 @@ def test_test_shards_are_exact(count, world):
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
-orders = st.builds(Order, st.integers(1, 30), st.integers(1, 12), st.integers(0, 9), st.booleans(), st.booleans())
+orders = st.builds(BatchOrder, st.integers(1, 30), st.integers(1, 12), st.integers(0, 9), st.booleans(), st.booleans())
 
 
 @given(orders, st.integers(0, 3))
@@ -86,7 +86,7 @@ def test_processes_share_the_steps(order, world, together):
         patch.setattr(dist, "world", lambda: world)
         for rank in range(world):
             patch.setattr(dist, "rank", lambda rank=rank: rank)
-            mine = _Steps(order, 0, len(steps), together)
+            mine = BatchSampler(order, 0, len(steps), together)
             parts.append(list(mine))
             assert len(mine) == len(parts[-1])
     if together:
@@ -289,9 +289,9 @@ def test_the_device_receives_bytes(index, cached, monkeypatch):
     assert moved == [torch.uint8] * 2
 
 
-def test_labelled_defects_are_hidden_from_methods_that_learn_from_normal_images(index):
+def test_labeled_defects_are_hidden_from_methods_that_learn_from_normal_images(index):
     moved = tuple(replace(s, split="train") if s.label else s for s in index)
-    labelled = replace(index, samples=moved)
+    labeled = replace(index, samples=moved)
     count = sum(sample.label for sample in moved)
     for supervision, expected in (("normal", 10), ("image", 10 + count), ("pixel", 10 + count)):
-        assert _loader(labelled, tags=Tags(supervision=supervision)).order(_descent()).images == expected
+        assert _loader(labeled, tags=Tags(supervision=supervision)).order(_descent()).images == expected

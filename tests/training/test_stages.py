@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from ader.data.index import Index, Sample
-from ader.methods._base import Pass, Tags
+from ader.methods._base import FitPass, Tags
 from ader.system.errors import UserError
 from ader.training.loader import Loader
 
@@ -31,14 +31,14 @@ def index(tmp_path_factory) -> Index:
 
 
 def seen(index: Index, supervision: str = "image", seed: int = 0, **options) -> list[tuple[str, int | None]]:
-    """Image names (recognised by their grey value) and labels that a pass gets."""
+    """Image names (recognized by their gray value) and labels that a pass gets."""
     loader = Loader(index, 8, torch.device("cpu"), seed, 0, Tags(supervision=supervision))
-    stage = Pass(name="look", batch_size=7, update=lambda batch: None, finish=lambda: None, **options)
+    stage = FitPass(name="look", batch_size=7, update=lambda batch: None, finish=lambda: None, **options)
     result = []
     for batch in loader.train(stage, 0, loader.order(stage).steps_per_epoch):
-        grey = (batch.image_BCHW[:, 0, 0, 0] * 255).round().long().tolist()
-        labels = batch.label_B.tolist() if batch.label_B is not None else [None] * len(grey)
-        result += [(index.samples[value].image, label) for value, label in zip(grey, labels, strict=True)]
+        gray = (batch.image_BCHW[:, 0, 0, 0] * 255).round().long().tolist()
+        labels = batch.label_B.tolist() if batch.label_B is not None else [None] * len(gray)
+        result += [(index.samples[value].image, label) for value, label in zip(gray, labels, strict=True)]
     return result
 
 
@@ -62,7 +62,7 @@ def test_less_supervision(index):
     found = seen(index, supervision="pixel", split=("train", "forest"))
     assert len(found) == 50
     loader = Loader(index, 8, torch.device("cpu"), 0, 0, Tags(supervision="image"))
-    stage = Pass(name="x", batch_size=5, update=print, finish=print, supervision="normal")
+    stage = FitPass(name="x", batch_size=5, update=print, finish=print, supervision="normal")
     batches = list(loader.train(stage, 0, loader.order(stage).steps_per_epoch))
     assert loader.order(stage).images == 20
     assert all(batch.label_B is None for batch in batches)
@@ -71,7 +71,7 @@ def test_less_supervision(index):
 def test_supervision_is_never_more_than_the_tags(index):
     assert {name for name, _ in seen(index, supervision="normal", split="forest")} == names(index, ("forest", 0))
     loader = Loader(index, 8, torch.device("cpu"), 0, 0, Tags(supervision="normal"))
-    stage = Pass(name="x", batch_size=5, update=print, finish=print, supervision="image")
+    stage = FitPass(name="x", batch_size=5, update=print, finish=print, supervision="image")
     assert all(batch.label_B is None for batch in loader.train(stage, 0, 4))
 
 

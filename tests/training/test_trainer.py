@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from ader.methods._base import Descent, Method, Prediction
+from ader.methods._base import Method, Prediction, TrainStage
 from ader.training.cost import RandomImages
 from ader.training.trainer import Trainer
 
 
 class TwoUpdates(Method):
-    """Minimises the same loss twice per batch and keeps both values."""
+    """Minimizes the same loss twice per batch and keeps both values."""
 
     def __init__(self):
         super().__init__()
@@ -19,15 +19,15 @@ class TwoUpdates(Method):
 
     def stages(self):
         optimizer = torch.optim.SGD(self.net.parameters(), lr=0.5)
-        yield Descent(
+        yield TrainStage(
             name="train", batch_size=2, step=self.step, optimizers={"net": optimizer}, modules=[self.net], steps=1
         )
 
-    def step(self, batch, minimise):
+    def step(self, batch, optimize):
         losses = []
         for _ in range(2):
             loss = self.net(batch.image_BCHW.mean(dim=(2, 3))).float().square().mean()
-            minimise(loss)
+            optimize(loss)
             losses.append(loss.detach())
         self.seen = [float(loss) for loss in losses]
         return {"loss": losses[-1]}

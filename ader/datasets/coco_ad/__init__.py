@@ -1,8 +1,8 @@
 """COCO-AD: photographs of COCO 2017, in which twenty of its eighty categories are anomalies; four splits.
 
 Paper: Zhang et al., "Learning Feature Inversion for Multi-class Anomaly Detection under General-purpose COCO-AD
-Benchmark", arXiv 2404.10760. Licence: annotations CC BY 4.0, images under their Flickr terms. Images: JPEG, sizes vary,
-some grey. Split k takes the k-th twenty categories, in the order of their ids, as anomalies. Every split tests on the
+Benchmark", arXiv 2404.10760. License: annotations CC BY 4.0, images under their Flickr terms. Images: JPEG, sizes vary,
+some gray. Split k takes the k-th twenty categories, in the order of their ids, as anomalies. Every split tests on the
 same 4,952 images of val2017 and trains on the images of train2017 without an anomaly; images without any annotation
 take no part. The lists and masks are made from COCO's annotations (``ader.datasets.coco_ad.generate``).
 

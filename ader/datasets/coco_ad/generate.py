@@ -322,6 +322,6 @@ def _packages() -> _Packages:
     version = packages.cv2.__version__
     if tuple(map(int, version.split(".")[:2])) < OPENCV:
         raise UserError(
-            f"OpenCV {version} fills polygons beyond their boundary, which 4.11 mended: pip install -U 'ader[coco]'"
+            f"OpenCV {version} fills polygons beyond their boundary, which 4.11 fixed: pip install -U 'ader[coco]'"
         )
     return packages

@@ -30,40 +30,40 @@ class Bolt(Scene):
     faults = ("chip", "missing_washer", "rust", "scratch")
 
     def draw(self, rng: Rng) -> Field:
-        self.centre, self.angle = self.spot(rng, 0.08), rng.uniform(0, 2 * np.pi)
+        self.center, self.angle = self.spot(rng, 0.08), rng.uniform(0, 2 * np.pi)
         grain = 1 + 0.12 * noise(rng, self.size, (60, 60), 2) + 0.08 * noise(rng, self.size, (4, 4))
         self.foam = grain[..., None] * (0.13, 0.15, 0.18)
-        shadow = cover(disc(self.x - 0.04, self.y - 0.05, self.centre, 0.74), 14)
+        shadow = cover(disc(self.x - 0.04, self.y - 0.05, self.center, 0.74), 14)
         self.foam_shaded = over(self.foam, 0.7 * shadow, BLACK)
         self.ring = self._ring(rng)
-        ring = cover(disc(self.x, self.y, self.centre, 0.72))
+        ring = cover(disc(self.x, self.y, self.center, 0.72))
         self.seat = over(self.foam_shaded, ring, self.ring)
         self.head, self.hexagon = self._head(rng), self._hexagon()
         return over(self.seat, cover(self.hexagon), self.head)
 
     def _hexagon(self) -> Field:
-        x, y = turned(self.x, self.y, self.centre, self.angle)
+        x, y = turned(self.x, self.y, self.center, self.angle)
         return polygon(x, y, 6, 0.44)
 
     def _ring(self, rng: Rng) -> Field:
-        radius = np.hypot(self.x - self.centre[0], self.y - self.centre[1])
-        around = np.arctan2(self.y - self.centre[1], self.x - self.centre[0])
+        radius = np.hypot(self.x - self.center[0], self.y - self.center[1])
+        around = np.arctan2(self.y - self.center[1], self.x - self.center[0])
         gloss = 0.10 * np.cos(2 * (around - rng.uniform(0.5, 0.9))) + 0.02 * np.sin(radius * 260)
         rim = 0.12 * ramp(radius, 0.66, 0.70)
-        contact = 0.22 * cover(disc(self.x - 0.03, self.y - 0.03, self.centre, 0.52), 16)
-        grey = 0.58 + gloss - rim - contact + 0.012 * noise(rng, self.size, (40, 40))
-        return np.asarray(grey[..., None] * (1.0, 0.99, 0.96))
+        contact = 0.22 * cover(disc(self.x - 0.03, self.y - 0.03, self.center, 0.52), 16)
+        gray = 0.58 + gloss - rim - contact + 0.012 * noise(rng, self.size, (40, 40))
+        return np.asarray(gray[..., None] * (1.0, 0.99, 0.96))
 
     def _head(self, rng: Rng) -> Field:
-        x, y = turned(self.x, self.y, self.centre, self.angle)
+        x, y = turned(self.x, self.y, self.center, self.angle)
         radius = np.hypot(x, y)
         facet = np.round(np.arctan2(y, x) / (np.pi / 3)) * np.pi / 3 + self.angle
         bevel = 0.56 + 0.16 * np.cos(facet + 2.2)  # light from the upper left
         top = 0.66 + 0.04 * noise(rng, self.size, (3, 3)) + 0.012 * np.sin(radius * 300)
-        grey = bevel + ramp(radius, 0.405, 0.385) * (top - bevel) - 0.10 * cover(abs(radius - 0.40) - 0.006)
+        gray = bevel + ramp(radius, 0.405, 0.385) * (top - bevel) - 0.10 * cover(abs(radius - 0.40) - 0.006)
         marks = np.minimum.reduce([box(*turned(x, y, at, turn), 0.10, 0.012) for at, turn in self._marks()])
-        grey = grey - 0.25 * cover(marks, 2) + 0.10 * cover(np.abs(marks - 0.014) - 0.003, 2)
-        return np.asarray(grey[..., None] * (0.98, 1.0, 1.02))
+        gray = gray - 0.25 * cover(marks, 2) + 0.10 * cover(np.abs(marks - 0.014) - 0.003, 2)
+        return np.asarray(gray[..., None] * (0.98, 1.0, 1.02))
 
     def _marks(self) -> list[tuple[Point, float]]:
         """Three radial bars, the mark of a strength class."""
@@ -73,41 +73,41 @@ class Bolt(Scene):
     def chip(self, rng: Rng) -> Fault:
         corner = self.angle + np.pi / 6 + int(rng.integers(6)) * np.pi / 3
         far = 0.47
-        at = (self.centre[0] + far * np.cos(corner), self.centre[1] + far * np.sin(corner))
+        at = (self.center[0] + far * np.cos(corner), self.center[1] + far * np.sin(corner))
         lost = np.maximum(blob(rng, self.size, at, rng.uniform(0.07, 0.13), 0.2), self.hexagon)
         opacity = cover(lost)
         edge = cover(np.abs(lost) - 0.006, 2) * cover(self.hexagon)
         return over(over(self.picture, opacity, self.seat * 0.72), 0.5 * edge, WHITE), np.maximum(opacity, edge)
 
     def missing_washer(self, rng: Rng) -> Fault:
-        shadow = cover(disc(self.x - 0.05, self.y - 0.06, self.centre, 0.46), 14)
+        shadow = cover(disc(self.x - 0.05, self.y - 0.06, self.center, 0.46), 14)
         bare = over(self.foam, rng.uniform(0.6, 0.8) * shadow, BLACK)
         changed = over(bare, cover(self.hexagon), self.head)
-        ring = np.minimum(cover(disc(self.x, self.y, self.centre, 0.72)), 1 - cover(self.hexagon))
-        cast = cover(disc(self.x - 0.04, self.y - 0.05, self.centre, 0.74), 14) - cover(self.hexagon)
+        ring = np.minimum(cover(disc(self.x, self.y, self.center, 0.72)), 1 - cover(self.hexagon))
+        cast = cover(disc(self.x - 0.04, self.y - 0.05, self.center, 0.74), 14) - cover(self.hexagon)
         return changed, np.maximum(ring, cast)
 
     def rust(self, rng: Rng) -> Fault:
         turn, far = rng.uniform(0, 2 * np.pi), rng.uniform(0.1, 0.62)
-        at = (self.centre[0] + far * np.cos(turn), self.centre[1] + far * np.sin(turn))
+        at = (self.center[0] + far * np.cos(turn), self.center[1] + far * np.sin(turn))
         opacity = cover(blob(rng, self.size, at, rng.uniform(0.05, 0.11), 0.45), 4)
-        opacity = opacity * cover(disc(self.x, self.y, self.centre, 0.71))
+        opacity = opacity * cover(disc(self.x, self.y, self.center, 0.71))
         return over(self.picture, rng.uniform(0.55, 0.85) * opacity, (0.42, 0.25, 0.13)), opacity
 
     def scratch(self, rng: Rng) -> Fault:
-        where = tuple(c + o for c, o in zip(self.centre, self.spot(rng, 0.2), strict=True))
+        where = tuple(c + o for c, o in zip(self.center, self.spot(rng, 0.2), strict=True))
         opacity = self.line_at(rng, (where[0], where[1]), 0.2, 0.5) * cover(self.hexagon + 0.02)
         return over(self.picture, opacity, self.picture * rng.choice([0.55, 1.35])), opacity
 
 
 class Capsule(Scene):
-    """A two-coloured capsule with a printed code on a light plate."""
+    """A two-colored capsule with a printed code on a light plate."""
 
     faults = ("crack", "misprint", "poke", "specks")
 
     def draw(self, rng: Rng) -> Field:
-        self.centre, self.angle = self.spot(rng, 0.08), rng.normal(0, 0.12)
-        self.u, self.v = turned(self.x, self.y, self.centre, self.angle)
+        self.center, self.angle = self.spot(rng, 0.08), rng.normal(0, 0.12)
+        self.u, self.v = turned(self.x, self.y, self.center, self.angle)
         self.body = box(self.u, self.v, 0.72, 0.29, 0.29)
         plate = 0.80 + 0.012 * noise(rng, self.size, (40, 40), 2) + 0.015 * noise(rng, self.size, (3, 3))
         shadow = cover(box(self.u - 0.02, self.v - 0.07, 0.72, 0.29, 0.29), 22)
@@ -120,12 +120,12 @@ class Capsule(Scene):
     def _shell(self, rng: Rng) -> Field:
         cap = cover(self.u + 0.04)  # the left part, pushed over the right one
         hue = 1 + rng.normal(0, 0.03, 3)
-        colour = over(np.full((*self.x.shape, 3), (0.88, 0.80, 0.62)) * hue, cap, np.multiply((0.62, 0.17, 0.14), hue))
+        color = over(np.full((*self.x.shape, 3), (0.88, 0.80, 0.62)) * hue, cap, np.multiply((0.62, 0.17, 0.14), hue))
         round_ = np.sqrt(np.clip(1 - (self.v / 0.31) ** 2, 0.05, 1))
-        colour = colour * (0.45 + 0.55 * round_)[..., None]
-        colour = over(colour, 0.45 * cover(abs(self.u + 0.035) - 0.007, 3), BLACK)
+        color = color * (0.45 + 0.55 * round_)[..., None]
+        color = over(color, 0.45 * cover(abs(self.u + 0.035) - 0.007, 3), BLACK)
         gloss = cover(box(self.u, self.v + 0.13, 0.52, 0.025, 0.025), 9)
-        return over(colour, (0.45 + 0.05 * rng.standard_normal()) * gloss, WHITE)
+        return over(color, (0.45 + 0.05 * rng.standard_normal()) * gloss, WHITE)
 
     def _code(self, u: Field, v: Field) -> Field:
         """Opacity of the print, a code of four signs made of strokes."""
@@ -141,7 +141,7 @@ class Capsule(Scene):
     def crack(self, rng: Rng) -> Fault:
         start = (rng.uniform(-0.5, 0.3), rng.uniform(-0.18, 0.0))
         at = turned(np.array(start[0]), np.array(start[1]), (0, 0), -self.angle)
-        where = (self.centre[0] + float(at[0]), self.centre[1] + float(at[1]))
+        where = (self.center[0] + float(at[0]), self.center[1] + float(at[1]))
         opacity = crack(rng, self.size, where, rng.uniform(0.4, 2.6), rng.uniform(0.2, 0.45)) * cover(self.body + 0.02)
         return over(self.picture, 0.75 * opacity, (0.10, 0.06, 0.05)), opacity
 

@@ -13,20 +13,20 @@ import numpy as np
 import numpy.typing as npt
 
 Field = npt.NDArray[np.float64]
-Colour = Sequence[float] | Field
+Color = Sequence[float] | Field
 Point = tuple[float, float]
 
 
 def coordinates(size: int) -> tuple[Field, Field]:
-    """x and y of the pixel centres, each (size, size)."""
+    """x and y of the pixel centers, each (size, size)."""
     axis = (np.arange(size) + 0.5) * 2 / size - 1
     return np.tile(axis, (size, 1)), np.tile(axis[:, None], (1, size))
 
 
-def turned(x: Field, y: Field, centre: Point, angle: float) -> tuple[Field, Field]:
-    """Coordinates in a frame with its origin at ``centre``, turned by ``angle`` (radians)."""
+def turned(x: Field, y: Field, center: Point, angle: float) -> tuple[Field, Field]:
+    """Coordinates in a frame with its origin at ``center``, turned by ``angle`` (radians)."""
     cos, sin = np.cos(angle), np.sin(angle)
-    return cos * (x - centre[0]) + sin * (y - centre[1]), cos * (y - centre[1]) - sin * (x - centre[0])
+    return cos * (x - center[0]) + sin * (y - center[1]), cos * (y - center[1]) - sin * (x - center[0])
 
 
 def noise(rng: np.random.Generator, size: int, cells: tuple[int, int], octaves: int = 1) -> Field:
@@ -72,9 +72,9 @@ def box(x: Field, y: Field, half_x: float, half_y: float, corner: float = 0.0) -
     return np.asarray(outside + np.minimum(np.maximum(dx, dy), 0) - corner)
 
 
-def disc(x: Field, y: Field, centre: Point, radius: float) -> Field:
+def disc(x: Field, y: Field, center: Point, radius: float) -> Field:
     """Signed distance to a disc."""
-    return np.asarray(np.hypot(x - centre[0], y - centre[1]) - radius)
+    return np.asarray(np.hypot(x - center[0], y - center[1]) - radius)
 
 
 def polygon(x: Field, y: Field, sides: int, inner: float) -> Field:
@@ -103,16 +103,16 @@ def walk(rng: np.random.Generator, start: Point, angle: float, length: float, wo
     return points
 
 
-def over(picture: Field, alpha: Field, colour: Colour) -> Field:
-    """``picture`` with ``colour`` (a triple or a picture) laid over it at opacity ``alpha``."""
-    return picture + alpha[..., None] * (np.asarray(colour) - picture)
+def over(picture: Field, alpha: Field, color: Color) -> Field:
+    """``picture`` with ``color`` (a triple or a picture) laid over it at opacity ``alpha``."""
+    return picture + alpha[..., None] * (np.asarray(color) - picture)
 
 
-def blob(rng: np.random.Generator, size: int, centre: Point, radius: float, rough: float = 0.25) -> Field:
+def blob(rng: np.random.Generator, size: int, center: Point, radius: float, rough: float = 0.25) -> Field:
     """Signed distance (roughly) to an irregular spot."""
     x, y = coordinates(size)
     stretch = rng.uniform(0.75, 1.3)
-    x, y = turned(x, y, centre, rng.uniform(0, np.pi))
+    x, y = turned(x, y, center, rng.uniform(0, np.pi))
     cells = max(3, round(1.4 / radius))
     swell = np.clip(1 + rough * noise(rng, size, (cells, cells), 2), 0.5, 1.6)  # never vanishes
     return np.asarray(np.hypot(x * stretch, y / stretch) - radius * swell)
@@ -128,9 +128,9 @@ def crack(rng: np.random.Generator, size: int, start: Point, angle: float, lengt
     return np.maximum(cover(line(x, y, trunk) - width), 0.8 * cover(line(x, y, branch) - 0.006))
 
 
-def scratch(rng: np.random.Generator, size: int, centre: Point, angle: float, length: float) -> Field:
+def scratch(rng: np.random.Generator, size: int, center: Point, angle: float, length: float) -> Field:
     """Opacity of a nearly straight scratch whose depth varies along its way."""
     x, y = coordinates(size)
-    start = (centre[0] - np.cos(angle) * length / 2, centre[1] - np.sin(angle) * length / 2)
+    start = (center[0] - np.cos(angle) * length / 2, center[1] - np.sin(angle) * length / 2)
     depth = 0.75 + 0.25 * np.tanh(noise(rng, size, (10, 10)))
     return cover(line(x, y, walk(rng, start, angle, length, 0.12)) - 0.009) * depth

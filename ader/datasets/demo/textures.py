@@ -1,6 +1,6 @@
 """The demo dataset's scenes, part one: what a scene is, and the three textures.
 
-A scene is drawn once from a random generator (pose, colours, texture). Each of its faults returns a changed
+A scene is drawn once from a random generator (pose, colors, texture). Each of its faults returns a changed
 picture and the opacity of the change; below ``FAINT`` the normal picture is kept, so that masks are exact.
 """
 
@@ -76,9 +76,9 @@ class Fabric(Scene):
         on_top = (np.floor(u) + np.floor(v)) % 2
         warp_light = (0.35 + 0.65 * warp) * (0.7 + 0.3 * weft) * tone[0][np.floor(u).astype(int)]
         weft_light = (0.35 + 0.65 * weft) * (0.7 + 0.3 * warp) * tone[1][np.floor(v).astype(int)]
-        fibre = 1 + 0.05 * noise(rng, self.size, (110, 110))
+        fiber = 1 + 0.05 * noise(rng, self.size, (110, 110))
         woven = over(warp_light[..., None] * (0.40, 0.47, 0.58), 1 - on_top, weft_light[..., None] * (0.60, 0.62, 0.63))
-        return woven * fibre[..., None]
+        return woven * fiber[..., None]
 
     def hole(self, rng: Rng) -> Fault:
         distance = blob(rng, self.size, self.spot(rng, 0.75), rng.uniform(0.05, 0.12), 0.35)
@@ -95,8 +95,8 @@ class Fabric(Scene):
         body = cover(line(self.x, self.y, points) - 0.012)
         shadow = cover(line(self.x - 0.015, self.y - 0.02, points) - 0.012, 4)
         shaded = over(self.picture, 0.55 * shadow, BLACK)
-        colour = ((0.78, 0.72, 0.58), (0.62, 0.24, 0.22))[int(rng.integers(2))]
-        return over(shaded, body, colour), np.maximum(body, shadow)
+        color = ((0.78, 0.72, 0.58), (0.62, 0.24, 0.22))[int(rng.integers(2))]
+        return over(shaded, body, color), np.maximum(body, shadow)
 
 
 class Wood(Scene):
@@ -109,10 +109,10 @@ class Wood(Scene):
         bulge = 0.5 * np.exp(-((self.x - knot[0]) ** 2 / 0.05 + (self.y - knot[1]) ** 2 / 0.12))
         rings = 9 * self.x + 0.55 * noise(rng, self.size, (3, 2), 2) + 5 * bulge + rng.uniform(0, 9)
         grain = 0.5 + 0.5 * np.sin(2 * np.pi * rings * rng.uniform(0.42, 0.52)) ** 3
-        fibre = noise(rng, self.size, (110, 5), 2)
+        fiber = noise(rng, self.size, (110, 5), 2)
         pores = ramp(noise(rng, self.size, (120, 14)), 1.5, 2.6)
         wood = over(np.full((*self.x.shape, 3), (0.76, 0.57, 0.37)), 0.75 * grain, (0.60, 0.40, 0.23))
-        wood = wood * (1 + 0.035 * fibre + 0.05 * noise(rng, self.size, (3, 2)))[..., None]
+        wood = wood * (1 + 0.035 * fiber + 0.05 * noise(rng, self.size, (3, 2)))[..., None]
         return over(wood, 0.45 * pores, (0.30, 0.18, 0.10))
 
     def drill(self, rng: Rng) -> Fault:
@@ -147,24 +147,24 @@ class Metal(Scene):
     def draw(self, rng: Rng) -> Field:
         brushed = 0.05 * noise(rng, self.size, (3, 120), 2) + 0.025 * noise(rng, self.size, (24, 200))
         shine = 0.10 * np.exp(-(((self.y - rng.uniform(-0.7, 0.7)) / rng.uniform(0.35, 0.6)) ** 2))
-        grey = 0.52 + brushed + shine + 0.025 * noise(rng, self.size, (2, 2))
-        return grey[..., None] * (0.97, 1.0, 1.03)
+        gray = 0.52 + brushed + shine + 0.025 * noise(rng, self.size, (2, 2))
+        return gray[..., None] * (0.97, 1.0, 1.03)
 
     def dent(self, rng: Rng) -> Fault:
-        centre, radius = self.spot(rng, 0.7), rng.uniform(0.06, 0.13)
-        x, y = turned(self.x, self.y, centre, rng.uniform(-0.5, 0.5))
+        center, radius = self.spot(rng, 0.7), rng.uniform(0.06, 0.13)
+        x, y = turned(self.x, self.y, center, rng.uniform(-0.5, 0.5))
         x, y = x / radius, y / (radius * rng.uniform(0.7, 1.0))
         bowl = np.clip(1 - x**2 - y**2, 0, 1)
         slope = y * np.sqrt(bowl) * rng.uniform(0.3, 0.55)  # lit from above: upper wall dark, lower wall bright
         return self.picture + slope[..., None] - 0.05 * bowl[..., None], 4 * bowl
 
     def rust(self, rng: Rng) -> Fault:
-        centre, radius = self.spot(rng, 0.75), rng.uniform(0.07, 0.16)
+        center, radius = self.spot(rng, 0.75), rng.uniform(0.07, 0.16)
         grains = noise(rng, self.size, (30, 30), 2) + 1.6 * (
-            1 - np.hypot(self.x - centre[0], self.y - centre[1]) / radius
+            1 - np.hypot(self.x - center[0], self.y - center[1]) / radius
         )
-        patches = np.maximum(ramp(grains, 0.3, 1.4), cover(disc(self.x, self.y, centre, 0.35 * radius), 4))
-        opacity = patches * cover(disc(self.x, self.y, centre, radius * 1.4), 6)
+        patches = np.maximum(ramp(grains, 0.3, 1.4), cover(disc(self.x, self.y, center, 0.35 * radius), 4))
+        opacity = patches * cover(disc(self.x, self.y, center, radius * 1.4), 6)
         mottled = (
             np.full((*self.x.shape, 3), (0.45, 0.27, 0.15)) * (1 + 0.15 * noise(rng, self.size, (60, 60)))[..., None]
         )

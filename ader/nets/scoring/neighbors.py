@@ -1,6 +1,6 @@
-"""Greedy coresets and nearest neighbours without ever building a full distance matrix.
+"""Greedy coresets and nearest neighbors without ever building a full distance matrix.
 
-Shapes in names: N points, M bank items, Q queries, D dimensions, K neighbours.
+Shapes in names: N points, M bank items, Q queries, D dimensions, K neighbors.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def nearest(query_QD: Tensor, bank_MD: Tensor, k: int = 1, spare: int = 4) -> tu
 
     Args:
         query_QD, bank_MD: float32 points.
-        k: neighbours, at most M.
+        k: neighbors, at most M.
         spare: further candidates to rank again.
 
     Returns:
@@ -41,8 +41,8 @@ def nearest(query_QD: Tensor, bank_MD: Tensor, k: int = 1, spare: int = 4) -> tu
 
 def _nearest(query_QD: Tensor, bank_MD: Tensor, k: int, spare: int) -> tuple[Tensor, Tensor]:
     count = min(k + spare, len(bank_MD))
-    centre_D = bank_MD.mean(dim=0)  # distances do not change, products get smaller and so does their rounding
-    bank_MD, query_QD = bank_MD - centre_D, query_QD - centre_D
+    center_D = bank_MD.mean(dim=0)  # distances do not change, products get smaller and so does their rounding
+    bank_MD, query_QD = bank_MD - center_D, query_QD - center_D
     rows = max(1, BLOCK // max(1, min(len(bank_MD), 65536)))
     parts = [_nearest_block(part, bank_MD, count) for part in torch.split(query_QD, rows)]
     candidate_QK = torch.cat(parts)
@@ -76,7 +76,7 @@ def _nearest_block(query_QD: Tensor, bank_MD: Tensor, count: int) -> Tensor:
 
 
 def greedy_coreset(point_ND: Tensor, count: int, first_N: Tensor | None = None, pool: int = 4096) -> Tensor:
-    """Indices of ``count`` points chosen one by one, each the farthest from all chosen so far (k-centre greedy).
+    """Indices of ``count`` points chosen one by one, each the farthest from all chosen so far (k-center greedy).
 
     The textbook walks over all N points for every choice, which is bound by memory bandwidth. Here the ``pool``
     points with the largest gaps are looked at alone for as long as one of them is certain to be the farthest:

@@ -19,7 +19,7 @@ from ader.system.errors import UserError
 class PatchFeatures(nn.Module):
     """Locally aware patch features (section 3.1 of PatchCore) as grouped 3x3 convolutions.
 
-    The papers' codes unfold each layer into 3x3 neighbourhoods (C * 9 numbers, channel first), interpolate to the
+    The papers' codes unfold each layer into 3x3 neighborhoods (C * 9 numbers, channel first), interpolate to the
     finest layer's grid, pool each patch adaptively to D numbers, stack the layers and pool adaptively to D again.
     Pooling and interpolation are linear and act on different axes, so the pooling is a fixed 3x3 convolution, in
     groups wherever bins and channels line up, and it can be done before the interpolation.
@@ -67,8 +67,8 @@ def probe_in_training_mode(backbone: Backbone, size: int) -> None:
 
     Args:
         backbone: with its pretrained weights.
-        size: pixels of the image, which is not normalised.
+        size: pixels of the image, which is not normalized.
     """
     backbone.net.train()
-    backbone.net(backbone.normalise.mean.new_ones(1, 3, size, size))
+    backbone.net(backbone.normalize.mean.new_ones(1, 3, size, size))
     backbone.net.eval()

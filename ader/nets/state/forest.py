@@ -14,7 +14,7 @@ import torch
 from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
-from ader.nets.state.fitted import Fitted
+from ader.nets.state.late_tensor import LateTensor
 from ader.system import dist
 from ader.system.errors import UserError
 
@@ -79,7 +79,7 @@ class BoostedForest(nn.Module):
     def __init__(self, options: ForestOptions) -> None:
         super().__init__()
         self.options = options
-        self.model = Fitted()
+        self.model = LateTensor()
         self._booster: tuple[Tensor, Any] | None = None
         _xgboost()
 
@@ -108,7 +108,7 @@ class BoostedForest(nn.Module):
         return torch.from_numpy(np.asarray(margin_B, np.float32).reshape(-1)).to(feature_BF.device)
 
     def _loaded(self) -> Any:
-        """The forest as XGBoost's object, made anew when the state has changed."""
+        """The forest as XGBoost's object, made again when the state has changed."""
         state = self.model.get()
         if self._booster is None or self._booster[0] is not state:
             booster = _xgboost().Booster({"nthread": 1})

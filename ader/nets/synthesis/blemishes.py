@@ -1,5 +1,5 @@
 """Generated defects as SegAD's one-class protocol names them: a segment or a part of one is blurred, or there is a thin
-or small rectangle of some grey (section 3.3 of the paper, which gives no numbers; neither does its code).
+or small rectangle of some gray (section 3.3 of the paper, which gives no numbers; neither does its code).
 
 Shapes in names: B images, C channels, H height, W width, N = H W pixels, L segments, T taps of a filter.
 """
@@ -69,8 +69,8 @@ def blemished(
         soft_BCHW = _blur(image_BCHW.float(), draw.within("sigma", options.sigma), options.sigma[1])
     region_B1HW = _region(label_BHW.expand(len(image_BCHW), -1, -1), draw, options)[:, None]
     shape_B1HW = _rectangle(image_BCHW.shape[2:], draw, options)[:, None]
-    grey_B111 = draw.uniform("grey")[:, None, None, None]
-    painted_BCHW = torch.where(shape_B1HW, grey_B111, image_BCHW)
+    gray_B111 = draw.uniform("grey")[:, None, None, None]
+    painted_BCHW = torch.where(shape_B1HW, gray_B111, image_BCHW)
     return torch.where(blurred_B[:, None, None, None], torch.where(region_B1HW, soft_BCHW, image_BCHW), painted_BCHW)
 
 

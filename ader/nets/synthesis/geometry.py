@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def rotate(image_BCHW: Tensor, degrees_B: Tensor, mode: Literal["nearest", "bilinear"] = "nearest") -> Tensor:
-    """Rotates each image counter-clockwise about its centre by its own angle; what comes from outside is 0.
+    """Rotates each image counter-clockwise about its center by its own angle; what comes from outside is 0.
 
     With ``"nearest"`` this is torchvision's and Pillow's rotation, but for pixels that fall between two.
     """

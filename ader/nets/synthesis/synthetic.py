@@ -9,7 +9,7 @@ device.
 
 Differences from upstream:
 - sizes need not be multiples of the noise's cells (see ``perlin``); where they are, the noise is upstream's.
-- brightness changes the luma of YCrCb; imgaug draws one of six colour spaces, in two of which that is the same.
+- brightness changes the luma of YCrCb; imgaug draws one of six color spaces, in two of which that is the same.
 - hue and saturation are not rounded to OpenCV's 8 bits (2 degrees of hue) in between.
 - rotations interpolate without OpenCV's rounding of places to 1/32 of a pixel.
 - textures are resized with Pillow, and are RGB; upstream takes OpenCV's BGR for RGB.
@@ -103,7 +103,7 @@ class Textures(nn.Module):
         UserError: there is no such folder, or no image in it.
 
     Attributes:
-        caveat: what to tell readers of results, or None.
+        warning: what to tell readers of results, or None.
         provenance: of a folder: its name, path, number of images, and a checksum of names, sizes and samples of the
             contents.
     """
@@ -111,7 +111,9 @@ class Textures(nn.Module):
     def __init__(self, folder: str | None, size: int) -> None:
         super().__init__()
         self.size = size
-        self.caveat = None if folder else "synthetic anomalies have procedural textures (no folder of images was given)"
+        self.warning = (
+            None if folder else "synthetic anomalies have procedural textures (no folder of images was given)"
+        )
         self._images: Tensor | None = None
         self._files: list[Path] = []
         if folder:
@@ -144,7 +146,7 @@ class SyntheticAnomalies(nn.Module):
         probability: share of the images that get an anomaly; a few of them stay clean because their noise never exceeds
             the threshold.
         opacity: range of beta: 0 replaces the image by the texture, 1 would leave it as it is.
-        augment_textures: three of DRAEM's ten colour and geometry operations change each texture first.
+        augment_textures: three of DRAEM's ten color and geometry operations change each texture first.
         rotate_image: share of the images that are first rotated by U(-90, 90) degrees; corners become black.
         threshold: M is where the Perlin noise exceeds it.
         noise_rotation: the noise is rotated by up to so many degrees, either way; its corners become 0.
@@ -177,13 +179,13 @@ class SyntheticAnomalies(nn.Module):
         device, seed_B = image_BCHW.device, seed_B.cpu()
         with full_precision(device):
             clean_BCHW = self._rotated(image_BCHW.float(), seed_B)
-            spoilt_BCHW, mask_BHW = clean_BCHW.clone(), torch.zeros_like(clean_BCHW[:, 0])
+            spoiled_BCHW, mask_BHW = clean_BCHW.clone(), torch.zeros_like(clean_BCHW[:, 0])
             if len(place_B := _places(uniform(seed_B, "anomaly") < self.probability)):
                 there_B = _to(place_B, device)
                 patch_BHW = self._shapes(seed_B[place_B], device)
-                spoilt_BCHW[there_B] = self._blended(clean_BCHW[there_B], patch_BHW, seed_B[place_B])
+                spoiled_BCHW[there_B] = self._blended(clean_BCHW[there_B], patch_BHW, seed_B[place_B])
                 mask_BHW[there_B] = patch_BHW
-        return Synthetic(spoilt_BCHW, clean_BCHW, mask_BHW)
+        return Synthetic(spoiled_BCHW, clean_BCHW, mask_BHW)
 
     def _rotated(self, image_BCHW: Tensor, seed_B: Tensor) -> Tensor:
         if len(place_B := _places(uniform(seed_B, "anomaly/rotate image") < self.rotate_image)):
@@ -271,7 +273,7 @@ def _hue_and_saturation(level_BCHW: Tensor, seed_B: Tensor) -> Tensor:
 
 
 def _hue(level_BCHW: Tensor, high_BHW: Tensor, low_BHW: Tensor) -> Tensor:
-    """In sixths of the circle, within -1 to 5; 0 for grey."""
+    """In sixths of the circle, within -1 to 5; 0 for gray."""
     red, green, blue = level_BCHW.unbind(1)
     range_BHW = (high_BHW - low_BHW).clamp(min=1)
     third_BHW = torch.where(high_BHW == green, 2 + (blue - red) / range_BHW, 4 + (red - green) / range_BHW)
@@ -342,10 +344,10 @@ def _procedural(seed_B: Tensor, purpose: str, size: int, device: torch.device) -
         if len(place_B := _places(kind_B == number)):
             texture_BCHW[_to(place_B, device)] = make(_to(seed_B[place_B], device), purpose, size)
     seed_B = _to(seed_B, device)
-    # photographs are far from pure colours and full contrast: half of the textures are grey, many nearly even
-    colour_B111 = _within(seed_B, f"{purpose}/colourfulness", -1.0, 1.0, 1, 1, 1).clamp(min=0)
+    # photographs are far from pure colors and full contrast: half of the textures are gray, many nearly even
+    color_B111 = _within(seed_B, f"{purpose}/colourfulness", -1.0, 1.0, 1, 1, 1).clamp(min=0)
     contrast_B111 = _within(seed_B, f"{purpose}/contrast", 0.1, 1.0, 1, 1, 1)
-    texture_BCHW = torch.lerp(texture_BCHW.mean(dim=1, keepdim=True), texture_BCHW, colour_B111)
+    texture_BCHW = torch.lerp(texture_BCHW.mean(dim=1, keepdim=True), texture_BCHW, color_B111)
     brightness_B111 = uniform(seed_B, f"{purpose}/brightness", 1, 1, 1)
     texture_BCHW = torch.lerp(brightness_B111, texture_BCHW, contrast_B111)
     # most have no grain: it alone would give anomalies away
@@ -359,29 +361,29 @@ def _clouds(seed_B: Tensor, purpose: str, size: int) -> Tensor:
 
 
 def _stripes(seed_B: Tensor, purpose: str, size: int) -> Tensor:
-    """Waves of two colours, from soft to hard, more or less bent."""
+    """Waves of two colors, from soft to hard, more or less bent."""
     along_BHW, _ = _turned(seed_B, purpose, size)
     bend_B11 = _within(seed_B, f"{purpose}/bend", 0.0, 0.15, 1, 1)
     bent_BHW = along_BHW + bend_B11 * _octaves(seed_B, f"{purpose}/bends", 1, size)[:, 0]
-    return _two_colours(seed_B, purpose, _wave(seed_B, purpose, bent_BHW))
+    return _two_colors(seed_B, purpose, _wave(seed_B, purpose, bent_BHW))
 
 
 def _checks(seed_B: Tensor, purpose: str, size: int) -> Tensor:
-    """Boards and grids of two colours."""
-    return _two_colours(
+    """Boards and grids of two colors."""
+    return _two_colors(
         seed_B, purpose, torch.stack([_wave(seed_B, purpose, way) for way in _turned(seed_B, purpose, size)]).prod(0)
     )
 
 
 def _blobs(seed_B: Tensor, purpose: str, size: int) -> Tensor:
-    """Spots of one colour on another: what is near the nearest of 24 points."""
+    """Spots of one color on another: what is near the nearest of 24 points."""
     point_BP2 = uniform(seed_B, f"{purpose}/points", 24, 2)
     radius_B11 = _within(seed_B, f"{purpose}/radius", 0.03, 0.15, 1, 1)
     place_S = (torch.arange(size, device=seed_B.device) + 0.5) / size
     way_BPS2 = place_S[:, None] - point_BP2[:, :, None]
     square_BPHW = way_BPS2[:, :, :, None, 0] ** 2 + way_BPS2[:, :, None, :, 1] ** 2
     inside_BHW = (1 - square_BPHW.amin(dim=1).sqrt() / radius_B11) * 4
-    return _two_colours(seed_B, purpose, inside_BHW.tanh())
+    return _two_colors(seed_B, purpose, inside_BHW.tanh())
 
 
 _KINDS = (_clouds, _stripes, _checks, _blobs)
@@ -415,8 +417,8 @@ def _wave(seed_B: Tensor, purpose: str, way_BHW: Tensor) -> Tensor:
     return (hardness_B11 * (2 * math.pi * cycles_B11 * way_BHW).sin()).tanh()
 
 
-def _two_colours(seed_B: Tensor, purpose: str, share_BHW: Tensor) -> Tensor:
-    """The one colour where ``share`` is -1, the other where it is 1."""
+def _two_colors(seed_B: Tensor, purpose: str, share_BHW: Tensor) -> Tensor:
+    """The one color where ``share`` is -1, the other where it is 1."""
     one_BC11, other_BC11 = uniform(seed_B, f"{purpose}/colours", 2, 3, 1, 1).unbind(1)
     return torch.lerp(one_BC11, other_BC11, (share_BHW[:, None] + 1) / 2)
 

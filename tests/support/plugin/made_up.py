@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ader.methods._base import Batch, Descent, Method, Minimise, Pass, Prediction, Stage
-from ader.nets.state.fitted import Fitted
+from ader.methods._base import Batch, FitPass, Method, Optimize, Prediction, Stage, TrainStage
+from ader.nets.state.late_tensor import LateTensor
 from ader.system import dist
 
 #: Called with the place that is reached; a test puts a signal or an exception here.
@@ -36,13 +36,13 @@ class MadeUp(Method):
         self.second = nn.Conv2d(4, 3, 3, padding=1)
         self.scale = nn.Parameter(torch.ones(4))
         self.register_buffer("mean", torch.zeros(3))
-        self.bank = Fitted()
+        self.bank = LateTensor()
         self._rows: list[Tensor] = []
         self._offset = 0.0
 
     def stages(self) -> Iterator[Stage]:
         self._rows = []
-        yield Pass(name="statistics", batch_size=3, update=self._collect, finish=self._average, shuffle=True)
+        yield FitPass(name="statistics", batch_size=3, update=self._collect, finish=self._average, shuffle=True)
         optimizers = {
             "net": torch.optim.Adam(self.first.parameters(), lr=self.lr),
             "scale": torch.optim.SGD([self.scale], lr=self.lr, momentum=0.9),
@@ -53,12 +53,12 @@ class MadeUp(Method):
             self.scale.mul_(1 + 0.1 * torch.rand(4) + random.random() + np.random.rand())
         self._offset = random.random()  # not in the state dict: drawn again, and alike, by a resumed run
         self._rows = []
-        yield Pass(name="bank", batch_size=4, update=self._collect, finish=self._keep)
+        yield FitPass(name="bank", batch_size=4, update=self._collect, finish=self._keep)
         chosen = {"head": torch.optim.AdamW(self.second.parameters(), lr=self.lr)}
         yield self._descent("second", self._step_second, chosen, [self.second])
 
-    def _descent(self, name: str, step, optimizers, modules) -> Descent:
-        return Descent(
+    def _descent(self, name: str, step, optimizers, modules) -> TrainStage:
+        return TrainStage(
             name=name,
             batch_size=self.batch_size,
             step=step,
@@ -87,21 +87,21 @@ class MadeUp(Method):
     def _noise(self) -> float:
         return 0.1 * (float(torch.rand(())) + random.random() + np.random.rand())
 
-    def _step_first(self, batch: Batch, minimise: Minimise) -> Mapping[str, Tensor]:
+    def _step_first(self, batch: Batch, optimize: Optimize) -> Mapping[str, Tensor]:
         hook("first")
         feature = self.first(batch.extra["view"] - self.mean[:, None, None]) * self.scale[:, None, None]
         loss = (feature - self._noise()).square().mean()
-        minimise(loss, "net")
+        optimize(loss, "net")
         pull = (self.scale - self._noise()).square().sum()
-        minimise(pull, "scale")
+        optimize(pull, "scale")
         return {"fit": loss, "pull": pull}
 
-    def _step_second(self, batch: Batch, minimise: Minimise) -> Mapping[str, Tensor]:
+    def _step_second(self, batch: Batch, optimize: Optimize) -> Mapping[str, Tensor]:
         hook("second")
         if self.fault == "bug":
             raise RuntimeError("a mistake\nof two lines")
         loss = (self._restore(batch.image_BCHW) - batch.extra["view"] - self._offset - self._noise()).square().mean()
-        minimise(loss)
+        optimize(loss)
         return {"restore": loss * torch.nan if self.fault == "loss" else loss}
 
     def _restore(self, image_BCHW: Tensor) -> Tensor:

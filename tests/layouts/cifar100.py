@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from layouts.cifar10 import Batch, batch, planes, python2, write_images
+from tests.layouts.cifar10 import Batch, batch, planes, python2, write_images
 
 #: The fine labels, in the order of their numbers.
 LIST = """

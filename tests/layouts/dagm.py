@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ader.datasets.dagm import CATEGORIES
-from layouts.visa import blot, photo
+from tests.layouts.visa import blot, photo
 
 
 def write(root: Path) -> Path:

@@ -1,4 +1,4 @@
-"""VAD: labelled defects in training, unseen ones in testing, no masks, lists of a protocol and the copies they make."""
+"""VAD: labeled defects in training, unseen ones in testing, no masks, lists of a protocol and the copies they make."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from layouts.visa import photo
+from tests.layouts.visa import photo
 
 NAMES = {
     "train/good": ("10.png", "2041.png", "9.png"),

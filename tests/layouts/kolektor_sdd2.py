@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from layouts.visa import blot, photo
+from tests.layouts.visa import blot, photo
 
 DEFECTIVE = {10021, 20042}
 

@@ -41,7 +41,7 @@ def write(root: Path) -> Path:
 
 
 def write_images(folder: Path, count: int) -> None:
-    """Images 000.png, 001.png ..., no two of one colour."""
+    """Images 000.png, 001.png ..., no two of one color."""
     folder.mkdir(parents=True)
     for number in range(count):
         mark = zlib.crc32(f"{'/'.join(folder.parts[-3:])}/{number}".encode())

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ader.datasets.real_iad import CATEGORIES
-from layouts.visa import blot, photo
+from tests.layouts.visa import blot, photo
 
 TIME = "20231021130235"
 

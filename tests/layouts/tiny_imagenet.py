@@ -16,7 +16,7 @@ def write(root: Path) -> Path:
     place = root / "tiny-imagenet-200"
     shuffled = np.random.default_rng(0).permutation(200).tolist()
     for number, name in enumerate(CLASSES):
-        _image(place / "train" / name / "images" / f"{name}_0.JPEG", number, grey=number % 50 == 0)
+        _image(place / "train" / name / "images" / f"{name}_0.JPEG", number, gray=number % 50 == 0)
         (place / "train" / name / f"{name}_boxes.txt").write_text(f"{name}_0.JPEG\t0\t10\t63\t58\n")
     lines = []
     for number, label in enumerate(shuffled):
@@ -30,7 +30,7 @@ def write(root: Path) -> Path:
     return root
 
 
-def _image(path: Path, seed: int, grey: bool = False) -> None:
+def _image(path: Path, seed: int, gray: bool = False) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(seed).integers(0, 256, (16, 16, 3), np.uint8)
-    Image.fromarray(noise).convert("L" if grey else "RGB").save(path, "JPEG")
+    Image.fromarray(noise).convert("L" if gray else "RGB").save(path, "JPEG")

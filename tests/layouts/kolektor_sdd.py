@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from layouts.visa import blot, photo
+from tests.layouts.visa import blot, photo
 
 DEFECTIVE = {"kos01/Part2", "kos03/Part0"}
 

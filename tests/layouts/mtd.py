@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from ader.datasets.mtd import EMPTY_MASKS
-from layouts.visa import blot, photo
+from tests.layouts.visa import blot, photo
 
 
 def write(root: Path) -> Path:

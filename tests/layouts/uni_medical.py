@@ -1,4 +1,4 @@
-"""Uni-Medical: masks of several grey values, in one category named otherwise than the images; and BMAD's own layout."""
+"""Uni-Medical: masks of several gray values, in one category named otherwise than the images; and BMAD's own layout."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Fitted(nn.Module):
+class LateTensor(nn.Module):
     """Holds one tensor that a stage computes (a memory bank, statistics), None before.
 
     It moves with the module and is saved with its state dict, whatever its size: a plain buffer could not be

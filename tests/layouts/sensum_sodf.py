@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 
-from layouts.visa import blot, photo
+from tests.layouts.visa import blot, photo
 
 GOOD = {"capsule": 153, "softgel": 156}
 BAD = {"capsule": 4, "softgel": 6}
