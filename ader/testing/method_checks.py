@@ -83,11 +83,10 @@ def check_yaml(subject: Subject) -> None:
     others = {key: pair for key, pair in others.items() if pair[0] != pair[1]}
     assert not others, f"YAML and constructor differ (YAML, default): {others}"
     for name in recipes:
-        composed = compose(
+        config = compose(
             [f"method={subject.config.stem}", "dataset=demo", f"recipe={name}"], _elsewhere(subject.config)
         )
-        arguments = {key: value for key, value in composed.values["method"].items() if key != "name"}
-        recipe_arguments(subject.method_class, composed.values["image_size"], arguments)
+        recipe_arguments(subject.method_class, config.image_size, config.method.rest)
 
 
 def _elsewhere(config: Path) -> str | None:
@@ -101,8 +100,8 @@ def check_builds_offline(subject: Subject) -> None:
     if subject.config is None:
         return
     method_class, name = subject.method_class, subject.config.stem
-    composed = compose([f"method={name}", "dataset=demo"], _elsewhere(subject.config))
-    values = {key: value for key, value in composed.values["method"].items() if key != "name"}
+    config = compose([f"method={name}", "dataset=demo"], _elsewhere(subject.config))
+    values = dict(config.method.rest)
     for value in values.values():
         if isinstance(value, dict) and "pretrained" in value:
             value["pretrained"] = False

@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 import ader.runs.observe
-import ader.runs.run
+import ader.runs.plan
 from ader.data import load_index
 from ader.data.reading import read_index
 from ader.data.sizes import Sizes
@@ -308,12 +308,12 @@ def test_objects(bench, capsys, monkeypatch):
     assert "object object" not in out
     assert "belongs to a group" not in out
 
-    def grouped(composed):
-        index = read_index(composed.values["dataset"])
+    def grouped(dataset):
+        index = read_index(dataset)
         samples = [dataclasses.replace(s, group=f"{s.defect}/{int(s.image[-5]) // 2}") for s in index]
         return dataclasses.replace(index, samples=tuple(samples))
 
-    monkeypatch.setattr(ader.runs.run, "read_index", grouped)
+    monkeypatch.setattr(ader.runs.plan, "read_index", grouped)
     assert bench.run(results="grouped") == 0
     out = capsys.readouterr().out
     assert "object object object" in out

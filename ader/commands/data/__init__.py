@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from dataclasses import replace
 
+from ader.commands._request import Request
 from ader.system.errors import UserError, suggest
+
+SUMMARY = """\
+ader data check dataset=NAME   everything that is wrong with a dataset's files
+ader data prepare dataset=NAME unpacks, downloads or converts a dataset, or says where to get it
+"""
 
 USAGE = """\
 ader data check dataset=NAME [key=value ...]
@@ -35,14 +41,20 @@ clear deletes the images that runs have kept decoded (dataset.cache); they are m
 exit status: 0 done, and nothing is wrong (notes are allowed); 2 something is
 """
 
-#: What follows ``ader data``: module and function, called with the words after it; returns the exit status.
-ACTIONS = {"check": "data_check:check", "prepare": "data_prepare:prepare", "clear": "data_prepare:clear"}
+#: What follows ``ader data``: module and function, called with the request; returns the exit status.
+ACTIONS = {"check": "check:check", "prepare": "prepare:prepare", "clear": "prepare:clear"}
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(request: Request) -> int:
     """Runs one of the data commands on the words after it."""
-    name = arguments[0] if arguments else ""
+    name = request.words[0] if request.words else ""
     if name not in ACTIONS:
-        raise UserError(f"{' '.join(['ader data', *arguments[:1]])}: {suggest(name, ACTIONS)} (ader data --help)")
+        raise UserError(
+            f"{' '.join([request.command, *request.words[:1]])}: {suggest(name, ACTIONS)} (ader data --help)"
+        )
+    words = list(request.words[1:])
+    if name != "clear" and words and "=" not in words[0]:  # the dataset's name alone
+        words[0] = f"dataset={words[0]}"
     module, _, function = ACTIONS[name].partition(":")
-    return int(getattr(importlib.import_module(f"ader.commands.{module}"), function)(arguments[1:]))
+    action = getattr(importlib.import_module(f"{__name__}.{module}"), function)
+    return int(action(replace(request, command=f"{request.command} {name}", words=tuple(words))))

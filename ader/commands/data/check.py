@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,8 +13,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from ader.commands.data_config import DataOptions, data_options, read_configuration
-from ader.config.compose import Composed
+from ader.commands._request import Request
+from ader.config.schema import DataConfig, decoders
 from ader.data.audit import CHECKS, VANISHING, Audit, Size
 from ader.data.audit import audit as look_at_all
 from ader.data.census import census
@@ -22,7 +22,6 @@ from ader.data.check import by
 from ader.data.index import Index
 from ader.data.reading import read_published
 from ader.results.identity import check_name
-from ader.runs.job import decoders
 from ader.system.console import Console
 from ader.system.errors import UserError
 from ader.system.files import write_atomic
@@ -32,19 +31,22 @@ from ader.system.interrupt import Interrupt
 SHOWN = 3
 
 
-def check(arguments: Sequence[str]) -> int:
+def check(request: Request) -> int:
     """Prints what a dataset holds and what is wrong with it.
 
     Raises:
         UserError: something is wrong; the message counts it and names the report.
         Stopped: a signal came; the report is the one that was there before.
     """
-    composed = read_configuration(arguments)
-    if composed is None:
+    config = request.compose(DataConfig)
+    if config is None:
         return 0
-    with Interrupt().listening() as interrupt, Console() as console:
-        interrupt.activity, interrupt.advice = "while checking files", "nothing was written"
-        audit, report = _look(composed, console, interrupt.check)
+    with (
+        Interrupt("nothing was written").listening() as interrupt,
+        interrupt.during("while checking files"),
+        Console() as console,
+    ):
+        audit, report = _look(config, console, interrupt.check)
         interrupt.check()
         with _writing(report):
             write_atomic(report, audit.as_csv())
@@ -53,13 +55,13 @@ def check(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _look(composed: Composed, console: Console, interrupted: Callable[[], None]) -> tuple[Audit, Path]:
+def _look(config: DataConfig, console: Console, interrupted: Callable[[], None]) -> tuple[Audit, Path]:
     """The audit of the configured dataset, and where it is to be written."""
-    options, dataset = data_options(composed), composed.values["dataset"]
-    if options.source is not None:
+    dataset = config.dataset
+    if config.source is not None:
         raise UserError("source is a key of ader data prepare: to check another folder, give dataset.root=DIR")
     index = read_published(dataset)
-    report = _report_file(composed, options, index)
+    report = _report_file(config, index)
     console.say(f"dataset  {index.name}\n         {index.root}\nimages   {census(index)}\n")
     with console.track("check files", len(index), "images") as track:
 
@@ -69,21 +71,21 @@ def _look(composed: Composed, console: Console, interrupted: Callable[[], None])
 
         found = look_at_all(
             index,
-            dataset.get("counts") if dataset["check_counts"] else None,
-            whole=dataset.get("categories") is None,
-            image_size=options.image_size,
-            workers=decoders(options.workers),
+            dataset.counts if dataset.check_counts else None,
+            whole=dataset.rest.get("categories") is None,
+            image_size=config.image_size,
+            workers=decoders(config.workers),
             step=step,
         )
     return found, report
 
 
-def _report_file(composed: Composed, options: DataOptions, index: Index) -> Path:
+def _report_file(config: DataConfig, index: Index) -> Path:
     """Where the report goes; that it can be written there is tried now and not after hours."""
-    label = composed.values["dataset"].get("label")
+    label = config.dataset.label
     name = index.name if label is None else check_name("dataset.label", label)
-    default = Path(composed.values["paths"]["cache"]) / "reports" / f"data_{name}.csv"
-    path = Path(os.path.abspath(Path(options.report or default).expanduser()))
+    default = config.paths.cache / "reports" / f"data_{name}.csv"
+    path = Path(os.path.abspath(Path(config.report or default).expanduser()))
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):

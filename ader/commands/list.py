@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
+from ader.commands._request import Request
 from ader.config import plugins
 from ader.config.options import option_file, options, read_option
 from ader.system.errors import UserError, suggest
 
+SUMMARY = "ader list KIND                 methods, datasets, metrics, settings, trainers or experiments"
 
-def main(arguments: Sequence[str]) -> int:
+USAGE = """\
+ader list methods|datasets|metrics|settings|trainers|experiments
+
+What there is, a line each: what may follow method=, dataset=, setting=, trainer= and experiment=, and the
+columns of a result's metrics.csv.
+"""
+
+
+def main(request: Request) -> int:
     """Prints one kind of thing, a line each."""
-    if len(arguments) != 1 or arguments[0] not in KINDS:
-        wanted = arguments[0] if arguments else ""
-        raise UserError(f"ader list {' '.join(arguments)}: {suggest(wanted, KINDS)}")
-    headings, rows = KINDS[arguments[0]]
+    request.nothing_composed()
+    if len(request.words) != 1 or request.words[0] not in KINDS:
+        wanted = request.words[0] if request.words else ""
+        raise UserError(f"{' '.join([request.command, *request.words])}: {suggest(wanted, KINDS)}")
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    headings, rows = KINDS[request.words[0]]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for number, heading in enumerate(headings):
         table.add_column(heading, overflow="fold", no_wrap=number == 0)  # names are to be copied
