@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator, Sequence
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from ader.config import plugins
 from ader.config.options import option_file, options, read_option
+from ader.report.renderers import rich_table
+from ader.report.tables import Column, Row, Table
 from ader.system.errors import UserError, suggest
 
 
@@ -20,12 +20,9 @@ def main(arguments: Sequence[str]) -> int:
         wanted = arguments[0] if arguments else ""
         raise UserError(f"ader list {' '.join(arguments)}: {suggest(wanted, KINDS)}")
     headings, rows = KINDS[arguments[0]]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for number, heading in enumerate(headings):
-        table.add_column(heading, overflow="fold", no_wrap=number == 0)  # names are to be copied
-    for row in rows():
-        table.add_row(*row)
-    Console(highlight=False).print(table)
+    columns = [Column(heading, wrap="fold" if number else "never") for number, heading in enumerate(headings)]
+    table = Table(tuple(columns), tuple(Row.of(*each) for each in rows()))  # names, which stand first, are to be copied
+    Console(highlight=False).print(rich_table(table, gap=3))
     return 0
 
 
