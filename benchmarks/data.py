@@ -32,6 +32,8 @@ from torchvision import transforms
 from ader.data import Index, load_index
 from ader.data.image_cache import CachedImages, cache_images, needed_bytes, remove
 from ader.methods._base import Batch, Tags, TrainStage
+from ader.report.renderers import terminal
+from ader.report.tables import Column, Row, Table
 from ader.results.provenance import provenance
 from ader.results.schema import plain
 from ader.training.loader import Loader
@@ -222,11 +224,17 @@ def show(result: dict[str, Any]) -> None:
         f"{result['workers']} workers, batches of {result['batch']} on {result['device']}"
     )
     print(f"{hardware['cpu']}, {hardware['cores']} cores{', ' + hardware['gpus'][0] if hardware['gpus'] else ''}")
-    print(f"\n{'':24}{'images/s':>10}{'ratio':>8}{'spread':>16}")
-    for name, pace in result["images_per_second"].items():
-        values = result["rounds"][name]
-        spread = f"{min(values):.0f} to {max(values):.0f}"
-        print(f"{name:24}{pace:10.0f}{result['ratio_to_ader'][name]:8.1f}{spread:>16}")
+    print(f"\n{terminal(table(result), gap=3)}")
+
+
+def table(result: dict[str, Any]) -> Table:
+    """The paces, beside that of ADer's recipe."""
+    columns = (Column(""), Column("images/s", kind="count"), Column("ratio", kind="number"), Column("spread"))
+    paces = result["images_per_second"]
+    spreads = {name: f"{min(values):,.0f} to {max(values):,.0f}" for name, values in result["rounds"].items()}
+    return Table(
+        columns, tuple(Row.of(name, paces[name], result["ratio_to_ader"][name], spreads[name]) for name in paces)
+    )
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ from typing import Any
 
 import torch
 
+from ader.report.renderers import markdown as pipe_table
+from ader.report.tables import Cell, Column, Row, Table
 from ader.results.provenance import provenance
 from ader.results.schema import plain
 from ader.training.cost import count_macs, count_parameters
@@ -203,10 +205,6 @@ def line(name: str, row: Mapping[str, Any]) -> str:
 
 def markdown(rows: Mapping[str, Mapping[str, Any]], about: Mapping[str, Any]) -> str:
     """The table, with what one must know to read it."""
-    head = (
-        "| method | parameters (M) | trained (M) | GMAC | map | score | loss | gradients "
-        "| train, x | test, x | train memory (MiB) | test memory (MiB) | reference |"
-    )
     lines = [
         "# Methods beside their reference implementations",
         "",
@@ -217,19 +215,26 @@ def markdown(rows: Mapping[str, Mapping[str, Any]], about: Mapping[str, Any]) ->
         "ours is faster. **memory**: peak above the loaded networks, ours / the reference's. All quantities, seconds "
         "and notes: the JSON file of the same name.",
         "",
-        head,
-        "|---" * head.count(" | ") + "|---|",
+        pipe_table(Table(COLUMNS, tuple(Row(tuple(cells(name, row))) for name, row in rows.items()))).rstrip(),
     ]
-    for name, row in rows.items():
-        lines.append(f"| {' | '.join(cells(name, row))} |")
     counts = [f"- `{name}`, counts: {COUNTS[name]}" for name in rows if name in COUNTS]
     notes = [f"- `{name}`, comparison: {row['note']}" for name, row in rows.items() if row["note"]]
     return "\n".join([*lines, "", *counts, *notes, ""])
 
 
-def cells(name: str, row: Mapping[str, Any]) -> list[str]:
+#: Of the table.
+COLUMNS = (
+    Column("method"),
+    *(Column(heading, kind="number", digits=2) for heading in ("parameters (M)", "trained (M)", "GMAC")),
+    *(Column(heading, kind="power", digits=0) for heading in ("map", "score", "loss", "gradients")),
+    *(Column(heading, kind="number", digits=2) for heading in ("train, x", "test, x")),
+    *(Column(heading) for heading in ("train memory (MiB)", "test memory (MiB)", "reference")),
+)
+
+
+def cells(name: str, row: Mapping[str, Any]) -> list[Cell]:
     """One line of the table."""
-    published = PUBLISHED.get(name)
+    published = PUBLISHED.get(name, (None, None))
     gradients = relative(row, "gradients (float64)")
     values = (
         relative(row, "map"),
@@ -238,20 +243,21 @@ def cells(name: str, row: Mapping[str, Any]) -> list[str]:
         gradients if gradients is not None else relative(row, "gradient"),
     )
     return [
-        name,
-        f"{row['params'] / 1e6:.2f}" + (f" ({published[0]:g})" if published else ""),
-        f"{row['trained'] / 1e6:.2f}",
-        f"{row['macs'] / 1e9:.2f}" + (f" ({published[1]:g})" if published else ""),
-        *("-" if value is None else f"{value:.0e}" for value in values),
-        *(f"{row[phase]['ratio']:.2f}" if phase in row else "-" for phase in ("train", "test")),
-        *(_memory(row.get(phase)) for phase in ("train", "test")),
-        row["upstream"],
+        Cell(name),
+        Cell(row["params"] / 1e6, published=published[0]),
+        Cell(row["trained"] / 1e6),
+        Cell(row["macs"] / 1e9, published=published[1]),
+        *map(Cell, values),
+        *(Cell(row[phase]["ratio"] if phase in row else None) for phase in ("train", "test")),
+        *(Cell(memory(row.get(phase))) for phase in ("train", "test")),
+        Cell(row["upstream"]),
     ]
 
 
-def _memory(figures: Mapping[str, Any] | None) -> str:
+def memory(figures: Mapping[str, Any] | None) -> str | None:
+    """Ours / the reference's, in MiB."""
     if figures is None or figures["bytes"] is None:
-        return "-"
+        return None
     return f"{figures['bytes'] / 2**20:,.0f} / {figures['reference_bytes'] / 2**20:,.0f}"
 
 

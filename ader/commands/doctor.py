@@ -33,16 +33,14 @@ def main(request: Request) -> int:
     request.nothing_composed()
     if request.words:
         raise UserError(f"ader doctor takes no arguments, got {' '.join(request.words)}")
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
+
+    from ader.report.renderers import rich_table
+    from ader.report.tables import Column, Row, Table
 
     findings = [*_packages(), *_devices(), *_folders(), *_weights(), *_datasets()]
-    table = Table("what", "state", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column("detail, and how to get it", overflow="fold")
-    for finding in findings:
-        table.add_row(*finding)
-    Console(highlight=False).print(table)
+    headings = Column("what"), Column("state"), Column("detail, and how to get it")
+    Console(highlight=False).print(rich_table(Table(headings, tuple(Row.of(*each) for each in findings)), gap=3))
     return 1 if any(state == BROKEN for _, state, _ in findings) else 0
 
 

@@ -26,17 +26,15 @@ def main(request: Request) -> int:
     if len(request.words) != 1 or request.words[0] not in KINDS:
         wanted = request.words[0] if request.words else ""
         raise UserError(f"{' '.join([request.command, *request.words])}: {suggest(wanted, KINDS)}")
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
+
+    from ader.report.renderers import rich_table
+    from ader.report.tables import Column, Row, Table
 
     headings, rows = KINDS[request.words[0]]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for number, heading in enumerate(headings):
-        table.add_column(heading, overflow="fold", no_wrap=number == 0)  # names are to be copied
-    for row in rows():
-        table.add_row(*row)
-    Console(highlight=False).print(table)
+    columns = [Column(heading, wrap="fold" if number else "never") for number, heading in enumerate(headings)]
+    table = Table(tuple(columns), tuple(Row.of(*each) for each in rows()))  # names, which stand first, are to be copied
+    Console(highlight=False).print(rich_table(table, gap=3))
     return 0
 
 

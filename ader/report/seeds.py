@@ -15,7 +15,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from ader.metrics.curves import Bins, auroc, fpr_at_95_tpr, quantile
-from ader.report.table import MAIN, MORE
+from ader.report.result_tables import MAIN, MORE, OBJECT
+from ader.report.tables import Cell, Column, Row, Table
 from ader.results import record
 from ader.results.folder import differences
 from ader.results.identity import recipe
@@ -43,11 +44,13 @@ class Spread(NamedTuple):
         std = float(np.std(value_S, ddof=DDOF)) if len(value_S) > DDOF else float("nan")
         return cls(float(np.mean(value_S)) if len(value_S) else float("nan"), std, len(value_S))
 
+    def cell(self) -> Cell:
+        """Of a table; a single seed has no deviation."""
+        return Cell(self.mean, deviation=None if np.isnan(self.std) else self.std)
+
     def __str__(self) -> str:
-        """``90.2 +- 0.4``; a single seed has no deviation."""
-        if np.isnan(self.mean):
-            return "-"
-        return f"{self.mean:.1f}" + ("" if np.isnan(self.std) else f" +- {self.std:.1f}")
+        """``90.2 +- 0.4``"""
+        return Column("", kind="number").text(self.cell())
 
 
 def over_seeds(runs: Sequence[Path], metrics: Collection[str]) -> pd.DataFrame:
@@ -79,6 +82,18 @@ def over_seeds(runs: Sequence[Path], metrics: Collection[str]) -> pd.DataFrame:
         for place, name in enumerate(Spread._fields):
             columns[slug, name] = [spread[place] for spread in spreads]
     return pd.DataFrame(columns, index=tables[0].index)
+
+
+def seeds_table(frame: pd.DataFrame) -> Table:
+    """What ``over_seeds`` found, as a table: percent, mean and deviation in one cell."""
+    places = {slug: (group, heading) for slug, group, heading in (*MAIN, *MORE, *OBJECT)}
+    metrics = list(dict.fromkeys(str(slug) for slug, _ in frame.columns))
+    columns = [Column(places[slug][1], places[slug][0], "number") for slug in metrics]
+    rows = [
+        Row.of(str(name), *(Spread(*frame[slug].loc[name].tolist()).cell() for slug in metrics), section=name == "mean")
+        for name in frame.index
+    ]
+    return Table((Column("category", wrap="ellipsis"), *columns), tuple(rows))
 
 
 def read_scores(run: Path) -> pd.DataFrame:

@@ -676,7 +676,7 @@ def test_a_finished_detector_in_a_run(vad, detector, capsys):
 def test_runs_of_other_data_and_unknown_images_are_refused(detector, vad):
     folder, _ = detector
     model = Model.at(folder)
-    digest = model.trained.record["data_hash"]
+    digest = model.trained.record.data_hash
     training = apply(load_index("vad", vad), 1, "supervised", {"detector_share": 0.5})[0]
     training = training.where(lambda sample: sample.split != TEST)
     model.check_data(training, digest)

@@ -9,10 +9,6 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich import box
-from rich.table import Table
-from rich.text import Text
-
 from ader.commands._request import Request
 from ader.config.schema import DataConfig, decoders
 from ader.data.audit import CHECKS, VANISHING, Audit, Size
@@ -21,6 +17,8 @@ from ader.data.census import census
 from ader.data.check import by
 from ader.data.index import Index
 from ader.data.reading import read_published
+from ader.report.renderers import rich_table
+from ader.report.tables import Column, Row, Table
 from ader.results.identity import check_name
 from ader.system.console import Console
 from ader.system.errors import UserError
@@ -107,7 +105,7 @@ def _writing(path: Path) -> Iterator[None]:
 def _show(console: Console, audit: Audit, report: Path) -> None:
     """The tables, and where everything is."""
     for table in (_categories(audit), _checks(audit)):
-        console.rich.print(table)
+        console.rich.print(rich_table(table, gap=2))
         console.say("")
     if audit.findings:
         console.say(f"report   {report}")
@@ -118,16 +116,16 @@ def _categories(audit: Audit) -> Table:
     numbers = audit.numbers()
     total = sum(numbers.values(), Counter[str]())
     headings = sorted(total, key=_place)
-    table = _table("category", *(heading.replace(" ", "\n") for heading in headings), "image sizes")
-    for column in table.columns[1:-1]:
-        column.justify = "right"
-    for name, row in numbers.items():
-        _add(table, name, *(str(row[heading]) for heading in headings), _range(audit.sizes[name]))
+    words = [heading.rpartition(" ") for heading in headings]  # "test good" and "test defects" share "test"
+    columns = [Column("category"), *(Column(last, first, "count") for first, _, last in words), Column("image sizes")]
+    rows = [
+        Row.of(name, *(counts[heading] for heading in headings), _range(audit.sizes[name]))
+        for name, counts in numbers.items()
+    ]
     if len(numbers) > 1:
-        table.add_section()
         sizes = {size for found in audit.sizes.values() for size in found}
-        _add(table, "all", *(str(total[heading]) for heading in headings), _range(sizes))
-    return table
+        rows.append(Row.of("all", *(total[heading] for heading in headings), _range(sizes), section=True))
+    return Table(tuple(columns), tuple(rows))
 
 
 def _place(heading: str) -> tuple[int, str]:
@@ -145,7 +143,7 @@ def _range(sizes: Collection[Size]) -> str:
 def _checks(audit: Audit) -> Table:
     """A row for each check: its verdict, and the first few files."""
     size = by((audit.image_size, audit.image_size))
-    table = _table("check", "verdict", "files")
+    rows = []
     for name, verdict in CHECKS.items():
         found = audit.found(name)
         many = f"note {len(found)}" if verdict == "note" else str(len(found))
@@ -153,20 +151,8 @@ def _checks(audit: Audit) -> Table:
         shown = [finding.path or finding.detail for finding in found[:SHOWN]]
         rest = [f"and {len(found) - SHOWN} more"] * (len(found) > SHOWN)
         label = f"{name} at {size}" if name == VANISHING else name
-        _add(table, label, many if found else none, "\n".join([*shown, *rest]))
-    return table
-
-
-def _table(*headings: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
-    return table
-
-
-def _add(table: Table, *cells: str) -> None:
-    """Adds a row of names as they are: rich would read brackets and colons in them as markup."""
-    table.add_row(*(Text(cell.encode(errors="backslashreplace").decode()) for cell in cells))
+        rows.append(Row.of(label, many if found else none, "\n".join([*shown, *rest])))
+    return Table(tuple(map(Column, ("check", "verdict", "files"))), tuple(rows))
 
 
 def _judge(audit: Audit, report: Path) -> None:
