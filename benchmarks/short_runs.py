@@ -20,7 +20,7 @@ from pathlib import Path
 import pandas as pd
 
 from ader.config.options import options
-from ader.metrics.names import METRICS
+from ader.metrics import METRICS
 from ader.results import record
 
 RESNET = ("method.backbone.name=resnet18", "method.backbone.pretrained=false")

@@ -36,7 +36,7 @@ def main() -> int:
     options = parser.parse_args()
     record = json.loads((options.run / "record.json").read_text())
     dataset, metric = record["config"]["dataset"], record["config"]["metric"]
-    if record["profile"] == "ader" or (metric["size"], metric["mask_interpolation"]) != ("input", "bilinear"):
+    if record["metric"] == "ader" or (metric["size"], metric["mask_interpolation"]) != ("input", "bilinear"):
         parser.error("only metric=histogram and exact are computed again, with masks resized to the maps (the default)")
     index = load_index(dataset["name"], options.root or dataset["root"], dataset["categories"])
     table = pd.read_csv(options.run / "metrics.csv", index_col="category")

@@ -9,15 +9,16 @@ from typing import Any
 import pandas as pd
 
 from ader.data.sizes import Sizes
-from ader.report.table import chance, render, render_defects
+from ader.metrics import chance
+from ader.report.table import render, render_defects
 from ader.results import record
 from ader.system.console import Console, duration
 from ader.system.errors import some
 
-#: What one must know of a metric profile to read its numbers.
-PROFILES = {
+#: What one must know of a kind of evaluation to read its numbers.
+KINDS = {
     "exact": "metric=exact: pixel metrics are exact, every score was sorted",
-    "ader": "metric=ader: as ADer's published tables were computed; other profiles give other numbers",
+    "ader": "metric=ader: as ADer's published tables were computed; other kinds of evaluation give other numbers",
 }
 
 #: What is timed, and what it is called.
@@ -35,8 +36,8 @@ def show(folder: Path, console: Console) -> None:
     assert result is not None
     frame, bounds, counts = (record.read_table(folder / f"{name}.csv") for name in ("metrics", "bounds", "counts"))
     frame.loc["chance"] = chance(counts)
-    profile = "" if result["profile"] == "histogram" else f"  metric={result['profile']}"
-    console.say("\n" + render(frame, f"{result['title']}{profile}  (percent)"))
+    kind = "" if result["metric"] == "histogram" else f"  metric={result['metric']}"
+    console.say("\n" + render(frame, f"{result['title']}{kind}  (percent)"))
     if result["by_defect"]:
         console.say("\n" + render_defects(record.read_table(folder / "defects.csv")))
     for line in ["", *_footnotes(frame, bounds, counts, result), f"written to {folder}"]:
@@ -46,8 +47,8 @@ def show(folder: Path, console: Console) -> None:
 def _footnotes(frame: pd.DataFrame, bounds: pd.DataFrame, counts: pd.DataFrame, result: Mapping[str, Any]) -> list[str]:
     lines = []
     widest = bounds.drop(index="mean").filter(like="pixel_").max()
-    if result["profile"] in PROFILES:
-        lines.append(PROFILES[result["profile"]])
+    if result["metric"] in KINDS:
+        lines.append(KINDS[result["metric"]])
     elif widest.notna().any():
         lines.append(
             f"pixel metrics are certified: the exact value is within {100 * widest.max():.4f} points "
@@ -73,7 +74,7 @@ def _footnotes(frame: pd.DataFrame, bounds: pd.DataFrame, counts: pd.DataFrame, 
     for category, count in vanished[vanished > 0].items():
         lines.append(
             f"{category}: {count:.0f} defects vanish from the mask at the evaluation size; "
-            + ("their images count as normal" if result["profile"] == "ader" else "the images stay defective")
+            + ("their images count as normal" if result["metric"] == "ader" else "the images stay defective")
         )
     lines += [f"CAUTION: {warning}" for warning in result["warnings"]]
     lines.append(_times(result["parts"].values()))

@@ -96,13 +96,14 @@ def image_auroc(defective_N: npt.NDArray[np.float64], normal_N: npt.NDArray[np.f
     """As the evaluator's; NaN where one kind of image is missing."""
     if not len(defective_N) or not len(normal_N):
         return float("nan")
-    labels = np.arange(len(defective_N) + len(normal_N)) < len(defective_N)
-    return auroc(Bins.from_scores(np.concatenate([defective_N, normal_N]), labels)).value
+    return auroc(Bins.from_two(defective_N, normal_N)).value
 
 
 def image_fpr95(defective_N: npt.NDArray[np.float64], normal_N: npt.NDArray[np.float64]) -> float:
     """SegAD's FPR@95TPR; NaN where one kind of image is missing."""
-    return fpr_at_95_tpr(defective_N, normal_N) if len(defective_N) and len(normal_N) else float("nan")
+    if not len(defective_N) or not len(normal_N):
+        return float("nan")
+    return fpr_at_95_tpr(Bins.from_two(defective_N, normal_N)).value
 
 
 IMAGE_METRICS: Mapping[str, Metric] = {"image_auroc": image_auroc, "image_fpr95": image_fpr95}

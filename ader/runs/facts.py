@@ -88,7 +88,7 @@ def write(task: Task) -> None:
         "data_hash": task.place.fingerprint["data"],
         "index_hash": task.index.digest(),
         "images": dict(sum(task.index.tally().values(), Counter())),
-        "profile": evaluator.profile,
+        "metric": evaluator.metric,
         "maps": task.extras.maps,
         "by_defect": task.extras.by_defect,
         **task.origin,

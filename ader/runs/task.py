@@ -29,7 +29,7 @@ from ader.system.interrupt import Interrupt
 class MetricOptions:
     """The group ``metric``."""
 
-    profile: str
+    name: str
     size: Size
     map_interpolation: Interpolation
     mask_interpolation: Interpolation
@@ -109,7 +109,7 @@ class Task:
     def new_evaluator(self) -> Evaluator:
         """An empty evaluator with the task's categories and metric options."""
         tested = self.index.split(TEST).categories  # drifts may be tested only, and other conditions trained on only
-        return Evaluator(list(tested), self.device, self.metric.profile, by_defect=self.extras.by_defect)
+        return Evaluator(list(tested), self.device, self.metric.name, by_defect=self.extras.by_defect)
 
     def add(self, part: str, evaluator: Evaluator, facts: dict[str, Any], scores: Mapping[str, float]) -> None:
         """Adds what one part has found: its counts, what the record says of it, and its images' scores."""
