@@ -20,7 +20,7 @@ fit, or on a part of one, and its time is extrapolated linearly and marked "~". 
 above what was there before (arrays excluded; ">" marks a subset); on CUDA, of the allocator.
 
 Errors are the largest difference of pixel AUROC, AP and AUPRO to the exact values over the categories, on what ran;
-exact is the evaluator's profile "exact", itself checked on one category with scikit-learn and another AUPRO. Exit
+exact is the evaluator with metric="exact", itself checked on one category with scikit-learn and another AUPRO. Exit
 status 1: that check failed, or a certified bound did not hold.
 """
 
@@ -56,8 +56,8 @@ Values = dict[str, dict[str, float]]  # category -> slug -> fraction
 
 SLUGS = ("pixel_auroc", "pixel_ap", "pixel_aupro")
 SAMPLE = 8  # images of the warm-up
-CHECK_TOLERANCE = 1e-9  # exact profile against scikit-learn
-SLACK = 1e-10  # the exact profile's own rounding, when bounds are checked
+CHECK_TOLERANCE = 1e-9  # metric=exact against scikit-learn
+SLACK = 1e-10  # the exact evaluation's own rounding, when bounds are checked
 PACKAGES = ("numpy", "torch", "numba", "ADEval", "opencv-python", "scikit-learn", "torchmetrics", "scikit-image")
 
 
@@ -192,7 +192,7 @@ def load(module: str, packages: str) -> Any:
         raise NotInstalledError(f"not installed: pip install {packages}") from error
 
 
-def ader(profile: str = "histogram", cuda: bool = False) -> Callable[[Data, Spec], Run]:
+def ader(metric: str = "histogram", cuda: bool = False) -> Callable[[Data, Spec], Run]:
     """This project's evaluator: every metric and every bound."""
 
     def prepare(data: Data, spec: Spec) -> Run:
@@ -202,7 +202,7 @@ def ader(profile: str = "histogram", cuda: bool = False) -> Callable[[Data, Spec
 
         def run() -> Outcome:
             began = time.perf_counter()
-            evaluator = evaluator_class(data.names, device="cuda" if cuda else "cpu", profile=profile)
+            evaluator = evaluator_class(data.names, device="cuda" if cuda else "cpu", metric=metric)
             for part in data.batches(spec.batch):
                 images = (data.category_N[part], data.score_N[part], data.label_N[part])
                 evaluator.update(*images, map_NHW[part], mask_NHW[part])

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ader.config.options import options
-from ader.metrics.names import METRICS
+from ader.metrics import METRICS
 from ader.report.renderers import markdown
 from ader.report.tables import Column, Row, Table
 from ader.results import record

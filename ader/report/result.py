@@ -8,18 +8,19 @@ from pathlib import Path
 import pandas as pd
 
 from ader.data.sizes import Sizes
+from ader.metrics import chance
 from ader.report.renderers import terminal
-from ader.report.result_tables import category_tables, chance, defect_table, roots
+from ader.report.result_tables import category_tables, defect_table, roots
 from ader.report.tables import Table
 from ader.results import record
 from ader.results.schema import Record
 from ader.system.console import Console, duration
 from ader.system.errors import some
 
-#: What one must know of a metric profile to read its numbers.
-PROFILES = {
+#: What one must know of a kind of evaluation to read its numbers.
+KINDS = {
     "exact": "metric=exact: pixel metrics are exact, every score was sorted",
-    "ader": "metric=ader: as ADer's published tables were computed; other profiles give other numbers",
+    "ader": "metric=ader: as ADer's published tables were computed; other kinds of evaluation give other numbers",
 }
 
 
@@ -51,8 +52,8 @@ def result_tables(folder: Path) -> list[Table]:
 def _footnotes(frame: pd.DataFrame, bounds: pd.DataFrame, counts: pd.DataFrame, result: Record) -> list[str]:
     lines = []
     widest = bounds.drop(index="mean").filter(like="pixel_").max()
-    if result.metric in PROFILES:
-        lines.append(PROFILES[result.metric])
+    if result.metric in KINDS:
+        lines.append(KINDS[result.metric])
     elif widest.notna().any():
         lines.append(
             f"pixel metrics are certified: the exact value is within {100 * widest.max():.4f} points "

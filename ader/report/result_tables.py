@@ -6,47 +6,17 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-import numpy as np
 import pandas as pd
 
-from ader.metrics import AVERAGES
+from ader.metrics import METRICS
 from ader.report.renderers import WIDTH
 from ader.report.tables import Cell, Column, Row, Table
 from ader.results.schema import Record
 
-MAIN = (
-    ("image_auroc", "image", "AUROC"),
-    ("image_ap", "image", "AP"),
-    ("image_f1max", "image", "F1max"),
-    ("pixel_auroc", "pixel", "AUROC"),
-    ("pixel_ap", "pixel", "AP"),
-    ("pixel_f1max", "pixel", "F1max"),
-    ("pixel_aupro", "pixel", "AUPRO"),
-    ("mad", "", "mAD"),
+MAIN, MORE, OBJECT = (
+    tuple((each.slug, *each.column) for each in METRICS if each.table == table) for table in ("main", "more", "object")
 )
-MORE = (
-    ("image_fpr95", "image", "FPR95"),
-    ("image_pg2", "image", "PG2"),
-    ("image_pb2", "image", "PB2"),
-    ("pixel_ioumax", "pixel", "IoUmx"),
-    ("pixel_f1_02_08", ".2-.8", "F1"),
-    ("pixel_acc_02_08", ".2-.8", "Acc"),
-    ("pixel_iou_02_08", ".2-.8", "IoU"),
-    ("mad_image", "mAD", "image"),
-    ("mad_pixel", "mAD", "pixel"),
-    ("mad_02_08", "mAD", ".2-.8"),
-)
-OBJECT = (
-    ("object_auroc", "object", "AUROC"),
-    ("object_ap", "object", "AP"),
-    ("object_f1max", "object", "F1max"),
-)
-DEFECTS = (
-    ("image_auroc", "image", "AUROC"),
-    ("pixel_auroc", "pixel", "AUROC"),
-    ("pixel_ap", "pixel", "AP"),
-    ("pixel_aupro", "pixel", "AUPRO"),
-)
+DEFECTS = tuple((each.slug, *each.column) for each in METRICS if each.per_defect)
 
 
 #: Rows that are no category.
@@ -116,36 +86,3 @@ def defect_table(frame: pd.DataFrame) -> Table:
         rows.append(Row.of("" if category == above else category, defect, *(values[slug] for slug, _, _ in DEFECTS)))
         above = category
     return Table((*names, *percentages(DEFECTS)), tuple(rows))
-
-
-def chance(counts: pd.DataFrame) -> pd.Series[float]:
-    """What random scores would reach, averaged over categories: the row to compare a table with.
-
-    Args:
-        counts: the evaluator's, with columns ``normal``, ``defective`` (images) and ``normal_pixels``,
-            ``defective_pixels``.
-
-    Returns:
-        Expected values for many images: AUROC 1/2, AP and IoU-max the share of positives p, F1-max 2p / (1 + p)
-        (calling everything defective), AUPRO 0.3 / 2 (PRO = FPR), and the quantile metrics their quantile.
-    """
-    image = counts["defective"] / (counts["normal"] + counts["defective"])
-    pixel = counts["defective_pixels"] / (counts["normal_pixels"] + counts["defective_pixels"])
-    image, pixel = image.where((image > 0) & (image < 1)), pixel.where((pixel > 0) & (pixel < 1))
-    row = {
-        "image_auroc": 0.5 if image.notna().any() else math.nan,
-        "image_ap": image.mean(),
-        "image_f1max": (2 * image / (1 + image)).mean(),
-        "image_fpr95": 0.95 if image.notna().any() else math.nan,
-        "image_pg2": 0.02 if image.notna().any() else math.nan,
-        "image_pb2": 0.02 if image.notna().any() else math.nan,
-        "pixel_auroc": 0.5 if pixel.notna().any() else math.nan,
-        "pixel_ap": pixel.mean(),
-        "pixel_f1max": (2 * pixel / (1 + pixel)).mean(),
-        "pixel_aupro": 0.15 if pixel.notna().any() else math.nan,
-        "pixel_ioumax": pixel.mean(),
-    }
-    for slug, parts in AVERAGES.items():
-        row[slug] = float(np.mean([row.get(part, math.nan) for part in parts]))
-    series: pd.Series[float] = pd.Series(row, name="chance", dtype=float)
-    return series

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from ader.metrics import METRICS, SLUGS
 from ader.metrics.curves import Bins, auroc, fpr_at_95_tpr, quantile
-from ader.report.result_tables import MAIN, MORE, OBJECT
 from ader.report.tables import Cell, Column, Row, Table
 from ader.results import record
 from ader.results.folder import differences
@@ -74,8 +74,7 @@ def over_seeds(runs: Sequence[Path], metrics: Collection[str]) -> pd.DataFrame:
     tables = [record.read_table(run / "metrics.csv") for run in runs]
     for slug in metrics:
         if slug not in tables[0]:
-            known = [name for name, _, _ in (*MAIN, *MORE)]
-            raise UserError(f"{slug!r} is no metric: choose from {', '.join(known)}")
+            raise UserError(f"{slug!r} is no metric: choose from {', '.join(SLUGS)}")
     columns: dict[tuple[str, str], list[float]] = {}
     for slug in metrics:
         spreads = [Spread.of([float(table.loc[row, slug]) for table in tables]) for row in tables[0].index]
@@ -86,7 +85,7 @@ def over_seeds(runs: Sequence[Path], metrics: Collection[str]) -> pd.DataFrame:
 
 def seeds_table(frame: pd.DataFrame) -> Table:
     """What ``over_seeds`` found, as a table: percent, mean and deviation in one cell."""
-    places = {slug: (group, heading) for slug, group, heading in (*MAIN, *MORE, *OBJECT)}
+    places = {each.slug: each.column for each in METRICS}
     metrics = list(dict.fromkeys(str(slug) for slug, _ in frame.columns))
     columns = [Column(places[slug][1], places[slug][0], "number") for slug in metrics]
     rows = [
@@ -112,13 +111,14 @@ def image_auroc(defective_N: npt.NDArray[np.float64], normal_N: npt.NDArray[np.f
     """As the evaluator's; NaN where one kind of image is missing."""
     if not len(defective_N) or not len(normal_N):
         return float("nan")
-    labels = np.arange(len(defective_N) + len(normal_N)) < len(defective_N)
-    return auroc(Bins.from_scores(np.concatenate([defective_N, normal_N]), labels)).value
+    return auroc(Bins.from_two(defective_N, normal_N)).value
 
 
 def image_fpr95(defective_N: npt.NDArray[np.float64], normal_N: npt.NDArray[np.float64]) -> float:
     """SegAD's FPR@95TPR; NaN where one kind of image is missing."""
-    return fpr_at_95_tpr(defective_N, normal_N) if len(defective_N) and len(normal_N) else float("nan")
+    if not len(defective_N) or not len(normal_N):
+        return float("nan")
+    return fpr_at_95_tpr(Bins.from_two(defective_N, normal_N)).value
 
 
 IMAGE_METRICS: Mapping[str, Metric] = {"image_auroc": image_auroc, "image_fpr95": image_fpr95}

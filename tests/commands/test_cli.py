@@ -46,7 +46,7 @@ BAD = [
     (("run=a/b",), "run='a/b' is not a folder name"),
     (("run=..",), "run='..' is not a folder name"),
     (("dataset.categories=[botle]",), "did you mean 'bottle'"),
-    (("metric.name=foo",), "metric profile 'foo' does not exist"),
+    (("metric.name=foo",), "metric=foo does not exist"),
     (("paths.results=/dev/null/x",), "cannot be written (Not a directory): give paths.results"),
     (("method=broken",), "method=broken does not exist"),
     (("method.name=broken",), "needs the package 'no_such_package', which is not installed: pip install"),

@@ -341,11 +341,11 @@ def test_a_named_run_needs_another_name(bench, capsys):
     folder = bench.folder()
     files = tables(folder)
     for words in (("metric=exact",), ("metric=exact", "force=true")):
-        refused(capsys, folder, "keeps the run's own result, this one has other values of metric.profile", *words)
+        refused(capsys, folder, "keeps the run's own result, this one has other values of metric.name", *words)
     assert tables(folder) == files
     assert main(["eval", str(folder)]) == 0
     assert main(["eval", str(folder), "metric=exact", "run=exact"]) == 0
-    refused(capsys, folder, "holds a run with other values of metric.profile", "metric=ader", "run=exact")
+    refused(capsys, folder, "holds a run with other values of metric.name", "metric=ader", "run=exact")
     assert main(["eval", str(folder), "metric=ader", "run=exact", "force=true"]) == 0
     assert (folder / "checkpoint.pt").exists()
 
@@ -386,7 +386,7 @@ def test_help_and_cfg(done, capsys):
     assert capsys.readouterr().out.startswith("ader eval RUN [key=value ...]")
     assert main(["eval", "--cfg", str(done.folder()), "metric=ader"]) == 0
     values = yaml.safe_load(capsys.readouterr().out)
-    assert values["metric"]["profile"] == "ader"
+    assert values["metric"]["name"] == "ader"
     assert values["method"]["name"] == "made_up"
     assert len(list(done.root.rglob("config.yaml"))) == 1
 

@@ -222,7 +222,7 @@ def test_a_dataset_without_masks(bench, capsys):
         ("metric.map_interpolation=cubic", "input should be 'bilinear' or 'nearest'"),
         ("metric.mask_interpolation=area", "input should be 'bilinear' or 'nearest'"),
         ("metric.by_defect=some", "metric.by_defect='some' does not fit"),
-        ("metric.profile=adr", "metric profile 'adr' does not exist: did you mean 'ader'?"),
+        ("metric.name=adr", "metric=adr does not exist: did you mean 'ader'?"),
         ("metric.sise=input", "did you mean 'metric.size'"),
         ("~metric.size", "metric.size has no value"),
     ],
@@ -235,16 +235,16 @@ def test_bad_input(bench, capsys, word, message):
     assert not (bench.root / "results").exists()
 
 
-@pytest.mark.parametrize("profile", ["exact", "ader"])
-def test_the_profile_is_told(bench, capsys, profile):
-    assert bench.run() == bench.run(f"metric={profile}") == bench.run("run=named", f"metric={profile}") == 0
+@pytest.mark.parametrize("kind", ["exact", "ader"])
+def test_the_kind_of_evaluation_is_told(bench, capsys, kind):
+    assert bench.run() == bench.run(f"metric={kind}") == bench.run("run=named", f"metric={kind}") == 0
     out = capsys.readouterr().out
     titles = [line for line in out.splitlines() if line.endswith("(percent)")]
-    assert [f"metric={profile}  (percent)" in title for title in titles] == [False, True, True]
+    assert [f"metric={kind}  (percent)" in title for title in titles] == [False, True, True]
     assert out.count("pixel metrics are certified") == 1
-    assert out.count(f"metric={profile}: ") == 2
-    profiles = {json.loads(file.read_text())["metric"] for file in bench.root.rglob("record.json")}
-    assert profiles == {"histogram", profile}
+    assert out.count(f"metric={kind}: ") == 2
+    kinds = {json.loads(file.read_text())["metric"] for file in bench.root.rglob("record.json")}
+    assert kinds == {"histogram", kind}
     assert len(list(bench.root.rglob("record.json"))) == 3
 
 

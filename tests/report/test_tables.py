@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ader.metrics import AVERAGES
+from ader.metrics import AVERAGES, chance
 from ader.report.renderers import WIDTH, clean, csv, html, latex, markdown, rich_table, terminal
 from ader.report.result import result_tables, show
-from ader.report.result_tables import category_tables, chance
+from ader.report.result_tables import category_tables
 from ader.report.seeds import Spread, seeds_table
 from ader.report.tables import Cell, Column, Row, Table
 from ader.system.console import Console

@@ -1,41 +1,39 @@
-"""What `Evaluator.update` accepts: checks of one batch, before anything is counted.
+"""What `Evaluator.update` accepts: its arguments are checked as a whole, before anything is counted.
 
 Letters: B images, H rows, W columns (pixels).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ader.metrics.kernels import Scan, kernels
 from ader.metrics.keys import INFINITY
+from ader.metrics.planes import as_tensor
 from ader.system.errors import UserError, suggest
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-Planes = Tensor | list[Tensor]  # (B, H, W), or a list of (H, W) where their sizes differ
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """The images of a batch that have both a map and pixel truth."""
+    """The images of an update that have both a map and pixel truth."""
 
-    image_B: Tensor  # int64, CPU: which of the batch's images these are
+    image_B: Tensor  # int64, CPU: which of the update's images these are
     map_BHW: Tensor  # float32 without NaN, contiguous, on the evaluator's device
     mask_BHW: Tensor  # uint8, nonzero where defective, contiguous, on the evaluator's device
     scan: Scan
 
 
 @dataclass(frozen=True)
-class Batch:
-    """A batch that has passed all checks; image values on the CPU."""
+class Observations:
+    """The images of one update, all checks passed; what is known per image is on the CPU."""
 
     category_B: Tensor  # int64
     score_B: Tensor  # float64, no NaN
@@ -46,8 +44,8 @@ class Batch:
     pixels: Pixels | None
 
 
-class BatchChecker:
-    """Turns the arguments of an update into a `Batch`.
+class UpdateChecker:
+    """Turns the arguments of an update into `Observations`.
 
     Args:
         categories: names that strings and indices refer to.
@@ -69,7 +67,7 @@ class BatchChecker:
         names: Sequence[str] | None = None,
         group: Sequence[str | None] | None = None,
         defect: Sequence[str | None] | None = None,
-    ) -> Batch:
+    ) -> Observations:
         """Checks one batch; arguments and errors as for `Evaluator.update`."""
         category_B = self._category(category)
         size = len(category_B)
@@ -90,7 +88,7 @@ class BatchChecker:
             pixels = self._pixels(map_BHW, mask_BHW, truth_B & label_B.new_tensor(mask_BHW is not None), label_B, who)
         elif size and mask_BHW is not None:
             _refuse_defect_in_good(mask_BHW.flatten(1).amax(1).cpu().bool() & truth_B & ~label_B, who)
-        return Batch(category_B, score_B, label_B, groups, defects, map_BHW is not None, pixels)
+        return Observations(category_B, score_B, label_B, groups, defects, map_BHW is not None, pixels)
 
     def _pixels(
         self, map_BHW: Tensor, mask_BHW: Tensor | None, truth_B: Tensor, label_B: Tensor, who: _Who
@@ -172,32 +170,6 @@ class _Who:
     def __call__(self, position: int) -> str:
         name = f"number {position} of the batch" if self._names is None else repr(self._names[position])
         return f"image {name} of category {self._categories[int(self._category_B[position])]!r}"
-
-
-def equal_runs(planes: Sequence[Planes], count: int, most: Callable[[Sequence[torch.Size]], int]) -> Iterator[slice]:
-    """Neighbors of equal size, which can be stacked.
-
-    Args:
-        planes: maps, masks, or both; of so many images.
-        count: images.
-        most: how many may go together, given the sizes of one image's planes.
-    """
-    for shapes, numbers in groupby(range(count), key=lambda number: [each[number].shape for each in planes]):
-        positions, together = list(numbers), most(shapes)
-        for start in range(positions[0], positions[-1] + 1, together):
-            yield slice(start, min(start + together, positions[-1] + 1))
-
-
-def stacked(planes: Planes) -> Tensor:
-    """Planes of one size as (B, H, W)."""
-    return planes if isinstance(planes, Tensor) else torch.stack(planes)
-
-
-def as_tensor(given: Any) -> Tensor:
-    """A tensor of anything array-like; Python floats become float64. Read-only arrays are copied."""
-    if isinstance(given, Tensor):
-        return given.detach()
-    return torch.from_numpy(np.require(given, requirements=["C", "W"]))
 
 
 def _vector(what: str, given: Any, size: int | None, dtypes: tuple[torch.dtype, ...]) -> Tensor:
