@@ -1,4 +1,4 @@
-"""What several benchmarks need: memory of this process, and figures written to a file."""
+"""What several benchmarks need: memory of this process, figures in a file and in a table. Standard library only."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import gc
 import json
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,3 +45,15 @@ def write_json(file: Path, figures: Mapping[str, Any]) -> None:
     """Writes figures to a file, in a folder that is made if need be."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+def as_markdown(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose columns line up; all but the first to the right."""
+    widths = [max(map(len, column)) for column in zip(heading, *lines, strict=True)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+
+    def show(cells: Sequence[str]) -> str:
+        aligned = [f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)]
+        return f"| {' | '.join([cells[0].ljust(widths[0]), *aligned[1:]])} |"
+
+    return "\n".join(map(show, [heading, rule, *lines]))

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from benchmarks._common import as_markdown
 from benchmarks.evaluator.comparing import Row
 from benchmarks.evaluator.competitors import COMPETITORS
 
@@ -77,18 +78,6 @@ def summary(rows: Sequence[Row]) -> list[str]:
         memory(first) if len(rows) == 1 else f"{memory(first)} to {memory(rows[-1])}",
         power(max((row["error"] for row in rows if row["error"] is not None), default=None)),
     ]
-
-
-def as_markdown(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns line up; all but the first to the right."""
-    widths = [max(map(len, column)) for column in zip(heading, *lines, strict=True)]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-
-    def show(cells: Sequence[str]) -> str:
-        aligned = [f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)]
-        return f"| {' | '.join([cells[0].ljust(widths[0]), *aligned[1:]])} |"
-
-    return "\n".join(map(show, [heading, rule, *lines]))
 
 
 def number(value: float | None, mark: str = "") -> str:

@@ -14,6 +14,7 @@ import pytest
 from scipy.ndimage import label
 from sklearn.metrics import roc_auc_score
 
+from benchmarks._common import as_markdown
 from benchmarks.evaluator import __main__ as bench
 from benchmarks.evaluator import comparing, measuring, stress, tables
 from benchmarks.evaluator.data import DISTRIBUTIONS, Images
@@ -187,7 +188,7 @@ def test_three_digits(value, shown):
 
 
 def test_markdown_lines_up():
-    assert tables.as_markdown(["", "s"], [["a row", "1"], ["b", "1,234"]]).splitlines() == [
+    assert as_markdown(["", "s"], [["a row", "1"], ["b", "1,234"]]).splitlines() == [
         "|       |     s |",
         "| ----- | ----: |",
         "| a row |     1 |",
