@@ -31,7 +31,8 @@ from torchvision import transforms
 from ader.data import Index, load_index
 from ader.data.image_cache import CachedImages, cache_images, needed_bytes, remove
 from ader.methods._base import Batch, Tags, TrainStage
-from ader.results import record
+from ader.results.provenance import provenance
+from ader.results.schema import plain
 from ader.training.loader import Loader
 from benchmarks._common import write_json
 
@@ -208,7 +209,7 @@ def describe(bench: Bench, paces: dict[str, list[float]]) -> dict[str, Any]:
         "images_per_second": medians,
         "ratio_to_ader": {name: pace / medians["ADer's recipe"] for name, pace in medians.items()},
         "rounds": paces,
-        "machine": record.provenance(),
+        "machine": plain(provenance()),
     }
 
 

@@ -26,7 +26,8 @@ from typing import Any
 
 import torch
 
-from ader.results import record
+from ader.results.provenance import provenance
+from ader.results.schema import plain
 from ader.training.cost import count_macs, count_parameters
 from benchmarks._common import forget_peak, resident, write_json
 from parity import SIZE, Pair, Run, load, names
@@ -93,7 +94,7 @@ def main() -> int:
     about = {"size": SIZE, "batch": options.batch, "repeats": options.repeats, "threads": options.threads}
     if options.json:
         rows = {name: rows[name] for name in names() if name in rows}
-        write_json(options.json, {"about": about, "methods": rows, **record.provenance()})
+        write_json(options.json, {"about": about, "methods": rows, **plain(provenance())})
     if options.markdown:
         options.markdown.write_text(markdown(rows, about), encoding="utf-8")
     return int(bool(failed))

@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.metadata
 import json
 import os
 import platform
@@ -109,27 +108,21 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def machine() -> dict[str, Any]:
     """Hardware, versions of what is compared, and the code's state."""
-    from ader.results.record import hardware  # here: a worker shall hold nothing but its competitor
+    from ader.results.provenance import hardware, installed  # here: a worker shall hold nothing but its competitor
 
-    known = hardware()
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    known, versions = hardware(), {package: installed(package) for package in PACKAGES}
     git = ["git", "-C", str(Path(__file__).parents[2])]
     commit, changed = (
         subprocess.run([*git, *words], capture_output=True, text=True, check=False).stdout.rstrip()
         for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--", "benchmarks", "ader"))
     )
     return {
-        "cpu": known["cpu"],
-        "cores": known["cores"],
+        "cpu": known.cpu,
+        "cores": known.cores,
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "gpu": next(iter(known["gpus"]), None),
-        "system": known["platform"],
-        "versions": versions,
+        "gpu": next(iter(known.gpus), None),
+        "system": known.platform,
+        "versions": {"python": platform.python_version()} | {name: found for name, found in versions.items() if found},
         "commit": commit,
         "changed": changed.splitlines(),
     }
