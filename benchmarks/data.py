@@ -13,7 +13,6 @@ cached batch differs from the decoded one.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -37,6 +36,7 @@ from ader.report.tables import Column, Row, Table
 from ader.results.provenance import provenance
 from ader.results.schema import plain
 from ader.training.loader import Loader
+from benchmarks._common import write_json
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BATCH = 16
@@ -133,8 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = describe(bench, measure(bench, options.rounds))
     show(result)
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(options.json, result)
     return 0
 
 

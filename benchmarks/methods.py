@@ -15,8 +15,6 @@ said to be; those that are not named keep the rows of an earlier ``--json`` file
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
 import json
 import statistics
 import subprocess
@@ -33,6 +31,7 @@ from ader.report.tables import Cell, Column, Row, Table
 from ader.results.provenance import provenance
 from ader.results.schema import plain
 from ader.training.cost import count_macs, count_parameters
+from benchmarks._common import forget_peak, resident, write_json
 from parity import SIZE, Pair, Run, load, names
 
 #: ADer Table 1: millions of parameters, billions of multiply-accumulates (fvcore's convention) at 256x256.
@@ -97,8 +96,7 @@ def main() -> int:
     about = {"size": SIZE, "batch": options.batch, "repeats": options.repeats, "threads": options.threads}
     if options.json:
         rows = {name: rows[name] for name in names() if name in rows}
-        text = json.dumps({"about": about, "methods": rows, **plain(provenance())}, indent=1)
-        options.json.write_text(text + "\n", encoding="utf-8")
+        write_json(options.json, {"about": about, "methods": rows, **plain(provenance())})
     if options.markdown:
         options.markdown.write_text(markdown(rows, about), encoding="utf-8")
     return int(bool(failed))
@@ -169,20 +167,11 @@ def timed(runs: Sequence[Run], repeats: int) -> list[float]:
 
 def peak(run: Callable[[], object]) -> int | None:
     """Bytes of resident memory that a run needs at its peak above what was there before; None where unknown."""
-    reset = Path("/proc/self/clear_refs")
-    if not reset.exists():
+    if not forget_peak():
         return None
-    gc.collect()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what earlier runs freed must not serve this one
-    reset.write_text("5")  # forgets the peak so far (Linux, proc(5))
-    before = _status("VmRSS")
+    before = resident()
     run()
-    return max(0, _status("VmHWM") - before)
-
-
-def _status(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(1024 * int(text.split()[1]) for text in lines if text.startswith(f"{key}:"))
+    return max(0, resident("VmHWM") - before)
 
 
 def relative(row: Mapping[str, Any], *words: str, without: str = "") -> float | None:

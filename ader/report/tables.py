@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -126,6 +127,13 @@ class Table:
         wrong = [len(row.cells) for row in self.rows if len(row.cells) != len(self.columns)]
         if wrong:
             raise ValueError(f"a row has {wrong[0]} cells, the table has {len(self.columns)} columns")
+
+    @classmethod
+    def of_figures(cls, headings: Sequence[str], lines: Iterable[Sequence[str]]) -> Table:
+        """Of values that are in words already: the first column names what the others, to the right, are figures of."""
+        first, *others = headings
+        columns = (Column(first), *(Column(heading, kind="number") for heading in others))
+        return cls(columns, tuple(Row.of(*line) for line in lines))
 
     @property
     def grouped(self) -> bool:

@@ -15,8 +15,7 @@ from PIL import Image
 
 from ader.__main__ import main
 from ader.results.record import read_table
-from tests.support.running import PLUGIN, Bench, terminate
-from tests.system.test_dist import _port
+from tests.support.running import PLUGIN, Bench, free_port, terminate
 
 TABLES = ("metrics.csv", "bounds.csv", "counts.csv", "scores.csv")
 
@@ -393,7 +392,7 @@ def test_help_and_cfg(done, capsys):
 
 def test_several_processes(done):
     folder = done.folder()
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={_port()}"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
     environment = {**os.environ, "PYTHONPATH": str(PLUGIN), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
         [*command, "-m", "ader", "eval", str(folder), "metric=exact", "metric.by_defect=true"],

@@ -15,8 +15,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from ader.__main__ import main
 from ader.results.record import read_table
 from ader.runs.score_maps import ahead
-from tests.data.test_eval_sizes import bilinear
-from tests.support.oracles import brute_force_aupro, brute_force_max, f1, pixel_oracle
+from tests.support.oracles import bilinear, brute_force_aupro, brute_force_max, f1, pixel_oracle
 from tests.support.running import Bench
 
 TABLES = ("metrics.csv", "bounds.csv", "counts.csv", "defects.csv", "scores.csv")

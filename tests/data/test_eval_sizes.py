@@ -22,7 +22,7 @@ from ader.metrics import Evaluator
 from ader.results.record import read_table
 from ader.runs.observe import observe
 from ader.training.loader import Loader
-from tests.support.oracles import brute_force_aupro, brute_force_max, f1
+from tests.support.oracles import bilinear, brute_force_aupro, brute_force_max, f1
 from tests.support.running import Bench, terminate
 
 EDGES = [(40, 40), (27, 33), (36, 21)]  # heights and widths of the test images, in turn
@@ -49,21 +49,6 @@ def mixed(bench):
 
 def _mask_file(data: Path, image: Path) -> Path:
     return data / image.parts[-4] / "ground_truth" / image.parent.name / f"{image.stem}_mask.png"
-
-
-def bilinear(values, height, width):
-    """Half-pixel centers, no antialiasing, edges repeated: straight from the definition."""
-
-    def weights(size, wanted):
-        center = np.clip((np.arange(wanted) + 0.5) * size / wanted - 0.5, 0, size - 1)
-        low = np.floor(center).astype(int)
-        return low, np.minimum(low + 1, size - 1), center - low
-
-    values = np.asarray(values, np.float64)
-    top, bottom, down = weights(values.shape[0], height)
-    left, right, across = weights(values.shape[1], width)
-    rows = values[top] * (1 - down[:, None]) + values[bottom] * down[:, None]
-    return rows[:, left] * (1 - across) + rows[:, right] * across
 
 
 def nearest(values, height, width):

@@ -1,29 +1,34 @@
-"""The benchmark and stress scripts, at sizes that take a second: what they report, and one value checked elsewhere."""
+"""The evaluator's benchmark and stress test, at sizes that take a second: what they report, and one value checked
+elsewhere; and the published figures, which they must still read."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-from itertools import count
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.ndimage import label
 from sklearn.metrics import roc_auc_score
 
-from benchmarks import data as bench_data
-from benchmarks import evaluator as bench
-from benchmarks import evaluator_stress as stress
+from ader.report.renderers import markdown
+from ader.report.tables import Table
+from benchmarks.evaluator import __main__ as bench
+from benchmarks.evaluator import comparing, measuring, stress, tables
+from benchmarks.evaluator.data import DISTRIBUTIONS, Images
 
 ROWS = ["ader", "ader-exact", "adeval-1000", "torchmetrics-exact", "copy-fresh", "copy-existing"]
+STORED = Path(__file__).parents[2] / "results" / "bench"
 SMALL = ["--images", "24", "--categories", "3", "--size", "64", "--repeats", "1"]
 
 
 @pytest.fixture
 def here(monkeypatch):
     """Measures in this process, without the competitors that only the benchmark's own environment has."""
-    monkeypatch.setattr(bench, "start_worker", bench.answer)
+    monkeypatch.setattr(comparing, "start_worker", measuring.answer)
     for name in ("adeval", "torchmetrics"):
         monkeypatch.setitem(sys.modules, name, None)
 
@@ -35,12 +40,12 @@ def draw(images, count):
     return map_NHW, mask_NHW
 
 
-@pytest.mark.parametrize("distribution", bench.DISTRIBUTIONS)
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 def test_images(distribution):
-    images = bench.Images(40, 4, distribution, size=64)
+    images = Images(40, 4, distribution, size=64)
     map_NHW, mask_NHW = draw(images, 40)
     single, masks = np.empty((1, 64, 64), np.float32), np.empty((1, 64, 64), np.uint8)
-    bench.Images(40, 4, distribution, size=64).draw(17, single, masks)
+    Images(40, 4, distribution, size=64).draw(17, single, masks)
     np.testing.assert_array_equal(single[0], map_NHW[17])
     np.testing.assert_array_equal(masks[0], mask_NHW[17])
     np.testing.assert_array_equal(mask_NHW.any(axis=(1, 2)), images.label_N == 1)
@@ -81,7 +86,7 @@ def test_exact_values_are_scikit_learns(here, tmp_path):
     file = tmp_path / "bench.json"
     bench.main([*SMALL, "--only", "copy-fresh", "--json", str(file)])
     size = json.loads(file.read_text())["sizes"][0]
-    images = bench.Images(24, 3, size=64)
+    images = Images(24, 3, size=64)
     map_NHW, mask_NHW = draw(images, 24)
     for number, name in enumerate(images.names):
         mine = images.category_N == number
@@ -99,21 +104,21 @@ def test_too_slow_runs_on_a_part_and_says_so(here, capsys):
 def test_slow_path_agrees_roughly(here):
     """It measures the same thing, at fewer thresholds."""
     pytest.importorskip("skimage")
-    spec = bench.Spec("sklearn-200", 8, 1, "smooth", 64, 0, 32, 1, 100.0, None)
-    row = bench.answer(spec)
-    exact = bench.answer(bench.replace(spec, row="reference"))["values"]
-    assert bench.derive(row, exact)["error"] < 0.1
+    spec = measuring.Spec("sklearn-200", 8, 1, "smooth", 64, 0, 32, 1, 100.0, None)
+    row = measuring.answer(spec)
+    exact = measuring.answer(replace(spec, row="reference"))["values"]
+    assert comparing.derive(row, exact)["error"] < 0.1
 
 
 def test_broken_bounds_fail_the_run():
     row = {"seconds": 1.0, "pixels": 10, "bytes": 50, "copy_fresh_seconds": 1.0, "copy_existing_seconds": 1.0}
     row |= {"values": {"a": {"pixel_ap": 0.5}}, "bounds": {"a": {"pixel_ap": 0.1}}}
-    good, bad = (bench.derive(row, {"a": {"pixel_ap": exact}}) for exact in (0.59, 0.61))
+    good, bad = (comparing.derive(row, {"a": {"pixel_ap": exact}}) for exact in (0.59, 0.61))
     assert (good["broken_bounds"], bad["broken_bounds"]) == ([], ["pixel_ap of a"])
     check = {"pixel_ap": 0.0}
-    assert bench.sound({"check": check, "rows": {"ader": good, "adeval-50": {"problem": "not installed"}}})
-    assert not bench.sound({"check": check, "rows": {"ader": bad}})
-    assert not bench.sound({"check": {"pixel_ap": 1e-6}, "rows": {"ader": good}})
+    assert comparing.sound({"check": check, "rows": {"ader": good, "adeval-50": {"problem": "not installed"}}})
+    assert not comparing.sound({"check": check, "rows": {"ader": bad}})
+    assert not comparing.sound({"check": {"pixel_ap": 1e-6}, "rows": {"ader": good}})
 
 
 def test_bench_from_the_shell(tmp_path):
@@ -135,7 +140,7 @@ def test_stress(tmp_path, capsys):
     assert result["options"]["distribution"] == "smooth"
     assert 0 < result["rss_after_imports_bytes"] <= result["peak_rss_bytes"]
     assert result["state_bytes"] > 0
-    images = stress.Images(100, 5, size=64, share=stress.SHARE)
+    images = Images(100, 5, size=64, share=stress.SHARE)
     map_NHW, mask_NHW = draw(images, 100)
     parts = [images.category_N == number for number in range(5)]
     expected = np.mean([roc_auc_score(mask_NHW[mine].ravel(), map_NHW[mine].ravel()) for mine in parts])
@@ -152,18 +157,41 @@ def test_too_few_images_are_refused(script, capsys):
     assert "at least two for each of 4 categories" in capsys.readouterr().err
 
 
-def test_bench_data(tmp_path, capsys, monkeypatch):
-    words = ["--images", "6", "--pixels", "48", "--size", "32", "--workers", "0", "--rounds", "2"]
-    assert bench_data.main([*words, "--json", str(tmp_path / "data.json")]) == 0
-    report = json.loads((tmp_path / "data.json").read_text())
-    assert report["images"] == 6
-    assert report["bytes_per_image_to_device"] == 3 * 32 * 32
-    paces = report["images_per_second"]
-    assert list(paces) == ["ADer's recipe", "decoded every epoch", "filling the cache", "cached", "cached, as uint8"]
-    for name, pace in paces.items():
-        assert pace == pytest.approx(np.median(report["rounds"][name]))
-        assert report["ratio_to_ader"][name] == pytest.approx(pace / paces["ADer's recipe"])
-    calls = count()
-    monkeypatch.setattr(bench_data, "normalized", lambda batch: batch.image_BCHW + next(calls))
-    assert bench_data.main(words) == 1
-    assert "differ" in capsys.readouterr().err
+@pytest.mark.parametrize("file", ["evaluator", "evaluator_all"])
+def test_published_figures_are_read(file):
+    sizes = json.loads((STORED / f"{file}.json").read_text())["sizes"]
+    lines = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in tables.markdown_table(sizes).splitlines()}
+    cells = lines["ader, all metrics and bounds"]
+    for cell, size in zip(cells, sizes, strict=False):
+        row = size["rows"]["ader"]
+        assert float(cell) == pytest.approx(row["seconds"] / row["images"] / 256**2 * 1e9, rel=5e-3)
+        assert comparing.sound(size)
+        assert f"| {row['seconds']:.3g} |" in " ".join(tables.terminal_table(size).split())
+    rival = sizes[0]["rows"]["adeval-1000"]
+    ratio = sizes[0]["rows"]["ader"]["seconds"] / rival["seconds"] * rival["images"] / sizes[0]["images"]
+    assert float(cells[len(sizes)]) == pytest.approx(ratio, rel=5e-3)
+
+
+def test_published_stress_is_read():
+    result = json.loads((STORED / "stress.json").read_text())
+    first, second, _ = stress.summary(result, result["options"]["limit_gb"])
+    pace = 115_000 / (result["update_seconds"] + result["compute_seconds"])
+    assert f" {pace:,.0f} images/s" in first
+    assert f"peak {result['peak_rss_bytes'] / 10**9:.2f} GB, limit 1.5 GB" in second
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(None, "-"), (0, "0"), (0.00012345, "0.000123"), (0.0996, "0.0996"), (12.345, "12.3"), (-4321.5, "-4,322")],
+)
+def test_three_digits(value, shown):
+    assert tables.number(value) == shown
+
+
+def test_markdown_lines_up():
+    assert markdown(Table.of_figures(["", "s"], [["a row", "1"], ["b", "1,234"]])).splitlines() == [
+        "|       |     s |",
+        "| ----- | ----: |",
+        "| a row |     1 |",
+        "| b     | 1,234 |",
+    ]
