@@ -34,7 +34,7 @@ ader {version}: benchmark runner for visual anomaly detection
   ader score MAPS dataset=NAME  evaluates anomaly maps that any program saved
   ader data check dataset=NAME  everything that is wrong with a dataset's files
   ader data prepare dataset=NAME  unpacks, downloads or converts a dataset, or says where to get it
-  ader experiment=NAME          a named run, such as one column of a paper's table
+  ader experiment=NAME          a named run that differs from its defaults (ader list experiments)
   ader list KIND                methods, datasets, metrics, settings, trainers or experiments
   ader profile method=NAME      parameters, multiply-accumulates, memory, speed [format=json]
   ader doctor                   what this machine lacks, and how to get it
