@@ -22,7 +22,7 @@ def main(arguments: Sequence[str]) -> int:
         overrides.append("dataset=demo")  # only to complete the configuration: no image is read
     composed = compose(overrides, flags.config_dir)
 
-    from ader.methods._base import build
+    from ader.methods._base import find_class, recipe_arguments
     from ader.runs.job import run_options, trainer_options
     from ader.system.device import resolve_device
     from ader.system.precision import set_precision
@@ -34,12 +34,12 @@ def main(arguments: Sequence[str]) -> int:
     set_precision(trainer.precision)
     seed_all(options.seed)
     values = without_weights(composed.values["method"])
-    name = values.pop("name")
-    method = build(name, image_size=options.image_size, **values)
+    method_class = find_class(values.pop("name"))
+    method = method_class(**recipe_arguments(method_class, options.image_size, values))
     cost = measure(method, options.image_size, trainer.test_batch_size, device, trainer.precision)
     if form and form[-1] == "json":
-        print(json.dumps({"method": name, **cost.as_dict()}, indent=2))
+        print(json.dumps({"method": composed.choices["method"], **cost.as_dict()}, indent=2))
     else:
-        heading = f"{name} at {cost.image_size}x{cost.image_size} on {cost.device}"
+        heading = f"{composed.choices['method']} at {cost.image_size}x{cost.image_size} on {cost.device}"
         print("\n".join([heading, *cost.lines()]))
     return 0
