@@ -82,7 +82,10 @@ def section(name: str, results: Path, words: Sequence[str]) -> str:
     frame = frame[[column for column in COLUMNS if column in frame]]
     headings = {metric.slug: metric.heading for metric in METRICS}
     head = ["category", *(headings[str(column)] for column in frame)]
-    rows = [[str(row), *map(_percent, values)] for row, values in zip(frame.index, frame.to_numpy(), strict=True)]
+    rows = [
+        [str(row), *("-" if pd.isna(value) else f"{100 * value:.1f}" for value in values)]
+        for row, values in zip(frame.index, frame.to_numpy(), strict=True)
+    ]
     shown = [word for word in words if not word.startswith(("dataset.root", "paths.results"))]
     lines = [f"## {name}", "", f"`ader {' '.join(shown)}`", ""]
     lines += [f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows]]
@@ -92,10 +95,6 @@ def section(name: str, results: Path, words: Sequence[str]) -> str:
 def newest(results: Path, name: str) -> Path:
     """The folder that the last such run wrote."""
     return max(results.glob(f"*/*/{name}/short/record.json"), key=lambda file: file.stat().st_mtime).parent
-
-
-def _percent(value: float) -> str:
-    return "-" if pd.isna(value) else f"{100 * value:.1f}"
 
 
 if __name__ == "__main__":

@@ -91,7 +91,9 @@ class Published:
 
 
 def published(name: str) -> Published | None:
-    """What is printed of the costs of a comparison's method; None: nothing."""
+    """What is printed of the costs of a method; None: nothing, or there is no comparison of this name."""
+    if name not in names():
+        return None
     found: Published | None = getattr(importlib.import_module(f"parity.{name}"), "PUBLISHED", None)
     return found
 

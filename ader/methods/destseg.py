@@ -139,8 +139,14 @@ class DeSTSeg(Method):
 
     def stages(self) -> Iterator[TrainStage]:
         first, second = _phases(self.steps or self.epochs, self.student_share)
-        yield self._phase("student", self.student, self._step_student, self._student_groups(), first)
-        groups = self._segmentation_groups()
+        vectors = self.weight_decay if self.decay_norms_and_biases else 0.0
+        groups = decay_groups(self.student.parameters(), self.weight_decay, vectors)
+        groups = [{**group, "lr": self.student_lr} for group in groups]
+        yield self._phase("student", self.student, self._step_student, groups, first)
+        groups = [
+            {"params": list(self.segmentation.blocks.parameters()), "lr": self.blocks_lr},
+            {"params": list(self.segmentation.head.parameters()), "lr": self.head_lr},
+        ]
         yield self._phase("segmentation", self.segmentation, self._step_segmentation, groups, second)
 
     def _phase(self, name: str, module: nn.Module, step: Step, groups: list[dict[str, Any]], length: int) -> TrainStage:
@@ -155,16 +161,6 @@ class DeSTSeg(Method):
             steps=length if self.steps else None,
             clip=self.clip,
         )
-
-    def _student_groups(self) -> list[dict[str, Any]]:
-        groups = decay_groups(
-            self.student.parameters(), self.weight_decay, self.weight_decay if self.decay_norms_and_biases else 0.0
-        )
-        return [{**group, "lr": self.student_lr} for group in groups]
-
-    def _segmentation_groups(self) -> list[dict[str, Any]]:
-        blocks, head = self.segmentation.blocks.parameters(), self.segmentation.head.parameters()
-        return [{"params": list(blocks), "lr": self.blocks_lr}, {"params": list(head), "lr": self.head_lr}]
 
     def _spoiled(self, batch: Batch) -> Synthetic:
         if len(batch.image_BCHW) < 2:  # the pyramid pooling norms one number per image and channel

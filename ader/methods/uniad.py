@@ -149,23 +149,20 @@ class UniAD(Method):
         )
 
     def stages(self) -> Iterator[TrainStage]:
+        weights: list[Any] = list(self.transformer.parameters())
+        if not self.decay_norms_and_biases:
+            weights = decay_groups(weights, self.weight_decay)
+        optimizer = torch.optim.AdamW(weights, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
         yield TrainStage(
             name="restore",
             batch_size=self.batch_size,
             step=self._step,
-            optimizers={"transformer": torch.optim.AdamW(self._groups(), lr=self.lr, betas=self.betas)},
+            optimizers={"transformer": optimizer},
             modules=[self.jitter, self.transformer],
             epochs=self.epochs,
             schedules={"transformer": step_at(self.lr_decay_at)},
             clip=self.clip,
         )
-
-    def _groups(self) -> list[dict[str, Any]]:
-        """Parameters with and without weight decay."""
-        weights = list(self.transformer.parameters())
-        if self.decay_norms_and_biases:
-            return [{"params": weights, "weight_decay": self.weight_decay}]
-        return decay_groups(weights, self.weight_decay)
 
     def _step(self, batch: Batch, optimize: Optimize) -> Mapping[str, Tensor]:
         aligned_BNC, restored_BNC = self(batch.image_BCHW)

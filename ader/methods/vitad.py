@@ -105,20 +105,17 @@ class ViTAD(Method):
         self.blur = GaussianBlur(sigma)
 
     def stages(self) -> Iterator[TrainStage]:
+        groups = decay_groups([*self.fusion.parameters(), *self.decoder.parameters()], self.weight_decay)
         yield TrainStage(
             name="restore",
             batch_size=self.batch_size,
             step=self._step,
-            optimizers={"student": self._optimizer()},
+            optimizers={"student": torch.optim.AdamW(groups, lr=self.lr, betas=self.betas)},
             modules=[self.fusion, self.decoder],
             epochs=self.epochs,
             schedules={"student": step_at(self.lr_decay_at)},
             clip=self.clip,
         )
-
-    def _optimizer(self) -> torch.optim.Optimizer:
-        weights = [*self.fusion.parameters(), *self.decoder.parameters()]
-        return torch.optim.AdamW(decay_groups(weights, self.weight_decay), lr=self.lr, betas=self.betas)
 
     def _step(self, batch: Batch, optimize: Optimize) -> Mapping[str, Tensor]:
         loss = flat_cosine_loss(*self(batch.image_BCHW))

@@ -55,10 +55,13 @@ class Textures(nn.Module):
         if folder:
             root = Path(folder).expanduser()
             self._files = _image_files(root)
+            digest = hashlib.sha256()
+            for file in self._files:
+                digest.update(f"{relative(file, root)}:".encode("utf-8", "surrogateescape") + glimpse(file))
             self.provenance: dict[str, Any] = {
                 "name": f"textures ({len(self._files)} images)",
                 "source": str(root),
-                "sha256": _checksum(self._files, root),
+                "sha256": digest.hexdigest(),
             }
 
     def draw(self, seed_B: Tensor, purpose: str, device: torch.device | None = None) -> Tensor:
@@ -171,13 +174,6 @@ def _image_files(root: Path) -> list[Path]:
     if not files:
         raise UserError(f"method.textures={str(root)!r} holds no images ({KINDS}): give another folder, or null")
     return sorted(files, key=lambda file: relative(file, root))
-
-
-def _checksum(files: list[Path], root: Path) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{relative(file, root)}:".encode("utf-8", "surrogateescape") + glimpse(file))
-    return digest.hexdigest()
 
 
 def _decoded(files: list[Path], size: int) -> Tensor:
