@@ -32,7 +32,8 @@ from torchvision import transforms
 from ader.data import Index, load_index
 from ader.data.image_cache import CachedImages, cache_images, needed_bytes, remove
 from ader.methods._base import Batch, Tags, TrainStage
-from ader.results import record
+from ader.results.provenance import provenance
+from ader.results.schema import plain
 from ader.training.loader import Loader
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -209,7 +210,7 @@ def describe(bench: Bench, paces: dict[str, list[float]]) -> dict[str, Any]:
         "images_per_second": medians,
         "ratio_to_ader": {name: pace / medians["ADer's recipe"] for name, pace in medians.items()},
         "rounds": paces,
-        "machine": record.provenance(),
+        "machine": plain(provenance()),
     }
 
 

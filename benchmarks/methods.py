@@ -28,7 +28,8 @@ from typing import Any
 
 import torch
 
-from ader.results import record
+from ader.results.provenance import provenance
+from ader.results.schema import plain
 from ader.training.cost import count_macs, count_parameters
 from parity import SIZE, Pair, Run, load, names, published
 
@@ -67,7 +68,7 @@ def main() -> int:
     about = {"size": SIZE, "batch": options.batch, "repeats": options.repeats, "threads": options.threads}
     if options.json:
         rows = {name: rows[name] for name in names() if name in rows}
-        text = json.dumps({"about": about, "methods": rows, **record.provenance()}, indent=1)
+        text = json.dumps({"about": about, "methods": rows, **plain(provenance())}, indent=1)
         options.json.write_text(text + "\n", encoding="utf-8")
     if options.markdown:
         options.markdown.write_text(markdown(rows, about), encoding="utf-8")

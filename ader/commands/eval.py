@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     flags, words = take_flags(arguments)
     if not words:
         raise UserError("the run's folder is not given: ader eval RUN [key=value ...] (ader eval --help)")
-    from ader.results.record import open_run
+    from ader.results.trained import open_run
     from ader.runs.evaluate_again import evaluate, recompose
 
     path, *overrides = Path(words[0]), *words[1:]

@@ -49,6 +49,7 @@ from ader.nets.scoring.segments import STATISTICS, Segments, segment_statistics
 from ader.nets.state.forest import BoostedForest, ForestOptions
 from ader.nets.state.late_tensor import LateTensor
 from ader.nets.synthesis.blemishes import BlemishOptions, blemished
+from ader.results.schema import plain
 from ader.settings import FOREST
 from ader.system import dist
 from ader.system.errors import UserError
@@ -111,7 +112,7 @@ class SegAD(Method):
         self.batch_size = batch_size
         common = {"epochs": epochs, "backbone": backbone, "image_size": image_size}
         finished = {name: model_at(name, runs[name], image_size) for name in runs}
-        self.facts = {name: {**model.facts, "run": str(model.path)} for name, model in finished.items()}
+        self.finished = finished
         self.detectors = nn.ModuleDict()
         for name in detectors:
             own = options.get(name, {})
@@ -159,7 +160,7 @@ class SegAD(Method):
     @property
     def trained(self) -> dict[str, Method]:
         """The methods that are trained here, by name."""
-        methods = {name: each for name, each in self.detectors.items() if name not in self.facts}
+        methods = {name: each for name, each in self.detectors.items() if name not in self.finished}
         if self.classifier is not None and self.classifier_name is not None:
             methods[self.classifier_name] = self.classifier
         return methods  # type: ignore[return-value]
@@ -282,17 +283,15 @@ class SegAD(Method):
     def warnings(self) -> list[str]:
         """Those of the parts; what another run trained has the warnings of that run."""
         texts = [text for method in self.trained.values() for text in method.warnings()]
-        texts += [text for facts in self.facts.values() for text in facts["warnings"]]
+        texts += [text for model in self.finished.values() for text in model.record.network.warnings]
         return list(dict.fromkeys(texts))
 
     def weights(self) -> list[dict[str, Any]]:
         """Those of the parts, and the runs that they are from."""
         found = [entry for method in self.trained.values() for entry in method.weights()]
-        for name, facts in self.facts.items():
-            found += [
-                *facts["weights"],
-                {"name": name, "source": facts["run"], "sha256": facts["checkpoint"]["sha256"]},
-            ]
+        for name, model in self.finished.items():
+            found += [plain(weights) for weights in model.record.network.weights]
+            found.append({"name": name, "source": str(model.path), "sha256": model.record.checkpoint.sha256})
         return found
 
 
@@ -379,7 +378,7 @@ def model_at(name: str, folder: str, image_size: int, categories: Sequence[str] 
         UserError: it is not one of this name and image size.
     """
     model = Model.at(Path(folder).expanduser(), categories)
-    there = model.trained.record["choices"]["method"]
+    there = model.trained.record.choices["method"]
     if there != name:
         raise UserError(f"method.runs.{name}={folder} is a run of {there}: give one of {name}")
     if model.image_size != image_size:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from ader.report.table import MAIN, MORE
 from ader.results import record
 from ader.results.folder import differences
 from ader.results.identity import recipe
+from ader.results.schema import Record
 from ader.system.errors import UserError, some
 
 #: Divisor S - DDOF of the variance: what is printed estimates the spread of further seeds from S of them.
@@ -159,27 +160,27 @@ def _defective_and_normal(scores: pd.DataFrame) -> tuple[npt.NDArray[np.float64]
     return score_N[label_N == 1], score_N[label_N == 0]
 
 
-def _finished(run: Path) -> Mapping[str, Any]:
+def _finished(run: Path) -> Record:
     result = record.read(run)
     if result is None:
         raise UserError(f"{run} holds no finished run: finish it first")
     return result
 
 
-def _check_alike(runs: Sequence[Path], records: Sequence[Mapping[str, Any]]) -> None:
+def _check_alike(runs: Sequence[Path], records: Sequence[Record]) -> None:
     """Refuses to average what is not comparable: another recipe, other data, the same seed twice.
 
     Detectors that were trained for a seed may be named by ``method.runs``.
     """
     recipes = [
-        {key: value for key, value in recipe(each["config"]).items() if not re.match(r"(seed$|method\.runs)", key)}
-        | {"data": each["data_hash"]}
+        {key: value for key, value in recipe(each.config).items() if not re.match(r"(seed$|method\.runs)", key)}
+        | {"data": each.data_hash}
         for each in records
     ]
     for run, values in zip(runs, recipes, strict=True):
         differing = differences(values, recipes[0])
         if differing:
             raise UserError(f"{run} and {runs[0]} cannot be averaged, they differ in {some(differing, 3)}")
-    seeds = [each["seed"] for each in records]
+    seeds = [each.seed for each in records]
     if len(set(seeds)) < len(seeds):
         raise UserError(f"two of the runs have the same seed ({some(map(str, seeds))}): give each once")

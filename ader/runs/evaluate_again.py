@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from ader.report.result import show
 from ader.results import record
 from ader.results.folder import differences, owner_of
 from ader.results.identity import flatten, recipe
-from ader.results.record import Trained, open_run
+from ader.results.schema import EvaluatedFrom
+from ader.results.trained import Trained, open_run
 from ader.runs import facts as telling
 from ader.runs.job import Job
 from ader.runs.run import check, conclude, prepare, set_up, test
@@ -66,7 +68,7 @@ def evaluate(path: Path, words: Sequence[str], config_dir: str | None = None) ->
         interrupt.activity = "before predicting"
         job = prepare(composed, interrupt)
         dist.on_main(lambda: check_run(trained, job))
-        job.origin = {"evaluated_from": {"run": seen_from(job.folder, trained.home), **_origin(trained)}}
+        job.evaluated_from = origin_of(trained, job.folder)
         with at_work(job, force=job.options.force and not trained.is_at(job.folder)):
             make(job, trained)
             show(job.folder, job.console)
@@ -87,12 +89,13 @@ def make(job: Job, trained: Trained) -> None:
     for part in job.parts:
         file = trained.checkpoint(part.name)
         method, loader = set_up(job, part)
-        facts = {**trained.record["parts"][part.name], **telling.describe(job, part, method)}
-        facts["checkpoint"] = {**facts["checkpoint"], "file": seen_from(job.folder, file)}
+        earlier, network = trained.record.models[part.name], telling.describe(job, part, method)
         trainer = Trainer(device=job.device, precision=job.trainer.precision, checkpoint=file, console=job.console)
         trainer.restore(method)
-        evaluator, more, scores = test(job, method, loader)
-        job.add(part.name, evaluator, facts | more, scores)
+        evaluator, prediction, scores = test(job, method, loader)
+        checkpoint = replace(earlier.checkpoint, file=seen_from(job.folder, file))
+        model = replace(earlier, network=network, checkpoint=checkpoint, prediction=prediction)
+        job.add_model(part.name, model, evaluator, scores)
     conclude(job)
 
 
@@ -102,13 +105,13 @@ def recompose(trained: Trained, words: Sequence[str], config_dir: str | None) ->
     Raises:
         UserError: an override would need another model, or the configs have changed since the run.
     """
-    _check_free(words, trained.record["config"])
+    _check_free(words, trained.record.config)
     # what a run leaves behind besides its tables is made again where it is asked for, or was there before
-    kept = [word for word in trained.record["overrides"] if key_of(word) not in ("force", "save_maps")]
-    composed = compose([*kept, *words], config_dir or trained.record["config_dir"])
+    kept = [word for word in trained.record.overrides if key_of(word) not in ("force", "save_maps")]
+    composed = compose([*kept, *words], config_dir or trained.record.config_dir)
     theirs, mine = (
         {key: value for key, value in recipe(values).items() if not FREE.fullmatch(key)}
-        for values in (trained.record["config"], composed.values)
+        for values in (trained.record.config, composed.values)
     )
     changed = differences(theirs, mine)
     if changed:
@@ -118,11 +121,11 @@ def recompose(trained: Trained, words: Sequence[str], config_dir: str | None) ->
         )
     # a command given in another working directory still means the same data and results
     given = {key_of(word) for word in words}
-    standard = trained.folder.parts[-4:] == tuple(trained.record["title"].split(" / "))
+    standard = trained.folder.parts[-4:] == tuple(trained.record.title.split(" / "))
     if standard and not given & {"paths", "paths.results"}:
         composed.values["paths"]["results"] = str(trained.folder.parents[3])
-    if Path(trained.record["data_root"]).is_dir() and not given & {"dataset.root", "paths", "paths.data"}:
-        composed.values["dataset"]["root"] = trained.record["data_root"]
+    if Path(trained.record.data_root).is_dir() and not given & {"dataset.root", "paths", "paths.data"}:
+        composed.values["dataset"]["root"] = trained.record.data_root
     return composed
 
 
@@ -142,7 +145,7 @@ def check_run(trained: Trained, job: Job) -> None:
     Raises:
         UserError: they are not, or it may not.
     """
-    if job.place.fingerprint["data"] != trained.record["data_hash"]:
+    if job.place.fingerprint["data"] != trained.record.data_hash:
         raise UserError(
             f"the data at {job.index.root} is not what {trained.folder} was evaluated on: undo its changes, set "
             "dataset.root, or train again"
@@ -151,7 +154,7 @@ def check_run(trained: Trained, job: Job) -> None:
         file = trained.checkpoint(part.name)
         if not file.is_file():
             raise UserError(f"{file} is missing: put it back, or train again (force=true)")
-        if sha256(file) != trained.record["parts"][part.name]["checkpoint"]["sha256"]:
+        if sha256(file) != trained.record.models[part.name].checkpoint.sha256:
             raise UserError(f"{file} is not the checkpoint that the record knows: put that back, or train again")
     if trained.is_at(job.folder):
         differing = differences(owner_of(job.folder), job.place.fingerprint)
@@ -177,7 +180,7 @@ def _check_origin(trained: Trained, job: Job) -> None:
         )
 
 
-def _origin(trained: Trained) -> dict[str, Any]:
-    """What the record says of the run that trained the model."""
-    before = trained.record.get("evaluated_from", trained.record)
-    return {name: before[name] for name in ("time", "commit")}
+def origin_of(trained: Trained, folder: Path) -> EvaluatedFrom:
+    """The run that trained the model, as a record in ``folder`` has it."""
+    made = trained.record.evaluated_from or trained.record.provenance
+    return EvaluatedFrom(run=seen_from(folder, trained.home), time=made.time, commit=made.commit)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
 
 import pandas as pd
 
@@ -14,6 +13,8 @@ from ader.data.index import TEST, Index
 from ader.methods._base import Method
 from ader.metrics import OBJECT_METRICS
 from ader.results import record
+from ader.results.provenance import provenance
+from ader.results.schema import MapSource, Network, Record, Weights
 from ader.runs.job import Job
 from ader.runs.task import Task
 from ader.settings import Part
@@ -39,33 +40,38 @@ def title(task: Task) -> str:
     return " / ".join(parts)
 
 
-def describe(job: Job, part: Part, method: Method) -> dict[str, Any]:
-    """Says what the method is; facts for the record."""
+def describe(job: Job, part: Part, method: Method) -> Network:
+    """Says what the method is, and returns it for the record."""
     params, trainable = count_parameters(method)
     macs = count_macs(method, job.options.image_size, job.device)
     if len(job.parts) > 1:
         job.console.say(f"part     {part.name}")
     unseen = sum(sample.label for sample in job.index if sample.split != TEST)
-    if unseen and method.tags.supervision == "normal" and not job.facts:
+    if unseen and method.tags.supervision == "normal" and not job.models:
         job.console.say(f"         learns from normal images only: does not see the {unseen} defective training images")
-    if not job.facts:
+    if not job.models:
         job.console.say(
             f"method   {params / 1e6:.1f} M parameters, {trainable / 1e6:.1f} M trained, "
             f"{macs / 1e9:.1f} GMAC per image"
         )
         for warning in method.warnings():
             job.console.say(f"CAUTION  {warning}")
-    return {
-        "params": params,
-        "trainable_params": trainable,
-        "macs": macs,
-        "weights": method.weights(),
-        "warnings": method.warnings(),
-    }
+    return Network(
+        params=params,
+        trainable_params=trainable,
+        macs=macs,
+        weights=tuple(Weights(**entry) for entry in method.weights()),
+        warnings=tuple(method.warnings()),
+    )
 
 
-def write(task: Task) -> None:
-    """Writes the tables, and the record that makes them a result; an earlier result is replaced as a whole."""
+def write(task: Task, source: MapSource | None = None) -> None:
+    """Writes the tables, and the record that makes them a result; an earlier result is replaced as a whole.
+
+    Args:
+        task: what was evaluated.
+        source: the maps, where they are of another program.
+    """
     evaluator, composed = task.evaluator, task.composed
     frame = evaluator.compute()
     tables = {"metrics.csv": frame, "bounds.csv": evaluator.bounds(), "counts.csv": evaluator.counts()}
@@ -75,31 +81,32 @@ def write(task: Task) -> None:
     files["scores.csv"] = _scores(task).to_csv(index=False)
     if isinstance(task, Job):
         files["training.csv"] = _training_images(task.index).to_csv(index=False)
-    content = {
-        "status": "done",
-        "title": title(task),
-        "choices": {**composed.choices, "dataset": task.place.label},
-        "seed": composed.values.get("seed"),
-        "config": composed.values,
-        "config_hash": record.digest(task.place.fingerprint),
-        "overrides": composed.overrides,
-        "config_dir": composed.config_dir,
-        "data_root": str(task.index.root),
-        "data_hash": task.place.fingerprint["data"],
-        "index_hash": task.index.digest(),
-        "images": dict(sum(task.index.tally().values(), Counter())),
-        "profile": evaluator.profile,
-        "maps": task.extras.maps,
-        "by_defect": task.extras.by_defect,
-        **task.origin,
-        "warnings": list(dict.fromkeys(text for facts in task.facts.values() for text in facts["warnings"])),
-        "parts": task.facts,
-        "rows": record.rows(frame),
-        "undefined": _reasons(_worth_saying(task)),
-        **record.provenance(),
-    }
+    warnings = dict.fromkeys(text for model in task.models.values() for text in model.network.warnings)
+    result = Record(
+        title=title(task),
+        choices={**composed.choices, "dataset": task.place.label},
+        seed=composed.values.get("seed"),
+        config=dict(composed.values),
+        config_hash=record.digest(task.place.fingerprint),
+        overrides=tuple(composed.overrides),
+        config_dir=composed.config_dir,
+        data_root=str(task.index.root),
+        data_hash=task.place.fingerprint["data"],
+        index_hash=task.index.digest(),
+        images=dict(sum(task.index.tally().values(), Counter())),
+        metric=evaluator.profile,
+        maps=task.extras.maps,
+        by_defect=task.extras.by_defect,
+        warnings=tuple(warnings),
+        models=task.models,
+        source=source,
+        evaluated_from=task.evaluated_from,
+        rows=record.rows(frame),
+        undefined=_reasons(_worth_saying(task)),
+        provenance=provenance(),
+    )
     with task.interrupt.patiently():
-        record.write(task.folder, files, content)
+        record.write(task.folder, files, result)
 
 
 def _worth_saying(task: Task) -> dict[tuple[str, str], str]:
@@ -109,13 +116,12 @@ def _worth_saying(task: Task) -> dict[tuple[str, str], str]:
     return {key: reason for key, reason in undefined.items() if grouped or key[1] not in OBJECT_METRICS}
 
 
-def _reasons(undefined: Mapping[tuple[str, str], str]) -> dict[str, list[str]]:
+def _reasons(undefined: Mapping[tuple[str, str], str]) -> dict[str, tuple[str, ...]]:
     """Reason -> the categories it holds for."""
-    reasons: dict[str, list[str]] = {}
+    reasons: dict[str, dict[str, None]] = {}
     for (category, _), reason in undefined.items():
-        if category not in reasons.setdefault(reason, []):
-            reasons[reason].append(category)
-    return reasons
+        reasons.setdefault(reason, {})[category] = None
+    return {reason: tuple(categories) for reason, categories in reasons.items()}
 
 
 def _scores(task: Task) -> pd.DataFrame:

@@ -6,7 +6,6 @@ import io
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from ader.data.index import Sample
 from ader.mapfiles.folder import saved_names
 from ader.methods._base import Method, Prediction
 from ader.metrics import Evaluator
+from ader.results.schema import PredictionCost
 from ader.runs.job import Job
 from ader.runs.observe import observe
 from ader.system import dist
@@ -29,12 +29,11 @@ from ader.training.loader import Loader
 
 
 @torch.no_grad()
-def predict(job: Job, method: Method, loader: Loader, evaluator: Evaluator) -> tuple[dict[str, Any], dict[str, float]]:
+def predict(job: Job, method: Method, loader: Loader, evaluator: Evaluator) -> tuple[PredictionCost, dict[str, float]]:
     """Scores this process's test images and gives them to ``evaluator``.
 
     Returns:
-        Facts for the record (seconds of prediction and of evaluation apart, images, peak memory in bytes), and the
-        score of every test image, those of other processes included.
+        What it cost, and the score of every test image; those of other processes are included in both.
     """
     reset_peak(job.device)
     batch_size, images = job.trainer.test_batch_size, len(loader.index.split("test"))
@@ -61,15 +60,8 @@ def predict(job: Job, method: Method, loader: Loader, evaluator: Evaluator) -> t
             job.interrupt.check()
     shares = dist.gather_objects((seconds, scores))
     scores = {image: score for _, share in shares for image, score in share.items()}
-    slowest = max(share["predict"] for share, _ in shares)
-    facts = {
-        "predict_seconds": slowest,
-        "evaluate_seconds": max(share["evaluate"] for share, _ in shares),
-        "test_images": len(scores),
-        "predict_images_per_second": len(scores) / max(1e-9, slowest),
-        "test_memory_bytes": peak_memory(job.device),
-    }
-    return facts, scores
+    predicting, evaluating = (max(share[kind] for share, _ in shares) for kind in ("predict", "evaluate"))
+    return PredictionCost.of(len(scores), predicting, evaluating, peak_memory(job.device)), scores
 
 
 def check_prediction(method: Method, prediction: Prediction, image_BCHW: Tensor) -> Prediction:

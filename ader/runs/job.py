@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -12,7 +12,9 @@ from pydantic import BeforeValidator, Field
 from ader.config.compose import Composed
 from ader.config.validate import validated
 from ader.data.image_cache import CachedImages
+from ader.metrics import Evaluator
 from ader.results.identity import check_name
+from ader.results.schema import ModelRecord
 from ader.runs.task import Task
 from ader.settings import Part
 from ader.system.precision import Precision
@@ -77,6 +79,11 @@ class Job(Task):
     parts: Sequence[Part]
     caching: CacheOptions
     cached: CachedImages | None = None
+
+    def add_model(self, part: str, model: ModelRecord, evaluator: Evaluator, scores: Mapping[str, float]) -> None:
+        """Adds a part's model, what the evaluator counted of it, and its images' scores."""
+        self.add(evaluator, scores)
+        self.models[part] = model
 
 
 def decoders(workers: int | Literal["auto"]) -> int:

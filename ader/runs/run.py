@@ -18,6 +18,8 @@ from ader.methods._base import Method, find_class, recipe_arguments
 from ader.metrics import Evaluator
 from ader.report.result import show
 from ader.results.identity import Place, locate
+from ader.results.record import MODEL
+from ader.results.schema import SCHEMA, Checkpoint, ModelRecord, PredictionCost, StageCost, TrainingCost, plain
 from ader.runs import facts as telling
 from ader.runs.caching import decode_once, decoded_before
 from ader.runs.inference import predict
@@ -96,7 +98,8 @@ def refuse_evaluation(job: Job) -> None:
     Raises:
         UserError: the folder holds the evaluation of a model that is elsewhere.
     """
-    run = (job.earlier or {}).get("evaluated_from", {"run": "."})["run"]
+    origin = job.earlier.evaluated_from if job.earlier else None
+    run = origin.run if origin else "."
     if run != ".":
         home = os.path.normpath(job.folder / run)
         raise UserError(
@@ -140,20 +143,26 @@ def run_part(job: Job, part: Part, folder: Path) -> None:
     """Trains and tests one model, and adds its counts to the run's evaluator."""
     done = folder / "evaluation.pt"  # only runs of several parts keep it: the others have nothing to come back to
     saved = torch.load(done, map_location="cpu", weights_only=True) if done.exists() else None
-    if saved and Extras(**saved["extras"]) == job.extras:
+    if saved and saved.get("schema") == SCHEMA and Extras(**saved["extras"]) == job.extras:
         evaluator = Evaluator.from_state_dict(saved["evaluator"], device=job.device)
-        job.add(part.name, evaluator, saved["facts"], saved["scores"])
+        job.add_model(part.name, MODEL.validate_python(saved["model"]), evaluator, saved["scores"])
         job.console.say(f"{part.name}: done before")
         return
     job.interrupt.activity = f"before training {part.name!r}"
     method, loader = set_up(job, part)
-    facts = telling.describe(job, part, method)
-    facts |= train(job, method, loader, folder)
-    evaluator, more, scores = test(job, method, loader)
-    facts |= more
-    job.add(part.name, evaluator, facts, scores)
+    network = telling.describe(job, part, method)
+    training, checkpoint = train(job, method, loader, folder)
+    evaluator, prediction, scores = test(job, method, loader)
+    model = ModelRecord(network=network, checkpoint=checkpoint, training=training, prediction=prediction)
+    job.add_model(part.name, model, evaluator, scores)
     if folder != job.folder and dist.is_main():
-        state = {"evaluator": evaluator.state_dict(), "facts": facts, "scores": scores, "extras": vars(job.extras)}
+        state = {
+            "schema": SCHEMA,
+            "evaluator": evaluator.state_dict(),
+            "model": plain(model),
+            "scores": scores,
+            "extras": vars(job.extras),
+        }
         write_atomic(done, lambda file: torch.save(state, file))
 
 
@@ -165,8 +174,8 @@ def set_up(job: Job, part: Part) -> tuple[Method, Loader]:
     return method, Loader(index, size, job.device, seed, workers, method.tags, job.cached, label_maps(job))
 
 
-def train(job: Job, method: Method, loader: Loader, folder: Path) -> dict[str, Any]:
-    """Trains one model, or what its checkpoint in ``folder`` leaves to do; facts for the record."""
+def train(job: Job, method: Method, loader: Loader, folder: Path) -> tuple[TrainingCost, Checkpoint]:
+    """Trains one model, or what its checkpoint in ``folder`` leaves to do; what that cost, and its weights."""
     scalars = TensorBoardWriter(folder / "tb")
     trainer = Trainer(
         device=job.device,
@@ -185,27 +194,26 @@ def train(job: Job, method: Method, loader: Loader, folder: Path) -> dict[str, A
     finally:
         scalars.close()
     file = folder / "checkpoint.pt"
-    return {
-        "checkpoint": {"file": os.path.relpath(file, job.folder), "sha256": sha256(file) if dist.is_main() else None},
-        "stage_seconds": progress.seconds,
-        "stage_images": progress.images,
-        "stage_images_per_second": {
-            name: count / max(1e-9, progress.seconds[name]) for name, count in progress.images.items()
+    cost = TrainingCost(
+        stages={
+            name: StageCost.of(seconds, progress.images.get(name, 0)) for name, seconds in progress.seconds.items()
         },
-        "train_memory_bytes": peak_memory(job.device),
-        "processes": dist.world(),
-        "cached": job.cached is not None,
-    }
+        memory_bytes=peak_memory(job.device),
+        processes=dist.world(),
+        cached=job.cached is not None,
+    )
+    digest = sha256(file) if dist.is_main() else ""  # only that process has the file, and writes the record
+    return cost, Checkpoint(file=os.path.relpath(file, job.folder), sha256=digest)
 
 
-def test(job: Job, method: Method, loader: Loader) -> tuple[Evaluator, dict[str, Any], dict[str, float]]:
-    """Tests one trained model: its counts over all processes, facts for the record, and the images' scores."""
+def test(job: Job, method: Method, loader: Loader) -> tuple[Evaluator, PredictionCost, dict[str, float]]:
+    """Tests one trained model: its counts over all processes, what that cost, and the images' scores."""
     job.interrupt.activity = "while predicting"
     evaluator = job.new_evaluator()
-    facts, scores = predict(job, method, loader, evaluator)
+    cost, scores = predict(job, method, loader, evaluator)
     if dist.world() > 1:
         evaluator.all_reduce()
-    return evaluator, facts, scores
+    return evaluator, cost, scores
 
 
 def conclude(job: Job) -> None:

@@ -22,7 +22,9 @@ from ader.data.reading import read_index
 from ader.data.sizes import Sizes
 from ader.mapfiles import MapSource, open_maps
 from ader.report.result import show
+from ader.results import schema
 from ader.results.identity import check_name, locate
+from ader.results.schema import ReadingCost
 from ader.runs import facts as telling
 from ader.runs.job import Workers, decoders
 from ader.runs.observe import observe
@@ -81,9 +83,9 @@ def score(composed: Composed, maps: Path) -> Path:
                 task.console.say(f"This result exists already (force=true runs it again): {task.folder}\n")
             else:
                 telling.announce(task, *described(source))
-                add_all(task, source, max(1, decoders(options.workers)))
+                reading = add_all(task, source, max(1, decoders(options.workers)))
                 interrupt.activity = "while writing the tables"
-                telling.write(task)
+                telling.write(task, recorded(source, reading))
             show(task.folder, task.console)
     return task.folder
 
@@ -107,7 +109,6 @@ def prepare(composed: Composed, options: ScoreOptions, maps: Path, interrupt: In
         place=locate(composed, index, **content),
         interrupt=interrupt,
         extras=Extras(by_defect=metric.by_defect),
-        origin={"source": facts},
     )
     return task, source
 
@@ -122,8 +123,15 @@ def described(source: MapSource) -> Iterator[str]:
         yield f"         {len(source.extra)} maps belong to no test image ({some(source.extra, 3)})"
 
 
-def add_all(task: Task, source: MapSource, workers: int) -> None:
-    """Reads all maps and masks and gives them to the evaluator."""
+def recorded(source: MapSource, reading: ReadingCost) -> schema.MapSource:
+    """What the record says of the maps."""
+    facts = source.describe()
+    scores = schema.ScoreFile(**facts.pop("scores")) if "scores" in facts else None
+    return schema.MapSource(**facts, scores=scores, reading=reading)
+
+
+def add_all(task: Task, source: MapSource, workers: int) -> ReadingCost:
+    """Reads all maps and masks and gives them to the evaluator; what that cost."""
     task.interrupt.activity = "while evaluating"
     samples = task.index.split(TEST).samples
     sizes, evaluator, scores = task.metric.sizes, task.new_evaluator(), dict[str, float]()
@@ -142,14 +150,9 @@ def add_all(task: Task, source: MapSource, workers: int) -> None:
             for _ in batch:
                 track.advance()
             task.interrupt.check()
-    facts = {
-        "read_seconds": time.perf_counter() - began - seconds,
-        "evaluate_seconds": seconds,
-        "test_images": len(samples),
-        "scores_from_maps": maxima,
-        "warnings": [],
-    }
-    task.add("maps", evaluator, facts, scores)
+    reading = time.perf_counter() - began - seconds
+    task.add(evaluator, scores)
+    return ReadingCost(images=len(samples), seconds=reading, evaluate_seconds=seconds, scores_from_maps=maxima)
 
 
 def read_one(index: Index, source: MapSource, sizes: Sizes, sample: Sample) -> Scored:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -20,6 +19,7 @@ from ader.metrics import Evaluator
 from ader.results import folder as workspace
 from ader.results import record
 from ader.results.identity import Place
+from ader.results.schema import EvaluatedFrom, ModelRecord, Record
 from ader.system import dist
 from ader.system.console import Console
 from ader.system.interrupt import Interrupt
@@ -54,9 +54,9 @@ class Extras:
     by_defect: bool = False
 
     @classmethod
-    def of(cls, result: Mapping[str, Any] | None) -> Extras:
+    def of(cls, result: Record | None) -> Extras:
         """Those of a record; none where there is no record."""
-        return cls() if result is None else cls(result["maps"], result["by_defect"])
+        return cls() if result is None else cls(result.maps, result.by_defect)
 
     def __or__(self, other: Extras) -> Extras:
         return Extras(self.maps or other.maps, self.by_defect or other.by_defect)
@@ -74,10 +74,10 @@ class Task:
         place: the dataset's label, the results folder and the task's fingerprint.
         interrupt: where signals are noted.
         extras: what the result will hold besides the tables.
-        origin: what the record says of where the predictions come from.
+        evaluated_from: the run that trained the models, where that is another one.
         console: silent until the task is at work.
         evaluator: counts of all parts.
-        facts: per part, what the record says of it.
+        models: those that were tested, by part.
         scores: of the test images.
         earlier: the record of the result that the folder held before, or None.
         finished: whether that has everything that was asked for.
@@ -90,12 +90,12 @@ class Task:
     place: Place
     interrupt: Interrupt
     extras: Extras
-    origin: dict[str, Any] = field(default_factory=dict)
+    evaluated_from: EvaluatedFrom | None = None
     console: Console = field(default_factory=lambda: Console(quiet=True))
     evaluator: Evaluator = field(init=False)
-    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    models: dict[str, ModelRecord] = field(default_factory=dict)
     scores: dict[str, float] = field(default_factory=dict)
-    earlier: dict[str, Any] | None = None
+    earlier: Record | None = None
     finished: bool = False
 
     def __post_init__(self) -> None:
@@ -111,10 +111,9 @@ class Task:
         tested = self.index.split(TEST).categories  # drifts may be tested only, and other conditions trained on only
         return Evaluator(list(tested), self.device, self.metric.profile, by_defect=self.extras.by_defect)
 
-    def add(self, part: str, evaluator: Evaluator, facts: dict[str, Any], scores: Mapping[str, float]) -> None:
-        """Adds what one part has found: its counts, what the record says of it, and its images' scores."""
+    def add(self, evaluator: Evaluator, scores: Mapping[str, float]) -> None:
+        """Adds what one part has found: its counts and its images' scores."""
         self.evaluator.merge(evaluator)
-        self.facts[part] = facts
         self.scores.update(scores)
 
     def take_up(self) -> None:

@@ -75,10 +75,10 @@ def test_the_same_again(bench, capsys):
     assert (folder / "checkpoint.pt").stat().st_mtime_ns == stamp
     after = record(folder)
     assert after["rows"] == before["rows"]
-    assert after["evaluated_from"] == {"run": ".", "time": before["time"], "commit": before["commit"]}
+    assert after["evaluated_from"] == {"run": "."} | {key: before["provenance"][key] for key in ("time", "commit")}
     assert "evaluated_from" not in before
-    for key in ("stage_seconds", "stage_images", "train_memory_bytes", "checkpoint", "processes", "params"):
-        assert after["parts"]["all"][key] == before["parts"]["all"][key]
+    for key in ("training", "checkpoint", "network"):
+        assert after["models"]["all"][key] == before["models"]["all"][key]
     assert main(["eval", str(folder)]) == 0
     assert record(folder)["evaluated_from"] == after["evaluated_from"]
     bench.unhook()
@@ -100,11 +100,11 @@ def test_other_metrics_are_those_of_a_run(done, words):
     assert tables(found) == tables(direct)
     mine, theirs = record(found), record(direct)
     assert mine["config_hash"] == theirs["config_hash"]
-    assert mine["profile"] == theirs["profile"]
+    assert mine["metric"] == theirs["metric"]
     assert found.joinpath(mine["evaluated_from"]["run"]).resolve() == folder.resolve()
-    checkpoint = mine["parts"]["all"]["checkpoint"]
+    checkpoint = mine["models"]["all"]["checkpoint"]
     assert found.joinpath(checkpoint["file"]).resolve() == (folder / "checkpoint.pt").resolve()
-    assert checkpoint["sha256"] == record(folder)["parts"]["all"]["checkpoint"]["sha256"]
+    assert checkpoint["sha256"] == record(folder)["models"]["all"]["checkpoint"]["sha256"]
     assert not (found / "checkpoint.pt").exists()
 
 
@@ -153,8 +153,8 @@ def test_one_model_per_category(bench):
     assert main(["eval", str(folder)]) == 0
     assert tables(folder) == files
     assert main(["eval", str(folder), "metric=exact"]) == 0
-    parts = record(other(bench, folder))["parts"]
-    assert {name: part["checkpoint"]["file"] for name, part in parts.items()} == {
+    models = record(other(bench, folder))["models"]
+    assert {name: model["checkpoint"]["file"] for name, model in models.items()} == {
         name: f"../{folder.name}/parts/{name}/checkpoint.pt" for name in ("bottle", "cable")
     }
 
@@ -305,7 +305,7 @@ def test_an_unfinished_checkpoint_is_not_trained(done, capsys):
     state["progress"]["finished"] = False
     torch.save(state, folder / "checkpoint.pt")
     known = record(folder)
-    known["parts"]["all"]["checkpoint"]["sha256"] = sha256(folder / "checkpoint.pt")
+    known["models"]["all"]["checkpoint"]["sha256"] = sha256(folder / "checkpoint.pt")
     (folder / "record.json").write_text(json.dumps(known))
     refused(capsys, folder, "is not of a finished training")
 

@@ -159,7 +159,7 @@ def test_folders_and_records(bench, maps, capsys):
     assert record["source"]["kind"] == "folder"
     assert record["source"]["files"] == 8
     assert record["index_hash"]
-    assert record["profile"] == "histogram"
+    assert record["metric"] == "histogram"
     assert record["rows"].keys() == {"bottle", "cable", "mean"}
     assert record["choices"]["method"] == "maps"
     assert yaml.safe_load((folder / "config.yaml").read_text())["fingerprint"]["maps"] == record["source"]["sha256"]

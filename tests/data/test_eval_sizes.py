@@ -243,7 +243,7 @@ def test_the_profile_is_told(bench, capsys, profile):
     assert [f"metric={profile}  (percent)" in title for title in titles] == [False, True, True]
     assert out.count("pixel metrics are certified") == 1
     assert out.count(f"metric={profile}: ") == 2
-    profiles = {json.loads(file.read_text())["profile"] for file in bench.root.rglob("record.json")}
+    profiles = {json.loads(file.read_text())["metric"] for file in bench.root.rglob("record.json")}
     assert profiles == {"histogram", profile}
     assert len(list(bench.root.rglob("record.json"))) == 3
 

@@ -29,6 +29,7 @@ from ader.nets.state.forest import BoostedForest, ForestOptions
 from ader.nets.synthesis.blemishes import BlemishOptions, blemished
 from ader.nets.synthesis.draws import uniform
 from ader.report.seeds import Spread, image_auroc, image_fpr95, image_metric, over_seeds, unseen_defects
+from ader.results.record import write
 from ader.settings import FOREST, apply
 from ader.system.errors import UserError
 from ader.testing.subject import Subject, predict
@@ -36,6 +37,7 @@ from ader.training.cost import count_macs, count_parameters
 from ader.training.loader import Loader, hold_out
 from ader.training.trainer import Trainer
 from tests.layouts.vad import write_learnable
+from tests.support.records import a_record
 
 sys.path.append(str(Path(__file__).parents[2] / "scripts"))
 
@@ -640,12 +642,15 @@ def test_a_finished_detector_in_a_run(vad, detector, capsys):
     segments = f"method.segments={vad / 'segments.png'}"
     assert main(words(vad, results, "seed=1", taken, segments)) == 0
     run, record = record_of(results, "segad")
-    weights = record["parts"]["vad"]["weights"][-1]
+    weights = record["models"]["vad"]["network"]["weights"][-1]
     assert weights["source"] == str(folder)
-    assert weights["sha256"] == json.loads((folder / "record.json").read_text())["parts"]["vad"]["checkpoint"]["sha256"]
-    assert record["versions"]["xgboost"] == xgboost.__version__
+    assert (
+        weights["sha256"] == json.loads((folder / "record.json").read_text())["models"]["vad"]["checkpoint"]["sha256"]
+    )
+    assert record["provenance"]["versions"]["xgboost"] == xgboost.__version__
     assert record["warnings"] == ["backbone resnet18 has random weights (not pretrained)"]
-    assert record["parts"]["vad"]["stage_images"] == {"forest": 40}
+    stages = record["models"]["vad"]["training"]["stages"]
+    assert {name: stage["images"] for name, stage in stages.items()} == {"forest": 40}
     before = (run / "metrics.csv").read_bytes()
     assert main(["eval", str(run), "trainer.test_batch_size=3", "force=true"]) == 0
     assert (run / "metrics.csv").read_bytes() == before
@@ -724,7 +729,7 @@ def finished(folder: Path, seed: int, auroc: dict[str, float], **more) -> Path:
     """A run's folder with what the summaries read."""
     folder.mkdir(parents=True)
     config = {"seed": seed, "method": {"name": "segad", "runs": {"rd": f"run{seed}"}, "quantile": 0.9, **more}}
-    (folder / "record.json").write_text(json.dumps({"schema": 2, "seed": seed, "config": config, "data_hash": "x"}))
+    write(folder, {}, a_record(seed=seed, config=config))
     table = pd.DataFrame({"image_auroc": auroc, "image_fpr95": 0.5})
     table.to_csv(folder / "metrics.csv", index_label="category")
     return folder
