@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import functools
 import inspect
 import io
 import re
@@ -333,14 +334,15 @@ def check_no_names(subject: Subject) -> None:
 ORDINARY = frozenset({"same", "view", "background", "illumination", "switch", "tape", "can"})
 
 
-def published_names() -> set[str]:
+@functools.cache
+def published_names() -> frozenset[str]:
     """Published datasets (those whose YAML states counts) and their categories."""
     names: set[str] = set()
-    for file in (config_folder() / "dataset").glob("*.yaml"):
-        values = _yaml(file)
+    for option in options("dataset"):
+        values = read_option("dataset", option)
         if values.get("counts"):
-            names |= {file.stem, *map(str, values["about"]["categories"] or ())}
-    return {name.lower() for name in names if not name.isdigit()} - ORDINARY
+            names |= {option, *map(str, values["about"]["categories"] or ())}
+    return frozenset(name.lower() for name in names if not name.isdigit()) - ORDINARY
 
 
 def check_macs(subject: Subject) -> None:
