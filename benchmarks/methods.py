@@ -32,34 +32,7 @@ from ader.results.provenance import provenance
 from ader.results.schema import plain
 from ader.training.cost import count_macs, count_parameters
 from benchmarks._common import forget_peak, resident, write_json
-from parity import SIZE, Pair, Run, load, names
-
-#: ADer Table 1: millions of parameters, billions of multiply-accumulates (fvcore's convention) at 256x256.
-PUBLISHED: Mapping[str, tuple[float, float]] = {
-    "rd": (80.6, 28.4),
-    "draem": (97.4, 198.0),
-    "simplenet": (72.8, 17.715),
-    "cflow": (237.0, 28.7),
-    "vitad": (39.0, 9.7),
-    "invad": (95.6, 45.4),
-    "invad_lite": (17.1, 9.3),
-    "uniad": (24.5, 3.4),
-    "destseg": (35.2, 30.7),
-}
-
-#: Why our counts and the published ones differ; the tests of each method show it.
-COUNTS: Mapping[str, str] = {
-    "cflow": "the published parameters hold the flows' fixed rotations and their inverses (2 x 44.0 M), which are "
-    "buffers here; the published multiply-accumulates leave the rotations out (6.4 G)",
-    "destseg": "the published multiply-accumulates hold a second pass of the teacher (1.8 G) and lack a convolution "
-    "that fvcore does not see (9.7 G)",
-    "simplenet": "the published parameters hold layer4 and the classifier of the backbone (44.0 M), which are never "
-    "used; the published multiply-accumulates are of a training step, norms included",
-    "uniad": "the published parameters hold stages of the backbone that feed nothing (13.1 M); the published "
-    "multiply-accumulates lack the products of queries and keys (0.2 G)",
-    "vitad": "the published parameters hold unused weights of the decoder (0.7 M) and 0.4 M that the released code "
-    "does not explain; the published multiply-accumulates lack the products inside attention (1.1 G)",
-}
+from parity import SIZE, Pair, Run, load, names, published
 
 
 def main() -> int:
@@ -206,7 +179,7 @@ def markdown(rows: Mapping[str, Mapping[str, Any]], about: Mapping[str, Any]) ->
         "",
         pipe_table(Table(COLUMNS, tuple(Row(tuple(cells(name, row))) for name, row in rows.items()))).rstrip(),
     ]
-    counts = [f"- `{name}`, counts: {COUNTS[name]}" for name in rows if name in COUNTS]
+    counts = [f"- `{name}`, counts: {of.why}" for name in rows if (of := published(name)) and of.why]
     notes = [f"- `{name}`, comparison: {row['note']}" for name, row in rows.items() if row["note"]]
     return "\n".join([*lines, "", *counts, *notes, ""])
 
@@ -223,7 +196,7 @@ COLUMNS = (
 
 def cells(name: str, row: Mapping[str, Any]) -> list[Cell]:
     """One line of the table."""
-    published = PUBLISHED.get(name, (None, None))
+    table = published(name)
     gradients = relative(row, "gradients (float64)")
     values = (
         relative(row, "map"),
@@ -233,9 +206,9 @@ def cells(name: str, row: Mapping[str, Any]) -> list[Cell]:
     )
     return [
         Cell(name),
-        Cell(row["params"] / 1e6, published=published[0]),
+        Cell(row["params"] / 1e6, published=table.params if table else None),
         Cell(row["trained"] / 1e6),
-        Cell(row["macs"] / 1e9, published=published[1]),
+        Cell(row["macs"] / 1e9, published=table.macs if table else None),
         *map(Cell, values),
         *(Cell(row[phase]["ratio"] if phase in row else None) for phase in ("train", "test")),
         *(Cell(memory(row.get(phase))) for phase in ("train", "test")),

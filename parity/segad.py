@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ader.methods._base import Batch, FitPass, Method, Prediction, build
+from ader.methods import Batch, FitPass, Method, Prediction, build
 from ader.methods.segad import LABELS
 from parity import SIZE, Difference, Pair, commit, largest
 

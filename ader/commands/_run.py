@@ -9,7 +9,7 @@ ader dataset=NAME method=NAME [key=value ...]
     one run: trains for a fixed number of epochs, evaluates after the last one, writes
     per-category tables. The same command again resumes it, or shows the finished result.
 ader experiment=NAME
-    a named run, such as one column of a paper's table
+    a named run that differs from its defaults (ader list experiments)
 """
 
 

@@ -39,15 +39,19 @@ def main(request: Request) -> int:
 
 
 def _methods() -> Iterator[tuple[str, ...]]:
-    """Importing a method is the only way to know whether its packages are there."""
-    for name in plugins.names("methods"):
-        base = importlib.import_module("ader.methods._base")
+    """Options and, since a package may bring one without a YAML file, modules that no option names. Importing a method
+    is the only way to know whether its packages are there."""
+    base = importlib.import_module("ader.methods._base")
+    values = {name: read_option("method", name) for name in options("method")}
+    named = {str(option["name"]) for option in values.values()}
+    unnamed = {name: {"name": name} for name in plugins.names("methods") if name not in named}
+    for name, option in sorted((values | unnamed).items()):
         try:
-            tags = base.find_class(name).tags
+            tags = base.find_class(option["name"]).tags
         except UserError as error:
             yield name, "", "", str(error).partition(": ")[2] or str(error), ""
             continue
-        recipes = read_option("method", name).get("recipes") or {}
+        recipes = option.get("recipes") or {}
         yield name, "maps" if tags.maps else "scores", tags.supervision, tags.paper, ", ".join(recipes)
 
 

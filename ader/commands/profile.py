@@ -35,17 +35,18 @@ def main(request: Request) -> int:
     if config is None:
         return 0
     from ader.config.validate import without_weights
-    from ader.methods import build
+    from ader.methods._base import find_class, recipe_arguments
     from ader.system.device import resolve_device
     from ader.system.precision import set_precision
     from ader.system.randomness import seed_all
     from ader.training.cost import measure
 
-    trainer, name = config.trainer, config.method.name
+    trainer, name = config.trainer, config.composition.choices["method"]
     device = resolve_device(trainer.device)
     set_precision(trainer.precision)
     seed_all(config.seed)
-    method = build(name, image_size=config.image_size, **without_weights(config.method.rest))
+    method_class = find_class(config.method.name)
+    method = method_class(**recipe_arguments(method_class, config.image_size, without_weights(config.method.rest)))
     cost = measure(method, config.image_size, trainer.test_batch_size, device, trainer.precision)
     if form == "json":
         print(json.dumps({"method": name, **cost.as_dict()}, indent=2))

@@ -107,7 +107,7 @@ def _recipe(config: DictConfig) -> dict[str, Any]:
         return {}
     recipes: Any = OmegaConf.to_container(config.method.get("recipes") or OmegaConf.create({}), resolve=False)
     if name not in recipes:
-        method = config.method.name
+        method = config.hydra.runtime.choices.method
         raise UserError(
             f"recipe={name} does not exist for {method}: {suggest(str(name), recipes)}"
             if recipes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,8 +35,21 @@ def option_file(group: str, name: str) -> Path:
 
 
 def read_option(group: str, name: str) -> dict[str, Any]:
-    """What that file says, interpolations as they stand."""
-    values: dict[str, Any] = yaml.safe_load(option_file(group, name).read_text(encoding="utf-8"))
+    """What that file says, on top of the options of the group that its ``defaults`` name; interpolations as they
+    stand."""
+    own: dict[str, Any] = yaml.safe_load(option_file(group, name).read_text(encoding="utf-8"))
+    values: dict[str, Any] = {}
+    for base in own.pop("defaults", ()):
+        values = merged(values, read_option(group, base))
+    return merged(values, own)
+
+
+def merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """``own`` over ``base``: mappings key by key, all else as a whole."""
+    values = dict(base)
+    for key, value in own.items():
+        both = isinstance(value, Mapping) and isinstance(values.get(key), Mapping)
+        values[key] = merged(values[key], value) if both else value
     return values
 
 

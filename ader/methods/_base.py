@@ -174,11 +174,14 @@ class Tags:
         maps: whether it localizes.
         supervision: the labels it trains with: none (``"normal"``), image labels, or pixel masks.
         paper: short citation, for ``ader list methods``.
+        reference: what the method was compared with, as repositories with commits, or ``"none: why"``. ``parity/`` has
+            the comparison.
     """
 
     maps: bool = True
     supervision: Supervision = "normal"
     paper: str = ""
+    reference: str = ""
 
 
 class Method(nn.Module):
@@ -188,12 +191,9 @@ class Method(nn.Module):
 
     Attributes:
         tags: what the method is.
-        small: constructor arguments that make it small for the common checks, where those that the checks
-            choose themselves do not fit (``ader.testing.method_checks``).
     """
 
     tags: ClassVar[Tags] = Tags()
-    small: ClassVar[Mapping[str, Any]] = {}
 
     @classmethod
     def arguments_for(cls, arguments: Mapping[str, Any], training: Index, data_hash: str) -> Mapping[str, Any]:
@@ -275,21 +275,6 @@ def find_class(name: str) -> type[Method]:
     if len(classes) != 1:
         raise ImportError(f"{module.__name__} must define exactly one Method class, it defines {len(classes)}")
     return classes[0]
-
-
-def build(name: str, *, image_size: int = 256, **arguments: Any) -> Method:
-    """Makes a method from its name and the arguments of its recipe: what a config does, without Hydra.
-
-    Args:
-        name: a method's name, as ``ader list methods`` prints it.
-        image_size: pixels; passed on to methods whose layers depend on it.
-        **arguments: constructor arguments; those left out have the recipe's defaults.
-
-    Raises:
-        UserError: unknown method, unknown argument, or a value of the wrong kind.
-    """
-    method_class = find_class(name)
-    return method_class(**recipe_arguments(method_class, image_size, arguments))
 
 
 def recipe_arguments(method_class: type[Method], image_size: int, arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,12 +6,8 @@ the detectors' training, nor the segment maps of the paper's own dataset, nor th
 The default recipe is the released code's, whose table of results is the paper's. ``recipe=paper`` leaves out what the
 paper does not mention (``map_maximum``, ``forest.balance``); ``recipe=rf`` and ``recipe=bt`` are the paper's ablations.
 
-Compared with upstream on 200 pairs of maps of 256x256 with 7 segments each, XGBoost 3.2 on both sides
-(`python -m parity segad`, CPU): quantile within 1.2e-7 of values up to 1.7, skewness within 1e-6 (3.1), kurtosis
-within 2.9e-6 (16.4), mean within 6e-8, maximum equal; upstream computes in float32 here, and on maps in float64 all
-are within 9e-15. Margins of the forest: equal to the last bit, on the same features and on each side's own. From maps
-to forest 5.6 times as fast as upstream, from maps to scores 13 times. There is no gradient.
-Parameters and multiply-accumulates are the detectors'; the forest has 2,000 trees of depth 5 (4 MB).
+`python -m parity segad` compares with upstream; differences, parameters and operations: `results/bench/methods.md`.
+Parameters and operations are the detectors'.
 
 Differences from upstream:
 - All runs in one: detectors are trained on their share of the normal images and then looked at by the forest's pass.
@@ -44,8 +40,9 @@ from torch import Tensor, nn
 from ader.config.validate import validated
 from ader.data.index import TRAIN, Index
 from ader.data.labelmaps import MOST, read_label_map, resized
-from ader.methods._base import Batch, Count, FitPass, Method, Prediction, Share, Stage, Tags, find_class
+from ader.methods._base import Batch, Count, FitPass, Method, Prediction, Share, Stage, Tags
 from ader.methods._finished import Model
+from ader.methods._options import option_arguments, option_class
 from ader.nets.backbone import BackboneOptions
 from ader.nets.scoring.maps import full
 from ader.nets.scoring.segments import STATISTICS, Segments, segment_statistics
@@ -87,12 +84,9 @@ class SegAD(Method):
     """
 
     label_1HW: Tensor
-    tags: ClassVar[Tags] = Tags(maps=False, supervision="image", paper="Baitieva et al., CVPR 2024")
-    small: ClassVar[Mapping[str, Any]] = {
-        "batch_size": 8,
-        "forest": {"trees": 20},
-        "options": {"rd": {"batch_size": 2}, "patchcore": {"batch_size": 2, "coreset": 0.05}},
-    }
+    tags: ClassVar[Tags] = Tags(
+        maps=False, supervision="image", paper="Baitieva et al., CVPR 2024", reference="abc-125/segad at b946ee3"
+    )
 
     def __init__(
         self,
@@ -312,11 +306,11 @@ def check_names(
     if not detectors or len(set(detectors)) < len(detectors):
         raise UserError(f"method.detectors={list(detectors)}: name one or more, each once")
     for name in detectors:
-        tags = find_class(name).tags
+        tags = option_class(name).tags
         if not tags.maps or tags.supervision != "normal":
             what = "gives no anomaly maps" if not tags.maps else "learns from labeled defects"
             raise UserError(f"method.detectors: {name} {what}: name methods with maps that learn from normal images")
-    if classifier is not None and find_class(classifier).tags.supervision == "normal":
+    if classifier is not None and option_class(classifier).tags.supervision == "normal":
         raise UserError(f"method.classifier={classifier} learns from no labels: name it among the detectors")
     for key, mapping, known in (
         ("options", options, {*detectors, classifier} - {None, *runs}),
@@ -351,17 +345,17 @@ def check_forest(forest: Index, generates: bool, classifier: str | None) -> None
 def arguments_of(
     name: str, own: Mapping[str, Any], *, epochs: int, backbone: BackboneOptions, image_size: int
 ) -> dict[str, Any]:
-    """A part's constructor arguments: its recipe's defaults, what is common to all parts, and its own.
+    """A part's constructor arguments: its option's, what is common to all parts, and its own.
 
     Raises:
         UserError: unknown argument, or a value of the wrong kind.
     """
-    method_class = find_class(name)
+    method_class = option_class(name)
     parameters = inspect.signature(method_class).parameters
-    given: dict[str, Any] = {"epochs": epochs} if "epochs" in parameters else {}
+    given = option_arguments(name) | ({"epochs": epochs} if "epochs" in parameters else {})
     for key, parameter in parameters.items():
         if isinstance(parameter.default, BackboneOptions):
-            network = parameter.default if not backbone.name else backbone
+            network = backbone if backbone.name else replace(parameter.default, **given.get(key, {}))
             given[key] = vars(replace(network, pretrained=backbone.pretrained, weights=backbone.weights))
     for key, value in own.items():
         given[key] = (
@@ -374,7 +368,7 @@ def arguments_of(
 
 def made(name: str, own: Mapping[str, Any], **common: Any) -> Method:
     """A part that is trained here."""
-    return find_class(name)(**arguments_of(name, own, **common))
+    return option_class(name)(**arguments_of(name, own, **common))
 
 
 def model_at(name: str, folder: str, image_size: int, categories: Sequence[str] | None = None) -> Model:
@@ -384,7 +378,7 @@ def model_at(name: str, folder: str, image_size: int, categories: Sequence[str] 
         UserError: it is not one of this name and image size.
     """
     model = Model.at(Path(folder).expanduser(), categories)
-    there = model.trained.record.config["method"]["name"]
+    there = model.trained.record.choices["method"]
     if there != name:
         raise UserError(f"method.runs.{name}={folder} is a run of {there}: give one of {name}")
     if model.image_size != image_size:

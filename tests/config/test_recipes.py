@@ -26,9 +26,10 @@ recipes:
 def here(tmp_path):
     (tmp_path / "method").mkdir()
     (tmp_path / "method" / "made_up.yaml").write_text(YAML)
+    (tmp_path / "method" / "plain.yaml").write_text("name: made_up\n")
 
-    def composed(*words):
-        return compose(["method=made_up", "dataset=demo", *words], str(tmp_path))
+    def composed(*words, method="made_up"):
+        return compose([f"method={method}", "dataset=demo", *words], str(tmp_path))
 
     return composed
 
@@ -85,8 +86,8 @@ def test_names(here):
 def test_errors(here):
     with pytest.raises(UserError, match=r"recipe=offical does not exist for made_up.*official"):
         here("recipe=offical")
-    with pytest.raises(UserError, match="recipe=official: method rd has only its default recipe"):
-        compose(["method=rd", "dataset=demo", "recipe=official"])
+    with pytest.raises(UserError, match="recipe=official: method plain has only its default recipe"):
+        here("recipe=official", method="plain")
 
 
 @pytest.mark.parametrize(("method", "name"), EACH)

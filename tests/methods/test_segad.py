@@ -43,7 +43,7 @@ sys.path.append(str(Path(__file__).parents[2] / "scripts"))
 
 CPU = torch.device("cpu")
 TINY = {"name": "resnet18", "pretrained": False}
-LITTLE = {"layers": [1, 2], "dimensions": 192}
+LITTLE = {"layers": [1, 2], "embed_dim": 192}
 
 
 class Given(Method):
@@ -484,7 +484,7 @@ def test_detectors_get_their_arguments():
         detectors=["rd", "patchcore"],
         options={
             "rd": {"epochs": 3, "backbone": {"name": "resnet34"}},
-            "patchcore": {"layers": [1, 2], "dimensions": 64},
+            "patchcore": {"layers": [1, 2], "embed_dim": 64},
         },
         epochs=7,
         backbone=TINY,
@@ -492,7 +492,7 @@ def test_detectors_get_their_arguments():
     )
     assert method.detectors["rd"].epochs == 3
     assert len(method.detectors["rd"].teacher.net.layer1) == 3  # resnet34's
-    assert method.detectors["patchcore"].dimensions == 64
+    assert method.detectors["patchcore"].embed_dim == 64
     assert build("segad", detectors=["rd"], epochs=7, backbone=TINY).detectors["rd"].epochs == 7
     stage = next(method.stages())
     assert isinstance(stage, TrainStage)
