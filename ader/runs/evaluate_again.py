@@ -89,7 +89,13 @@ def make(job: Job, trained: Trained) -> None:
         method, loader = set_up(job, part)
         facts = {**trained.record["parts"][part.name], **telling.describe(job, part, method)}
         facts["checkpoint"] = {**facts["checkpoint"], "file": seen_from(job.folder, file)}
-        trainer = Trainer(device=job.device, precision=job.trainer.precision, checkpoint=file, console=job.console)
+        trainer = Trainer(
+            device=job.device,
+            precision=job.trainer.precision,
+            channels_last=job.trainer.channels_last,
+            checkpoint=file,
+            console=job.console,
+        )
         trainer.restore(method)
         evaluator, more, scores = test(job, method, loader)
         job.add(part.name, evaluator, facts | more, scores)

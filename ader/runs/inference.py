@@ -43,11 +43,10 @@ def predict(job: Job, method: Method, loader: Loader, evaluator: Evaluator) -> t
     sizes, places = job.metric.sizes, saved_names(job.index)
     method.eval()
     with job.console.track("predict", -(-images // (batch_size * dist.world())), "batches") as track:
-        for samples, image_BCHW, masks in loader.test(batch_size, sizes):
-            extra = loader.read_label_maps(samples)
+        for samples, image_BCHW, masks, inputs in loader.test(batch_size, sizes):
             began = time.perf_counter()
             with autocast(job.device, job.trainer.precision):
-                prediction = check_prediction(method, method.predict_with(image_BCHW, extra), image_BCHW)
+                prediction = check_prediction(method, method.predict(image_BCHW, **inputs), image_BCHW)
             synchronize(job.device)
             middle = time.perf_counter()
             refuse_nan(method, prediction, samples)

@@ -41,6 +41,10 @@ class TrainerOptions:
     device: str
     workers: Workers
     test_batch_size: Annotated[int, Field(ge=1)]
+    ema: Annotated[float, Field(ge=0, lt=1)] | None
+    accumulate: Annotated[int, Field(ge=1)]
+    compile: bool
+    channels_last: bool
     checkpoint_minutes: Annotated[float, Field(ge=0)]
 
     def decoders(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from ader.config.compose import Composed
 from ader.data import Index
 from ader.data.check import check_files
 from ader.data.index import TEST
-from ader.data.labelmaps import check_label_maps
 from ader.data.reading import read_index
+from ader.data.sources import Source
 from ader.methods._base import Method, find_class, recipe_arguments
 from ader.metrics import Evaluator
 from ader.report.result import show
@@ -128,7 +129,8 @@ def check(job: Job) -> None:
             check_files(job.index, folder, workers, lambda done, total: track.advance(), cached or ())
         # a file that could not be decoded and is whole now was changed in between
         job.cached = cached if cached is not None and len(cached) == len(job.index) else None
-        check_label_maps(job.index, label_maps(job), workers)
+        for source in inputs(job).values():
+            source.check(job.index, workers)
         job.interrupt.check()
 
     dist.on_main(check_all)
@@ -162,7 +164,7 @@ def set_up(job: Job, part: Part) -> tuple[Method, Loader]:
     method = make_method(job, part)
     index = hold_out(part.index, dict(method.holdout), job.options.seed)
     size, seed, workers = job.options.image_size, job.options.seed, job.trainer.decoders()
-    return method, Loader(index, size, job.device, seed, workers, method.tags, job.cached, label_maps(job))
+    return method, Loader(index, size, job.device, seed, workers, method.tags, job.cached, inputs(job))
 
 
 def train(job: Job, method: Method, loader: Loader, folder: Path) -> dict[str, Any]:
@@ -173,6 +175,10 @@ def train(job: Job, method: Method, loader: Loader, folder: Path) -> dict[str, A
         seed=job.options.seed,
         precision=job.trainer.precision,
         max_steps=job.trainer.max_steps,
+        ema=job.trainer.ema,
+        accumulate=job.trainer.accumulate,
+        compile=job.trainer.compile,
+        channels_last=job.trainer.channels_last,
         checkpoint=folder / "checkpoint.pt",
         checkpoint_seconds=60 * job.trainer.checkpoint_minutes,
         console=job.console,
@@ -245,10 +251,10 @@ def suited_arguments(composed: Composed, part: Part, place: Place) -> tuple[type
     return method_class, dict(method_class.arguments_for(arguments, training, place.fingerprint["data"]))
 
 
-def label_maps(job: Job) -> dict[str, Path]:
-    """The folders with a map for every image that the configured method asks for."""
+def inputs(job: Job) -> Mapping[str, Source]:
+    """What the configured method gets of every image besides its pixels."""
     method_class, arguments = method_arguments(job.composed)
-    return dict(method_class.label_maps(arguments))
+    return method_class.inputs(arguments)
 
 
 def make_method(job: Job, part: Part) -> Method:
