@@ -31,7 +31,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from ader.config.compose import compose
-from ader.config.options import config_folder
+from ader.config.options import config_folder, options, read_option
 from ader.config.validate import validated
 from ader.data.index import TEST
 from ader.methods._base import Method, Prediction, Stage, TrainStage, build, recipe_arguments
@@ -345,10 +345,10 @@ ORDINARY = frozenset({"same", "view", "background", "illumination", "switch", "t
 def published_names() -> set[str]:
     """Published datasets (those whose YAML states counts) and their categories."""
     names: set[str] = set()
-    for file in (config_folder() / "dataset").glob("*.yaml"):
-        values = _yaml(file)
+    for name in options("dataset"):
+        values = read_option("dataset", name)
         if values.get("counts"):
-            names |= {file.stem, *map(str, values["about"]["categories"] or ())}
+            names |= {name, *map(str, values["about"]["categories"] or ())}
     return {name.lower() for name in names if not name.isdigit()} - ORDINARY
 
 
