@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from ader.metrics.definitions import AVERAGES, METRICS, Metric
+from ader.metrics.definitions import AVERAGES, METRICS
 
 
 def chance(counts: pd.DataFrame) -> pd.Series[float]:
@@ -24,16 +24,15 @@ def chance(counts: pd.DataFrame) -> pd.Series[float]:
     image = counts["defective"] / (counts["normal"] + counts["defective"])
     pixel = counts["defective_pixels"] / (counts["normal_pixels"] + counts["defective_pixels"])
     shares = {"image": image, "pixel": pixel}
-    row = {metric.slug: _expected(metric, shares[metric.group]) for metric in METRICS if metric.group in shares}
+    row: dict[str, float] = {}
+    for metric in METRICS:
+        if metric.group in shares:
+            mixed = [float(share) for share in shares[metric.group] if 0 < share < 1]
+            level = metric.chance if mixed else None  # of one kind alone no metric is defined
+            if callable(level):
+                level = float(np.mean([level(share) for share in mixed]))
+            row[metric.slug] = math.nan if level is None else level
     for slug, components in AVERAGES.items():
         row[slug] = float(np.mean([row.get(each, math.nan) for each in components]))
     series: pd.Series[float] = pd.Series(row, name="chance", dtype=float)
     return series
-
-
-def _expected(metric: Metric, share: pd.Series[float]) -> float:
-    """Mean over the categories that have defective and normal ones, given the share of defective ones in each."""
-    shares = [float(each) for each in share if 0 < each < 1]
-    if metric.chance is None or not shares:
-        return math.nan
-    return float(np.mean([metric.chance(each) for each in shares])) if callable(metric.chance) else metric.chance

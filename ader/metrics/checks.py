@@ -72,13 +72,22 @@ class UpdateChecker:
         category_B = self._category(category)
         size = len(category_B)
         score_B = _vector("score", score, size, FLOATS).double()
-        label_B = self._label(label, size)
+        given_B = _vector("label", label, size, (torch.bool, *INTEGERS))
+        wrong_B = (given_B != 0) & (given_B != 1)
+        if wrong_B.any():
+            raise ValueError(f"label: expected 0 (normal) or 1 (defective), got {given_B[wrong_B][0].item()}")
+        label_B = given_B.bool()
         groups, defects = _names("group", group, size), _names("defect", defect, size)
         who = _Who(self._categories, category_B, names)
         nan_B = score_B.isnan()
         if nan_B.any():
             raise _nan("score", who(int(nan_B.nonzero()[0])))
-        map_BHW = None if map is None else self._map(map, size)
+        map_BHW = None
+        if map is not None:
+            map_BHW = self._image_like("map", map, FLOATS)
+            if map_BHW.ndim != 3 or len(map_BHW) != size or (size and map_BHW.numel() == 0):
+                raise ValueError(f"map: expected shape ({size}, H, W), got {tuple(map_BHW.shape)}")
+            map_BHW = map_BHW.float().contiguous()  # the kernels read the bits of float32, row by row
         mask_BHW = None if mask is None else self._mask(mask, size, map_BHW)
         truth_B = torch.ones(size, dtype=torch.bool)
         if pixel_truth is not None:
@@ -112,31 +121,17 @@ class UpdateChecker:
         if isinstance(category, str):
             raise ValueError(f"category: expected one entry per image, got the string {category!r}")
         if not isinstance(category, Tensor) and any(isinstance(name, str) for name in category):
-            return torch.tensor([self._index(str(name)) for name in category], dtype=torch.int64)
+            names = [str(name) for name in category]
+            for name in names:
+                if name not in self._categories:
+                    raise UserError(f"category {name!r} is not the evaluator's: {suggest(name, self._categories)}")
+            return torch.tensor([self._categories.index(name) for name in names], dtype=torch.int64)
         category_B = _vector("category", category, None, INTEGERS).long()
         wrong_B = (category_B < 0) | (category_B >= len(self._categories))
         if wrong_B.any():
             got = int(category_B[wrong_B][0])
             raise ValueError(f"category: expected indices 0..{len(self._categories) - 1}, got {got}")
         return category_B
-
-    def _index(self, name: str) -> int:
-        if name not in self._categories:
-            raise UserError(f"category {name!r} is not the evaluator's: {suggest(name, self._categories)}")
-        return self._categories.index(name)
-
-    def _label(self, label: Any, size: int) -> Tensor:
-        label_B = _vector("label", label, size, (torch.bool, *INTEGERS))
-        wrong_B = (label_B != 0) & (label_B != 1)
-        if wrong_B.any():
-            raise ValueError(f"label: expected 0 (normal) or 1 (defective), got {label_B[wrong_B][0].item()}")
-        return label_B.bool()
-
-    def _map(self, map: Any, size: int) -> Tensor:
-        map_BHW = self._image_like("map", map, FLOATS)
-        if map_BHW.ndim != 3 or len(map_BHW) != size or (size and map_BHW.numel() == 0):
-            raise ValueError(f"map: expected shape ({size}, H, W), got {tuple(map_BHW.shape)}")
-        return map_BHW.float().contiguous()
 
     def _mask(self, mask: Any, size: int, map_BHW: Tensor | None) -> Tensor:
         mask_BHW = self._image_like("mask", mask, (torch.bool, *INTEGERS))

@@ -158,20 +158,18 @@ def average_precision(bins: Bins) -> Certified:
 
 
 def _sum_of_precisions(p: Array, tp: Array, f: Array) -> Array:
-    """Sum over i = 1..p of (tp + i) / (tp + i + f): p defective pixels in a row, after f normal ones."""
-    return p - f * _digamma_step(tp + f + 1, p)
+    """Sum over i = 1..p of (tp + i) / (tp + i + f): p defective pixels in a row, after f normal ones.
 
-
-def _digamma_step(x: Array, p: Array) -> Array:
-    """psi(x + p) - psi(x), accurate also where both are large and nearly equal.
-
-    From x = 100 on by the asymptotic series of psi, whose first term left out is below 1 / (252 x^6).
+    That is p - f (psi(x + p) - psi(x)) with x = tp + f + 1 and psi the digamma function.
     """
+    x = tp + f + 1
     y = x + p
-    series = np.log1p(p / x) + p / (2 * x * y) + (x**-2 - y**-2) / 12 - (x**-4 - y**-4) / 120
+    # psi(y) - psi(x) loses its digits where both are large and nearly equal: from x = 100 on this is their difference
+    # by the asymptotic series of psi, whose first term left out is below 1 / (252 x^6).
+    step = np.log1p(p / x) + p / (2 * x * y) + (x**-2 - y**-2) / 12 - (x**-4 - y**-4) / 120
     small = x < 100
-    series[small] = digamma(y[small]) - digamma(x[small])
-    return series
+    step[small] = digamma(y[small]) - digamma(x[small])
+    return p - f * step
 
 
 def _f1(tp: Array, fp: Array, positives: float) -> Array:
@@ -180,10 +178,6 @@ def _f1(tp: Array, fp: Array, positives: float) -> Array:
 
 def _iou(tp: Array, fp: Array, positives: float) -> Array:
     return tp / (fp + positives)
-
-
-def _recall(tp: Array, fp: Array, positives: float) -> Array:
-    return tp / positives
 
 
 Score = Callable[[Array, Array, float], Array]
@@ -230,7 +224,7 @@ def range_f1(bins: Bins) -> Certified:
 
 def range_recall(bins: Bins) -> Certified:
     """Mean recall ("Acc" in the InvAD paper) at 0.2, 0.3, ... 0.8 of the score range."""
-    return _over_range(bins, _recall)
+    return _over_range(bins, lambda tp, fp, positives: tp / positives)
 
 
 def range_iou(bins: Bins) -> Certified:

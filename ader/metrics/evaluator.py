@@ -91,7 +91,12 @@ class Evaluator:
         bins: int = BINS,
         by_defect: bool = False,
     ) -> None:
-        self.categories = _check_categories(categories)
+        if isinstance(categories, str) or not categories:
+            raise UserError(f"categories: expected a list of at least one name, got {categories!r}")
+        self.categories = list(categories)
+        repeated = {name for name in self.categories if self.categories.count(name) > 1}
+        if repeated or MEAN in self.categories:
+            raise UserError(f"category {min(repeated, default=MEAN)!r} is repeated or reserved: rename it")
         self.metric = check_kind(metric)
         self.bins = bins
         self.by_defect = by_defect
@@ -157,11 +162,19 @@ class Evaluator:
 
     def _add_pixels(self, observed: Observations, pixels: Pixels) -> None:
         marked_B, image_B = pixels.scan.marked_B, pixels.image_B
-        mask_BHW = pixels.mask_BHW if self.device.type == "cpu" else _to_host(pixels.mask_BHW, marked_B)
+        mask_BHW = pixels.mask_BHW
+        if self.device.type != "cpu":  # few images have a defective pixel, and only their masks are worth a copy
+            mask_BHW = torch.zeros(mask_BHW.shape, dtype=torch.uint8)
+            mask_BHW[marked_B] = pixels.mask_BHW[marked_B.to(self.device)].cpu()
         regions = label_regions(mask_BHW.numpy(), marked_B.numpy())
         position_M, weight_M = (torch.from_numpy(each).to(self.device) for each in regions[:2])
-        self._pixels.add(self._rows_for(observed, image_B), pixels.map_BHW, position_M, weight_M, pixels.scan)
         category_B, size = observed.category_B[image_B], pixels.map_BHW[0].numel()
+        row_B = category_B
+        if self.by_defect:
+            defects = [observed.defects[image] if observed.label_B[image] else "" for image in image_B.tolist()]
+            parts = zip(category_B.tolist(), defects, strict=True)
+            row_B = torch.tensor([self._row(part) for part in parts], dtype=torch.int64)
+        self._pixels.add(row_B, pixels.map_BHW, position_M, weight_M, pixels.scan)
         defective_B = torch.from_numpy(regions.size_B)
         self._add_tally("pixel_images", category_B, torch.ones_like(category_B))
         self._add_tally("defective_pixels", category_B, defective_B)
@@ -169,17 +182,8 @@ class Evaluator:
         self._add_tally("vanished", category_B, (observed.label_B[image_B] & ~marked_B).long())
         self._add_tally("regions", category_B, torch.from_numpy(regions.count_B))
 
-    def _rows_for(self, observed: Observations, image_B: Tensor) -> Tensor:
-        """Rows of the pixel state, made as they are met."""
-        if not self.by_defect:
-            return observed.category_B[image_B]
-        rows = []
-        for image in image_B.tolist():
-            name = observed.defects[image] if observed.label_B[image] else ""
-            rows.append(self._row((int(observed.category_B[image]), name)))
-        return torch.tensor(rows, dtype=torch.int64)
-
     def _row(self, part: tuple[int, str]) -> int:
+        """Index of a part's row of the pixel state, which is made when the part is first met."""
         if part not in self._row_of:
             self._row_of[part] = len(self._row_of)
             self._pixels.extend(1)
@@ -338,20 +342,3 @@ class Evaluator:
     def _index(self) -> pd.Index[str]:
         index: pd.Index[str] = pd.Index(self.categories, name="category")
         return index
-
-
-def _check_categories(categories: Sequence[str]) -> list[str]:
-    if isinstance(categories, str) or not categories:
-        raise UserError(f"categories: expected a list of at least one name, got {categories!r}")
-    names = list(categories)
-    repeated = {name for name in names if names.count(name) > 1}
-    if repeated or MEAN in names:
-        raise UserError(f"category {min(repeated, default=MEAN)!r} is repeated or reserved: rename it")
-    return names
-
-
-def _to_host(mask_BHW: Tensor, marked_B: Tensor) -> Tensor:
-    """The masks on the CPU; only those with a defective pixel are copied."""
-    host_BHW = torch.zeros(mask_BHW.shape, dtype=torch.uint8)
-    host_BHW[marked_B] = mask_BHW[marked_B.to(mask_BHW.device)].cpu()
-    return host_BHW

@@ -230,12 +230,19 @@ class HistogramState:
 
     def bins(self, rows: Sequence[int]) -> Bins:
         """The bins in use of some rows together, in descending order of score."""
-        if len(rows) > 1:
-            return self._joined(rows).bins([0])
-        (row,) = rows
         content = self.content(rows)
+        if len(rows) > 1:  # as one row, which has the bins that it would have if all had been counted in it
+            chosen = np.array(rows)
+            of_rows = {name: getattr(content, name)[chosen] for name in ("low_R", "high_R", "bits_R", "cap_R")}
+            at = np.searchsorted(chosen, content.row_K)
+            whole = HistogramState(1, bins=self.bins_per_row)
+            whole._add_content(replace(content, row_K=at, **of_rows), np.zeros(len(chosen), np.int64))
+            return whole.bins([0])
+        (row,) = rows
         bits_K, shift_K = content.bits_K, content.shift_K
-        common = _trailing_zeros(int(content.bits_R[row]))
+        # As integers, all scores are multiples of two to this power: a bin no wider than that holds one at most.
+        used = int(content.bits_R[row])
+        common = (used & -used).bit_length() - 1 if used else 32
         span_K = np.where(shift_K > common, (1 << shift_K) - 1, 0)
         first_K, last_K = bits_float(bits_K), bits_float(np.minimum(bits_K + span_K, bits_K & SIGN | INFINITY))
         # Without the sign, bits grow away from 0: positive scores from the end, then negative ones from the start.
@@ -253,15 +260,6 @@ class HistogramState:
         # Every addition of a weight or a bin may lose half an ulp of a fraction.
         rounding = 1e-11 + float(np.finfo(np.float64).eps) * float(defective_K.sum() + normal_K.sum())
         return Bins(defective_K, normal_K, weight_K, low_K, high_K, rounding)
-
-    def _joined(self, rows: Sequence[int]) -> HistogramState:
-        """Some rows as one, which has the bins that it would have if all had been counted in it."""
-        content, chosen = self.content(rows), np.array(rows)
-        of_rows = {name: getattr(content, name)[chosen] for name in ("low_R", "high_R", "bits_R", "cap_R")}
-        at = np.searchsorted(chosen, content.row_K)
-        whole = HistogramState(1, bins=self.bins_per_row)
-        whole._add_content(replace(content, row_K=at, **of_rows), np.zeros(len(chosen), np.int64))
-        return whole
 
     def nbytes(self) -> int:
         """Bytes of the counts in use and of the layout's tables."""
@@ -292,8 +290,3 @@ def _join_zeros(columns: list[npt.NDArray[np.float64]], positive: int) -> list[n
         both = (above + below, below, above)[max(0, number - 2)]
         joined.append(np.concatenate([column[: positive - 1], [both], column[positive + 1 :]]))
     return joined
-
-
-def _trailing_zeros(bits: int) -> int:
-    """Low bits that no score has: all scores are multiples of two to that power, as integers."""
-    return (bits & -bits).bit_length() - 1 if bits else 32

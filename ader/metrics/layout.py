@@ -195,10 +195,13 @@ class Layout:
         chunks = self._chunks_P[row * PAGES : (row + 1) * PAGES]
         page = np.flatnonzero(chunks)
         n, height = chunks[page].astype(np.int64), octave(page)
-        while self._too_fine(int(self._cap_R[row]), page, n, height):
-            self._cap_R[row] -= 1
+        largest = int(self._cap_R[row])
+        while largest > 0 and self._cost(largest, page, n, height) > self.bins // (1 if largest <= ENOUGH else 2):
+            largest -= 1
+        self._cap_R[row] = largest
         graded = is_graded(page)
-        cap = np.maximum(self._cap_R[row] - FAR_LOSS * (height < _top(height) - NEAR), 0)
+        top = int(np.sort(height)[-RARE - 1]) if len(height) > RARE else 0  # a few outliers do not move it
+        cap = np.maximum(largest - FAR_LOSS * (height < top - NEAR), 0)
         cap[graded] = self.graded_cap
         spare = cap - np.ceil(np.log2(n)).astype(np.int64)  # log2 of the bins that each chunk may have
         dense = ((n > SPARSE_CHUNKS) | (spare < 0)) & ~graded
@@ -207,20 +210,6 @@ class Layout:
         base = self.base_P[page]
         change = (base == ABSENT) | (dense != (base >= 0)) | (shift != self.shift_P[page])
         return page[change], shift[change], dense[change]
-
-    def _chunk_shifts(self, code: Int) -> Int:
-        """Bits that the bins of a sparse page's chunks do not resolve."""
-        page, chunk = code >> 12, code & (CHUNKS - 1)
-        distance = np.maximum(CHUNKS - 1 - chunk, 0.5)  # from 1 or -1, in chunks
-        steps = np.log2(distance / max(1, self.bins >> 14))
-        grade = np.clip(np.floor(steps) + 1, 0, CHUNK_BITS).astype(np.int64)
-        shift = self.shift_P[page].astype(np.int64)
-        shifts: Int = np.where(is_graded(page % PAGES), np.minimum(grade, shift), shift)
-        return shifts
-
-    def _too_fine(self, cap: int, page: Int, chunks: Int, height: Int) -> bool:
-        """Whether the budget does not allow this cap."""
-        return cap > 0 and self._cost(cap, page, chunks, height) > (self.bins if cap <= ENOUGH else self.bins // 2)
 
     def _cost(self, cap: int, page: Int, chunks: Int, height: Int) -> int:
         """Bins that a row may need with ``cap``: the most that any part of its data could need.
@@ -250,11 +239,22 @@ class Layout:
         self.shift_P[page] = shift
         self._chunks_P[page[dense]] = CHUNKS
         self.base_P[page[dense]] = self._take(PAGE_BITS - shift[dense])
-        self.base_P[page[~dense]] = -2 - self._take_nodes(int((~dense).sum()))
+        wanted = int((~dense).sum())
+        if wanted > len(self._free_nodes):
+            more = max(wanted, len(self.node_NC))  # at least twice as many, so that copying stays rare
+            self._free_nodes += range(len(self.node_NC), len(self.node_NC) + more)
+            self.node_NC = np.concatenate([self.node_NC, np.full((more, CHUNKS), ABSENT, dtype=np.int32)])
+        self.base_P[page[~dense]] = -2 - np.array(self._free_nodes[:wanted], dtype=np.int64)
+        del self._free_nodes[:wanted]
         base = self.base_P[code >> 12].astype(np.int64)
         code, base = code[base < ABSENT], base[base < ABSENT]
-        shifts = self._chunk_shifts(code)
-        self.node_NC[-2 - base, code & (CHUNKS - 1)] = self._take(CHUNK_BITS - shifts) << SHIFT_BITS | shifts
+        page, chunk = code >> 12, code & (CHUNKS - 1)
+        distance = np.maximum(CHUNKS - 1 - chunk, 0.5)  # from 1 or -1, in chunks
+        steps = np.log2(distance / max(1, self.bins >> 14))
+        grade = np.clip(np.floor(steps) + 1, 0, CHUNK_BITS).astype(np.int64)
+        shifts = self.shift_P[page].astype(np.int64)  # bits that the bins of these chunks do not resolve
+        shifts = np.where(is_graded(page % PAGES), np.minimum(grade, shifts), shifts)
+        self.node_NC[-2 - base, chunk] = self._take(CHUNK_BITS - shifts) << SHIFT_BITS | shifts
         return Move(source_K, self.place(row_K, bits_K)) if len(moved) else STAY
 
     def _release(self, page: Int) -> Int:
@@ -317,25 +317,11 @@ class Layout:
     def _give_back(self, log: int, place_L: Int) -> None:
         self._free[log] = np.concatenate([self._free[log], place_L])
 
-    def _take_nodes(self, count: int) -> Int:
-        if count > len(self._free_nodes):
-            more = max(count, len(self.node_NC))
-            self._free_nodes += range(len(self.node_NC), len(self.node_NC) + more)
-            self.node_NC = np.concatenate([self.node_NC, np.full((more, CHUNKS), ABSENT, dtype=np.int32)])
-        taken = np.array(self._free_nodes[:count], dtype=np.int64)
-        del self._free_nodes[:count]
-        return taken
-
 
 def is_graded(page: Int) -> npt.NDArray[np.bool_]:
     """Whether a page (0..4095) has a resolution of its own; see the module."""
     graded: npt.NDArray[np.bool_] = (page & (PAGES // 2 - 1)) == BELOW_ONE
     return graded
-
-
-def _top(height: Int) -> int:
-    """Octave of the page that has `RARE` pages with larger scores; 0 if there is none."""
-    return int(np.sort(height)[-RARE - 1]) if len(height) > RARE else 0
 
 
 def _page(row_N: Int, bits_N: Int) -> Int:

@@ -114,19 +114,14 @@ def count_pixels(score_N: Scores, defective_N: npt.NDArray[np.bool_], weight_N: 
     if not 0 < np.count_nonzero(defective_N) < len(score_N):
         return None
     span = (score_N.min(), score_N.max())
-    if not _has_width(span):
+    with np.errstate(over="ignore", invalid="ignore"):  # a span of infinities, or an infinite one, is no error here
+        width = span[1] - span[0]
+    if not (np.isfinite(width) and width > 0):
         return None
     edges = (strip_edges(span), first_above(MAX_THRESHOLDS, span), first_above(RANGE_THRESHOLDS, span))
     every = count_from(np.concatenate(edges), span, score_N, defective_N, weight_N)
     ends = np.cumsum([len(each) for each in edges])
     return PublishedCounts(*(every.at(slice(end - len(each), end)) for end, each in zip(ends, edges, strict=True)))
-
-
-def _has_width(span: Span) -> bool:
-    """Whether scores can be normalized: distinct ends, finite and at a finite distance (false for NaN)."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        width = span[1] - span[0]
-    return bool(np.isfinite(width) and width > 0)
 
 
 def strip_edges(span: Span) -> Scores:

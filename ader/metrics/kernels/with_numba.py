@@ -46,15 +46,6 @@ def _scan(bits_BN: Array, low_B: Array, high_B: Array, bits_B: Array) -> None:
         bits_B[image] = every
 
 
-@compiled
-def _any(mask_BN: Array, marked_B: Array) -> None:
-    for image in range(mask_BN.shape[0]):
-        every = mask_BN[image, 0]
-        for pixel in range(mask_BN.shape[1]):
-            every |= mask_BN[image, pixel]
-        marked_B[image] = every != 0
-
-
 # A function that took the tables and gave a place would be called by both of the next two, but Numba counts references
 # to a function's arrays at every call: ten times slower than these loops.
 @compiled
@@ -123,15 +114,6 @@ def _add(array_S: Array, place_K: Array, value_K: Array) -> None:
 
 
 @compiled
-def _sizes(mask_BN: Array, image_I: Array, size_B: Array) -> None:
-    for i in range(len(image_I)):
-        size = 0
-        for pixel in range(mask_BN.shape[1]):
-            size += mask_BN[image_I[i], pixel] != 0
-        size_B[image_I[i]] = size
-
-
-@compiled
 def _label(mask_BHW: Array, image_I: Array, start_I: Array, position_M: Array, weight_M: Array, count_B: Array) -> None:
     """Runs of defective pixels in a row of the image, joined with those that they touch in the row above."""
     height, width = mask_BHW.shape[1], mask_BHW.shape[2]
@@ -190,13 +172,8 @@ def scan(map_BN: Tensor, mask_BN: Tensor | None) -> Scan:
     low_B, high_B, bits_B, marked_B = (each.numpy() for each in found)
     _scan(map_BN.numpy().view(np.int32), low_B, high_B, bits_B)
     if mask_BN is not None:
-        _any(_words(mask_BN.numpy()), marked_B)
+        mask_BN.numpy().view(np.bool_).any(axis=1, out=marked_B)  # of booleans, or NumPy would convert every byte
     return found
-
-
-def _words(mask_BN: Array) -> Array:
-    """Eight bytes at a time where the shape allows it."""
-    return mask_BN.view(np.uint64) if mask_BN.shape[1] % 8 == 0 and mask_BN.ctypes.data % 8 == 0 else mask_BN
 
 
 def count(tables: Tables, row_B: Tensor, map_BN: Tensor) -> Tensor:
@@ -241,7 +218,7 @@ def regions(mask_BHW: npt.NDArray[np.uint8], marked_B: npt.NDArray[np.bool_]) ->
     """See `regions.label_regions`."""
     image_I = np.flatnonzero(marked_B)
     size_B = np.zeros(len(mask_BHW), np.int64)
-    _sizes(mask_BHW.reshape(len(mask_BHW), -1), image_I, size_B)
+    size_B[image_I] = [np.count_nonzero(mask_BHW[image]) for image in image_I]
     start_I = (np.cumsum(size_B) - size_B)[image_I]
     position_M, weight_M = np.empty(size_B.sum(), np.int64), np.empty(size_B.sum(), np.float64)
     count_B = np.zeros(len(mask_BHW), np.int64)
