@@ -134,23 +134,23 @@ class CFlow(Method):
         self.rows = Rows()
 
     def stages(self) -> Iterator[TrainStage | FitPass]:
+        optimizers = {}
+        for name, flow in zip(self.names, self.flows, strict=True):
+            weights = list(flow.parameters())
+            fused = weights[0].device.type in ("cpu", "cuda")  # one kernel in place of dozens for every update
+            # One optimizer for each flow: an update of one must not move the others by their momentum.
+            optimizers[name] = torch.optim.Adam(weights, lr=self.lr, betas=self.betas, fused=fused)
         yield TrainStage(
             name="flow",
             batch_size=self.batch_size,
             step=self._step,
-            optimizers={name: self._adam(flow) for name, flow in zip(self.names, self.flows, strict=True)},
+            optimizers=optimizers,
             modules=[self.flows],
             epochs=self.epochs,
             schedules=dict.fromkeys(self.names, self.schedule),
         )
         self.rows.clear()
         yield FitPass(name="offset", batch_size=self.batch_size, update=self._compare, finish=self._finish)
-
-    def _adam(self, flow: nn.Module) -> torch.optim.Adam:
-        """One optimizer for each flow: an update of one must not move the others by their momentum."""
-        weights = list(flow.parameters())
-        fused = weights[0].device.type in ("cpu", "cuda")  # one kernel in place of dozens for every update
-        return torch.optim.Adam(weights, lr=self.lr, betas=self.betas, fused=fused)
 
     def _step(self, batch: Batch, optimize: Optimize) -> Mapping[str, Tensor]:
         image_BCHW = batch.image_BCHW
@@ -161,20 +161,17 @@ class CFlow(Method):
         losses = {}
         for name, flow, feature_BCHW in zip(self.names, self.flows, self._features(image_BCHW), strict=True):
             updates, size = division(counts, dist.rank(), feature_BCHW[0, 0].numel(), self.fibers)
+            vector_EC, code_SP = as_vectors(feature_BCHW), self.codes(feature_BCHW)
+            # Vectors that do not fill another update are left out; every image has the codes of its S positions.
+            order_E = torch.randperm(len(vector_EC), device=vector_EC.device)[: updates * size]
+            parts = (torch.split(each, size) for each in (vector_EC[order_E], code_SP[order_E % len(code_SP)]))
             values = []
-            for vector_NC, code_NP in self._shuffled(feature_BCHW, updates, size):
+            for vector_NC, code_NP in zip(*parts, strict=True):
                 loss = -F.logsigmoid(likelihood_per_dimension(flow, vector_NC, code_NP)).mean()
                 optimize(loss, name)
                 values.append(loss.detach())
             losses[name] = torch.stack(values).mean()
         return losses
-
-    def _shuffled(self, feature_BCHW: Tensor, updates: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Vectors and positional codes of each update; those that do not fill another one are left out."""
-        vector_EC, code_SP = as_vectors(feature_BCHW), self.codes(feature_BCHW)
-        order_E = torch.randperm(len(vector_EC), device=vector_EC.device)[: updates * size]
-        vectors, codes = vector_EC[order_E], code_SP[order_E % len(code_SP)]
-        yield from zip(torch.split(vectors, size), torch.split(codes, size), strict=True)
 
     def _features(self, image_BCHW: Tensor) -> list[Tensor]:
         """The encoder's maps.

@@ -138,7 +138,10 @@ class DeSTSeg(Method):
         )
 
     def stages(self) -> Iterator[TrainStage]:
-        first, second = _phases(self.steps or self.epochs, self.student_share)
+        total = self.steps or self.epochs
+        first = math.ceil(round(self.student_share * total, 9))  # 0.07 * 100 is a little above 7
+        first = max(1, min(first, total - 1))
+        second = max(1, total - first)  # neither phase is empty: a total of 1 becomes two of 1
         vectors = self.weight_decay if self.decay_norms_and_biases else 0.0
         groups = decay_groups(self.student.parameters(), self.weight_decay, vectors)
         groups = [{**group, "lr": self.student_lr} for group in groups]
@@ -186,18 +189,18 @@ class DeSTSeg(Method):
         return {"l1": l1, "focal": focal}
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
-        """Logits of the segmentation (B, H / 4, W / 4), at the size of the finest feature map."""
-        logit_BHW: Tensor = self.segmentation(self._similarity(image_BCHW))
-        return logit_BHW
+        """Logits of the segmentation (B, H / 4, W / 4), at the size of the finest feature map.
 
-    @torch.no_grad()
-    def _similarity(self, image_BCHW: Tensor) -> Tensor:
-        """Negative products of normalized teacher and student features (B, sum of C_k, H / 4, W / 4), float32."""
-        image_BCHW = self._ordered(image_BCHW)
-        teacher, student = self.teacher(image_BCHW), self.student(self.teacher.normalize(image_BCHW))
-        size = teacher[0].shape[2:]
-        levels = [_resized(-product_BCHW, size) for product_BCHW in products(teacher, student)]
-        return torch.cat(levels, dim=1)
+        Its input are the negative products of normalized teacher and student features, in float32.
+        """
+        with torch.no_grad():  # the student has learned before: the segmentation trains alone
+            image_BCHW = self._ordered(image_BCHW)
+            teacher, student = self.teacher(image_BCHW), self.student(self.teacher.normalize(image_BCHW))
+            size = teacher[0].shape[2:]
+            levels = [_resized(-product_BCHW, size) for product_BCHW in products(teacher, student)]
+            similarity_BCHW = torch.cat(levels, dim=1)
+        logit_BHW: Tensor = self.segmentation(similarity_BCHW)
+        return logit_BHW
 
     def _ordered(self, image_BCHW: Tensor) -> Tensor:
         return image_BCHW.flip(1) if self.channels == "bgr" else image_BCHW
@@ -206,14 +209,6 @@ class DeSTSeg(Method):
         anomalous_BHW = full(self(image_BCHW)).sigmoid()
         map_BHW = upsample(anomalous_BHW, image_BCHW.shape[2:], align_corners=False)
         return Prediction(top_mean(map_BHW, self.top_pixels), map_BHW)
-
-
-def _phases(total: int, share: float) -> tuple[int, int]:
-    """``total`` epochs or steps in two parts, of which the first has at least ``share``; neither is empty, so that a
-    total of 1 becomes two of 1."""
-    first = math.ceil(round(share * total, 9))  # 0.07 * 100 is a little above 7
-    first = max(1, min(first, total - 1))
-    return first, max(1, total - first)
 
 
 def products(teacher: Sequence[Tensor], student: Sequence[Tensor]) -> list[Tensor]:

@@ -162,7 +162,11 @@ class DRAEM(Method):
         )
 
     def _step(self, batch: Batch, optimize: Optimize) -> Mapping[str, Tensor]:
-        losses = self.losses(self._spoiled(batch))
+        if self.anomalies is None:
+            spoiled = Synthetic(batch.image_BCHW, batch.image_BCHW, torch.zeros_like(batch.image_BCHW[:, 0]))
+        else:
+            spoiled = self.anomalies(batch.image_BCHW, batch.seed_B)
+        losses = self.losses(spoiled)
         optimize(torch.stack(list(losses.values())).sum())
         return losses
 
@@ -176,15 +180,15 @@ class DRAEM(Method):
             "focal": focal_loss(logit_B2HW, spoiled.mask, self.focal_gamma),
         }
 
-    def _spoiled(self, batch: Batch) -> Synthetic:
-        if self.anomalies is not None:
-            spoiled: Synthetic = self.anomalies(batch.image_BCHW, batch.seed_B)
-            return spoiled
-        return Synthetic(batch.image_BCHW, batch.image_BCHW, torch.zeros_like(batch.image_BCHW[:, 0]))
-
     def forward(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Reconstructions (B, 3, H, W), normalized as the networks' input, and logits (B, 2, H, W)."""
-        image_BCHW = _laid_out(self.normalize(image_BCHW))
+        image_BCHW = self.normalize(image_BCHW)
+        device = image_BCHW.device.type
+        half = device != "meta" and torch.is_autocast_enabled(device)
+        # Channels last makes convolutions faster under autocast, and on processors. With gradients these would then sum
+        # the batch norms' statistics less exactly.
+        if half or (device == "cpu" and not torch.is_grad_enabled()):
+            image_BCHW = image_BCHW.contiguous(memory_format=torch.channels_last)
         restored_BCHW = self.reconstructor(image_BCHW)
         both_BCHW = torch.cat([restored_BCHW, image_BCHW.to(restored_BCHW.dtype)], dim=1)
         return restored_BCHW, self.segmenter(both_BCHW)
@@ -193,18 +197,6 @@ class DRAEM(Method):
         _, logit_B2HW = self(image_BCHW)
         map_BHW = full(logit_B2HW).softmax(dim=1)[:, 1]
         return Prediction(pooled_maximum(map_BHW, self.score_window, self.score_padding), map_BHW)
-
-
-def _laid_out(image_BCHW: Tensor) -> Tensor:
-    """Channels last where that makes convolutions faster: under autocast, and on processors without gradients.
-
-    With gradients processors would also sum the batch norms' statistics less exactly.
-    """
-    device = image_BCHW.device.type
-    half = device != "meta" and torch.is_autocast_enabled(device)
-    if half or (device == "cpu" and not torch.is_grad_enabled()):
-        return image_BCHW.contiguous(memory_format=torch.channels_last)
-    return image_BCHW
 
 
 def ssim_loss(image_BCHW: Tensor, target_BCHW: Tensor) -> Tensor:

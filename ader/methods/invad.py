@@ -211,15 +211,11 @@ def _coarsest_side(encoder: Backbone, name: str, image_size: int) -> int:
     return image_size // encoder.strides[-1]
 
 
-def _pixel_cosine(target_BCHW: Tensor, output_BCHW: Tensor) -> Tensor:
-    return (1 - F.cosine_similarity(target_BCHW, output_BCHW, dim=1)).mean()
-
-
 _LOSSES: Mapping[Loss, Callable[[Tensor, Tensor], Tensor]] = {
     "mse": F.mse_loss,
     "l1": F.l1_loss,
     "flat_cosine": lambda target, output: flat_cosine_loss([target], [output]),
-    "pixel_cosine": _pixel_cosine,
+    "pixel_cosine": lambda target, output: (1 - F.cosine_similarity(target, output, dim=1)).mean(),
 }
 
 

@@ -95,23 +95,22 @@ class PatchCore(Method):
         self.rows.add(self(batch.image_BCHW).flatten(0, 2).float())
 
     def _reduce(self) -> None:
-        """Keeps the coreset, in the order of the images. All patches are never copied into one tensor: they are
-        what limits the size of the data (15 GB for MVTec AD)."""
+        """Keeps the approximate greedy coreset (section 3.2), in the order of the images.
+
+        All patches are never copied into one tensor: they are what limits the size of the data (15 GB for MVTec AD).
+        """
         if self.coreset == 1:
             self.bank.value = self.rows.gathered()
         else:
             mapper = nn.Linear(self.embed_dim, self.projection_dim, bias=False)  # upstream's draw, with its scale
             weight_DP = mapper.weight.detach().T.to(self.bank.anchor.device)
-            chosen = self._choose(self.rows.map(lambda patch_ND: patch_ND @ weight_DP).gathered())
+            point_NP = self.rows.map(lambda patch_ND: patch_ND @ weight_DP).gathered()
+            count = max(1, int(len(point_NP) * self.coreset))
+            start = torch.randperm(len(point_NP))[: self.num_starting_points].to(point_NP.device)
+            mean_N = squared_distances(point_NP, point_NP[start]).sqrt().mean(dim=1)
+            chosen = greedy_coreset(point_NP, count, first_N=mean_N.square())
             self.bank.value = self.rows.gathered(chosen.sort().values)
         self.rows.clear()
-
-    def _choose(self, point_NP: Tensor) -> Tensor:
-        """Approximate greedy coreset (section 3.2) of projected patches, started from random points."""
-        count = max(1, int(len(point_NP) * self.coreset))
-        start = torch.randperm(len(point_NP))[: self.num_starting_points].to(point_NP.device)
-        mean_N = squared_distances(point_NP, point_NP[start]).sqrt().mean(dim=1)
-        return greedy_coreset(point_NP, count, first_N=mean_N.square())
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         """Patch features (B, H, W, D) on the grid of the finest layer."""

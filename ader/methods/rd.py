@@ -168,7 +168,13 @@ class Decoder(nn.Module):
         stages = []
         for depth, outputs in zip(plan.depths, reversed(plan.channels), strict=True):
             rest = [plan.make(outputs, outputs, plan.base_width) for _ in range(depth - 1)]
-            stages.append(nn.Sequential(_rising_block(plan, inputs, outputs), *rest))
+            shortcut = nn.Sequential(_transposed(inputs, outputs), nn.BatchNorm2d(outputs))
+            rising = plan.make(inputs, outputs, plan.base_width, downsample=shortcut)
+            # The block's 3x3 (or first) convolution becomes a transposed 2x2: that doubles the resolution.
+            name = "conv2" if plan.block is Bottleneck else "conv1"
+            plain = getattr(rising, name)
+            setattr(rising, name, _transposed(plain.in_channels, plain.out_channels))
+            stages.append(nn.Sequential(rising, *rest))
             inputs = outputs
         self.stages = nn.ModuleList(stages)
         _initialize(self)
@@ -181,16 +187,6 @@ class Decoder(nn.Module):
             feature_BCHW = stage(feature_BCHW)
             features.append(feature_BCHW)
         return features[::-1]
-
-
-def _rising_block(plan: _Plan, inputs: int, outputs: int) -> Any:
-    """A residual block that doubles the resolution: its 3x3 (or first) convolution becomes a transposed 2x2."""
-    shortcut = nn.Sequential(_transposed(inputs, outputs), nn.BatchNorm2d(outputs))
-    block = plan.make(inputs, outputs, plan.base_width, downsample=shortcut)
-    name = "conv2" if plan.block is Bottleneck else "conv1"
-    plain = getattr(block, name)
-    setattr(block, name, _transposed(plain.in_channels, plain.out_channels))
-    return block
 
 
 def _transposed(inputs: int, outputs: int) -> nn.ConvTranspose2d:

@@ -290,7 +290,12 @@ class Transformer(nn.Module):
             for layer, depth in zip((encoder, decoder), depths, strict=True)
         )
         self.norm = nn.LayerNorm(width)
-        _initialize(self)
+        # What is no linear layer (queries, the attentions' input weights) stays as it was before the layers were
+        # copied, so that all layers start with the same: as in both codes.
+        for part in self.modules():
+            if isinstance(part, nn.Linear):
+                nn.init.xavier_uniform_(part.weight)
+                nn.init.zeros_(part.bias)
 
     def forward(self, token_BNC: Tensor) -> Tensor:
         """Same shape."""
@@ -394,7 +399,10 @@ class Attention(nn.Module):
     def forward(self, query_BND: Tensor, key_BND: Tensor, value_BND: Tensor, allowed_NN: Tensor | None) -> Tensor:
         """(B, N, D); ``query_BND`` may have one image for all. Without ``allowed_NN`` all tokens see each other."""
         inputs = zip((query_BND, key_BND, value_BND), self.input_weight.chunk(3), self.input_bias.chunk(3), strict=True)
-        query_BKND, key_BKND, value_BKND = (self._divided(F.linear(*each)) for each in inputs)
+        projected = (F.linear(*each) for each in inputs)
+        query_BKND, key_BKND, value_BKND = (
+            token_BND.view(*token_BND.shape[:2], self.heads, -1).transpose(1, 2) for token_BND in projected
+        )
         attended_BKND = F.scaled_dot_product_attention(
             query_BKND.expand(len(key_BND), -1, -1, -1),
             key_BKND,
@@ -405,20 +413,6 @@ class Attention(nn.Module):
         output_BND: Tensor = self.output(attended_BKND.transpose(1, 2).flatten(2))
         return output_BND
 
-    def _divided(self, token_BND: Tensor) -> Tensor:
-        """(B, K, N, D / K)."""
-        batch, tokens, width = token_BND.shape
-        return token_BND.view(batch, tokens, self.heads, width // self.heads).transpose(1, 2)
-
 
 def _feedforward(width: int, inner: int, dropout: float) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, inner), nn.ReLU(), nn.Dropout(dropout), nn.Linear(inner, width))
-
-
-def _initialize(module: nn.Module) -> None:
-    """Xavier-uniform weights and zero biases of linear layers. What is no linear layer (queries, the attentions' input
-    weights) stays as it was before the layers were copied, so that all layers start with the same: as in both codes."""
-    for part in module.modules():
-        if isinstance(part, nn.Linear):
-            nn.init.xavier_uniform_(part.weight)
-            nn.init.zeros_(part.bias)

@@ -227,7 +227,10 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(
             Block(width, heads, mlp_ratio=4.0, qkv_bias=True, norm_layer=norm) for _ in range(restoring[-1])
         )
-        self.apply(_initialize)
+        for part in self.modules():  # as timm does it for vision transformers; norms keep torch's ones and zeros
+            if isinstance(part, nn.Linear):
+                trunc_normal_(part.weight, std=0.02)
+                nn.init.zeros_(part.bias)
         trunc_normal_(self.position_1LC, std=0.02)
 
     def forward(self, token_BLC: Tensor) -> list[Tensor]:
@@ -239,10 +242,3 @@ class Decoder(nn.Module):
             if number in self.restoring:
                 restored.append(token_BLC)
         return restored[::-1]
-
-
-def _initialize(module: nn.Module) -> None:
-    """timm's for vision transformers; norms keep torch's ones and zeros."""
-    if isinstance(module, nn.Linear):
-        trunc_normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)

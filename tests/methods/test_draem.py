@@ -18,7 +18,7 @@ from ader.data.sizes import Sizes
 from ader.methods import build
 from ader.methods._base import Batch
 from ader.methods.draem import DRAEM, focal_loss, ssim_loss
-from ader.nets.synthesis.synthetic import Synthetic
+from ader.nets.synthesis.synthetic import Synthetic, SyntheticAnomalies
 from ader.system.errors import UserError
 from ader.testing.subject import images, predict
 from ader.training.cost import count_macs, count_parameters
@@ -38,6 +38,16 @@ def wide() -> DRAEM:
 
 def count(module: nn.Module) -> int:
     return sum(weight.numel() for weight in module.parameters())
+
+
+def trained_on(method: DRAEM, image_BCHW: torch.Tensor, seed_B: torch.Tensor) -> Synthetic:
+    """What a training step takes the losses of."""
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(method, "losses", lambda spoiled: seen.append(spoiled) or {"none": torch.zeros(())})
+        method._step(Batch(image_BCHW=image_BCHW, seed_B=seed_B), lambda loss: None)
+    (spoiled,) = seen
+    return spoiled
 
 
 def test_parameters(wide):
@@ -193,7 +203,7 @@ def test_ader_recipe():
     assert (stage.epochs, stage.clip) == (100, 5.0)
     assert "empty masks" in method.warnings()[0]
     image_BCHW = images(2, 64)
-    spoiled = method._spoiled(Batch(image_BCHW=image_BCHW, seed_B=torch.arange(2)))
+    spoiled = trained_on(method, image_BCHW, torch.arange(2))
     assert spoiled.image.equal(image_BCHW)
     assert spoiled.clean.equal(image_BCHW)
     assert spoiled.mask.shape == (2, 64, 64)
@@ -280,8 +290,9 @@ def test_losses_are_of_the_clean_image_and_the_mask(monkeypatch):
     assert losses["ssim"].item() == pytest.approx(1 - brute_ssim(image.numpy(), clean.numpy(), 1.0), abs=1e-4)
     assert losses["focal"].item() == pytest.approx(0.25 * math.log(2), rel=1e-3)
     minimized = []
-    monkeypatch.setattr(method, "_spoiled", lambda batch: Synthetic(image, clean, mask))
-    logged = method._step(None, lambda loss: minimized.append(loss))
+    monkeypatch.setattr(SyntheticAnomalies, "forward", lambda self, *batch: Synthetic(image, clean, mask))
+    logged = method._step(Batch(clean, torch.arange(2)), lambda loss: minimized.append(loss))
+    assert {name: loss.item() for name, loss in logged.items()} == {name: loss.item() for name, loss in losses.items()}
     assert minimized[0].item() == pytest.approx(sum(loss.item() for loss in logged.values()))
 
 
@@ -340,9 +351,9 @@ def test_the_layout_in_memory_changes_nothing():
 def test_training_sees_anomalies_of_the_seeds():
     method = DRAEM(**SMALL, anomaly_probability=1.0)
     image_BCHW = images(6, 64)
-    first = method._spoiled(Batch(image_BCHW=image_BCHW, seed_B=torch.arange(6)))
-    again = method._spoiled(Batch(image_BCHW=image_BCHW, seed_B=torch.arange(6)))
-    other = method._spoiled(Batch(image_BCHW=image_BCHW, seed_B=torch.arange(6, 12)))
+    first = trained_on(method, image_BCHW, torch.arange(6))
+    again = trained_on(method, image_BCHW, torch.arange(6))
+    other = trained_on(method, image_BCHW, torch.arange(6, 12))
     assert first.image.equal(again.image)
     assert not first.mask.equal(other.mask)
     assert 0 < first.mask.mean() < 0.5
@@ -377,7 +388,7 @@ def test_bfloat16_losses():
     """Norms, SSIM and focal loss in float32: losses move by what the convolutions lose, not by more."""
     torch.manual_seed(0)
     method = DRAEM(**SMALL, anomaly_probability=1.0).train()
-    spoiled = method._spoiled(Batch(image_BCHW=images(4, 64), seed_B=torch.arange(4)))
+    spoiled = trained_on(method, images(4, 64), torch.arange(4))
     exact = method.losses(spoiled)
     with torch.autocast("cpu", torch.bfloat16):
         rough = method.losses(spoiled)

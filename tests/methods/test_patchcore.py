@@ -175,7 +175,7 @@ def test_processes_keep_what_a_single_one_would(monkeypatch):
     """Of one common choice each process keeps what lies in its own share; together that is the bank."""
     patch_ND = torch.randn(60, 64, generator=torch.Generator().manual_seed(0))
     choice = [50, 3, 30, 24, 25, 59]
-    monkeypatch.setattr("ader.methods.patchcore.PatchCore._choose", lambda self, point_NP: torch.tensor(choice))
+    monkeypatch.setattr("ader.methods.patchcore.greedy_coreset", lambda *points, first_N: torch.tensor(choice))
     monkeypatch.setattr("ader.system.dist.gather_objects", lambda item: [25, 35])
     kept = []
     for rank, share in enumerate([patch_ND[:25], patch_ND[25:]]):
