@@ -156,7 +156,10 @@ def _create(options: BackboneOptions, arguments: Mapping[str, Any]) -> tuple[Any
     if not options.pretrained:
         net = _build(options.name, arguments, pretrained=False)
         return net, {"name": options.name, "source": "random", "sha256": None}
-    file = _local_file(options)
+    given = options.weights or os.environ.get("ADER_WEIGHTS")
+    folder = Path(given).expanduser() if given else None
+    files = [folder / f"{options.name}{ending}" for ending in (".safetensors", ".pth")] if folder else []
+    file = next((file for file in files if file.is_file()), None)
     if file is not None:
         return _load(options.name, arguments, file), {"name": options.name, "source": str(file), "sha256": sha256(file)}
     try:
@@ -166,7 +169,7 @@ def _create(options: BackboneOptions, arguments: Mapping[str, Any]) -> tuple[Any
         raise
     except Exception as error:  # timm and the hub raise many kinds for "no network" and "no such file"
         raise UserError(
-            f"weights {options.name!r} are not in the weights folder ({_folder(options) or 'none given'}) and could "
+            f"weights {options.name!r} are not in the weights folder ({folder or 'none given'}) and could "
             f"not be downloaded ({type(error).__name__}): put {options.name}.safetensors or .pth there and give "
             "paths.weights=FOLDER, or set method.backbone.pretrained=false"
         ) from error
@@ -208,32 +211,17 @@ def _offline_when_unreachable() -> Iterator[None]:
     Without this the hub's client tries again for most of a minute, with warnings, before it gives up. Behind a proxy
     the address is the proxy's business, so nothing is changed.
     """
-    before = hub.HF_HUB_OFFLINE
-    hub.HF_HUB_OFFLINE = before or not (getproxies() or _has_address(urlsplit(hub.ENDPOINT).hostname))
+    before = offline = hub.HF_HUB_OFFLINE
+    if not (before or getproxies()):
+        try:
+            socket.getaddrinfo(urlsplit(hub.ENDPOINT).hostname, 443)
+        except OSError:
+            offline = True
+    hub.HF_HUB_OFFLINE = offline
     try:
         yield
     finally:
         hub.HF_HUB_OFFLINE = before
-
-
-def _has_address(host: str | None) -> bool:
-    try:
-        return bool(socket.getaddrinfo(host, 443))
-    except OSError:
-        return False
-
-
-def _folder(options: BackboneOptions) -> Path | None:
-    folder = options.weights or os.environ.get("ADER_WEIGHTS")
-    return Path(folder).expanduser() if folder else None
-
-
-def _local_file(options: BackboneOptions) -> Path | None:
-    folder = _folder(options)
-    if folder is None:
-        return None
-    files = [folder / f"{options.name}{ending}" for ending in (".safetensors", ".pth")]
-    return next((file for file in files if file.is_file()), None)
 
 
 def _read(file: Path) -> dict[str, Tensor]:

@@ -193,8 +193,13 @@ class StyleEncoder(nn.Module):
     ) -> None:
         super().__init__()
         factors = [2**level for level in reversed(range(len(channels)))]
-        shrink = _shrinking_conv if rescaling == "conv" else _shrinking_mean
-        self.shrink = nn.ModuleList([shrink(count, factor) for count, factor in zip(channels, factors, strict=True)])
+        self.shrink = nn.ModuleList()
+        for count, factor in zip(channels, factors, strict=True):
+            if rescaling == "conv":
+                conv = nn.Conv2d(count, count, factor, stride=factor)
+                self.shrink.append(nn.Sequential(conv, nn.BatchNorm2d(count, eps=1e-6)))
+            else:
+                self.shrink.append(nn.AvgPool2d(factor))
         fused = min(channels[-1], width)
         self.merge = nn.Sequential(
             nn.Conv2d(sum(channels), fused, 1, bias=False), nn.BatchNorm2d(fused, eps=1e-6), nn.ReLU(inplace=True)
@@ -224,15 +229,6 @@ class StyleEncoder(nn.Module):
                 style_BSHW = self.up.enlarge(style_BSHW)
             styles.append(style_BSHW)
         return styles
-
-
-def _shrinking_conv(channels: int, factor: int) -> nn.Module:
-    conv = nn.Conv2d(channels, channels, factor, stride=factor)
-    return nn.Sequential(conv, nn.BatchNorm2d(channels, eps=1e-6))
-
-
-def _shrinking_mean(channels: int, factor: int) -> nn.Module:
-    return nn.AvgPool2d(factor)
 
 
 class Generator(nn.Module):

@@ -176,8 +176,14 @@ def test_a_proxy_or_an_address_keeps_the_hub_online(monkeypatch):
     )
     options = BackboneOptions(NAME)
     for proxies, address, offline in (({}, False, True), ({"https": "http://p"}, False, False), ({}, True, False)):
+
+        def look_up(host, port, address=address):
+            if not address:
+                raise socket.gaierror("no name service")
+            return [(host, port)]
+
         monkeypatch.setattr(module, "getproxies", lambda proxies=proxies: proxies)
-        monkeypatch.setattr(module, "_has_address", lambda host, address=address: address)
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
         module._create(options, (1,))
         assert seen.pop() is offline
         assert hub.HF_HUB_OFFLINE is False

@@ -36,24 +36,20 @@ def nearest(query_QD: Tensor, bank_MD: Tensor, k: int = 1, spare: int = 4) -> tu
         Squared Euclidean distances (Q, K), ascending, and bank indices (Q, K).
     """
     with full_precision(query_QD.device):  # bfloat16 products would not even rank
-        return _nearest(query_QD, bank_MD, k, spare)
-
-
-def _nearest(query_QD: Tensor, bank_MD: Tensor, k: int, spare: int) -> tuple[Tensor, Tensor]:
-    count = min(k + spare, len(bank_MD))
-    center_D = bank_MD.mean(dim=0)  # distances do not change, products get smaller and so does their rounding
-    bank_MD, query_QD = bank_MD - center_D, query_QD - center_D
-    rows = max(1, BLOCK // max(1, min(len(bank_MD), 65536)))
-    parts = [_nearest_block(part, bank_MD, count) for part in torch.split(query_QD, rows)]
-    candidate_QK = torch.cat(parts)
-    exact_QK = torch.cat(
-        [
-            (bank_MD[index] - query[:, None]).square().sum(dim=2)
-            for query, index in zip(torch.split(query_QD, 1024), torch.split(candidate_QK, 1024), strict=True)
-        ]
-    )
-    distance_QK, order_QK = exact_QK.topk(min(k, count), largest=False, sorted=True)
-    return distance_QK, candidate_QK.gather(1, order_QK)
+        count = min(k + spare, len(bank_MD))
+        center_D = bank_MD.mean(dim=0)  # distances do not change, products get smaller and so does their rounding
+        bank_MD, query_QD = bank_MD - center_D, query_QD - center_D
+        rows = max(1, BLOCK // max(1, min(len(bank_MD), 65536)))
+        parts = [_nearest_block(part, bank_MD, count) for part in torch.split(query_QD, rows)]
+        candidate_QK = torch.cat(parts)
+        exact_QK = torch.cat(
+            [
+                (bank_MD[index] - query[:, None]).square().sum(dim=2)
+                for query, index in zip(torch.split(query_QD, 1024), torch.split(candidate_QK, 1024), strict=True)
+            ]
+        )
+        distance_QK, order_QK = exact_QK.topk(min(k, count), largest=False, sorted=True)
+        return distance_QK, candidate_QK.gather(1, order_QK)
 
 
 def _nearest_block(query_QD: Tensor, bank_MD: Tensor, count: int) -> Tensor:

@@ -36,7 +36,10 @@ class PatchFeatures(nn.Module):
         share = embed_dim // len(channels)
         self.groups = [math.gcd(count, embed_dim, share) for count in channels]
         for number, (count, groups) in enumerate(zip(channels, self.groups, strict=True)):
-            kernel = _pooling_kernel(count // groups, embed_dim // groups, share // groups)
+            # Pooling is linear, so what the two poolings of a group make of the unit vectors is their kernel.
+            identity = torch.eye(count // groups * 9)[:, None]
+            pooled = F.adaptive_avg_pool1d(F.adaptive_avg_pool1d(identity, embed_dim // groups), share // groups)
+            kernel = pooled[:, 0].T.reshape(share // groups, count // groups, 3, 3).contiguous()
             self.register_buffer(f"kernel{number}", kernel.repeat(groups, 1, 1, 1), persistent=False)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
@@ -50,13 +53,6 @@ class PatchFeatures(nn.Module):
                 patch_BCHW = F.interpolate(patch_BCHW, size=size, mode="bilinear", align_corners=False)
             pooled.append(patch_BCHW)
         return torch.cat(pooled, dim=1)
-
-
-def _pooling_kernel(channels: int, middle: int, outputs: int) -> Tensor:
-    """Weights (outputs, channels, 3, 3) of the two adaptive poolings C * 9 -> middle -> outputs of one group."""
-    identity = torch.eye(channels * 9)[:, None]
-    pooled = F.adaptive_avg_pool1d(F.adaptive_avg_pool1d(identity, middle), outputs)
-    return pooled[:, 0].T.reshape(outputs, channels, 3, 3).contiguous()
 
 
 @torch.no_grad()

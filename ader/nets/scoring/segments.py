@@ -118,20 +118,16 @@ def _quantile(value_BKP: Tensor, real_B1P: Tensor | None, sizes: list[int], quan
     """(B, K), float64; anything for an empty segment. Only as many of the largest values are sorted as it needs."""
     if real_B1P is not None:
         value_BKP = value_BKP.where(real_B1P, -torch.inf)
-    places = [_place(size, quantile) for size in sizes]
-    count = max(size - low for size, (low, _, _) in zip(sizes, places, strict=True))
+    last_B = [max(0, size - 1) for size in sizes]
+    place_B = [quantile * last for last in last_B]
+    low_B = [math.floor(place) for place in place_B]  # the rank below the quantile, from the smallest value
+    count = max(size - low for size, low in zip(sizes, low_B, strict=True))
     top_BKT = value_BKP.topk(max(1, count), dim=2).values.double()
     ends = []
-    for which in (0, 1):
-        rank_B = [max(0, size - 1 - place[which]) for size, place in zip(sizes, places, strict=True)]
+    for above in (0, 1):
+        rank_B = [last - min(low + above, last) for low, last in zip(low_B, last_B, strict=True)]
         rank_B11 = torch.tensor(rank_B, device=value_BKP.device)[:, None, None]
         ends.append(top_BKT.gather(2, rank_B11.expand(*top_BKT.shape[:2], 1))[:, :, 0])
-    share_B1 = torch.tensor([share for _, _, share in places], dtype=torch.float64, device=value_BKP.device)[:, None]
+    shares = [place - low for place, low in zip(place_B, low_B, strict=True)]
+    share_B1 = torch.tensor(shares, dtype=torch.float64, device=value_BKP.device)[:, None]
     return torch.lerp(ends[0], ends[1], share_B1.expand_as(ends[0]))
-
-
-def _place(size: int, quantile: float) -> tuple[int, int, float]:
-    """The two ranks, from the smallest value, between which the quantile is, and how far between them."""
-    place = quantile * max(0, size - 1)
-    low = math.floor(place)
-    return low, min(low + 1, max(0, size - 1)), place - low

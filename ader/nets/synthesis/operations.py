@@ -75,20 +75,16 @@ def hue_and_saturation(level_BCHW: Tensor, seed_B: Tensor) -> Tensor:
     """Hue and saturation (of HSV) plus -50 to 50 of 255; 255 is the whole circle of hues."""
     shift_B2 = integers(seed_B, "texture/hue and saturation", 101, 2)[:, :, None, None] - 50
     high_BHW, low_BHW = level_BCHW.amax(dim=1), level_BCHW.amin(dim=1)
-    sixth_BHW = _hue(level_BCHW, high_BHW, low_BHW) + 6 * shift_B2[:, 0] / 255
+    red, green, blue = level_BCHW.unbind(1)
+    range_BHW = (high_BHW - low_BHW).clamp(min=1)  # a gray has no hue: red's, at no saturation
+    third_BHW = torch.where(high_BHW == green, 2 + (blue - red) / range_BHW, 4 + (red - green) / range_BHW)
+    hue_BHW = torch.where(high_BHW == red, (green - blue) / range_BHW, third_BHW)  # sixths of the circle, from -1 to 5
+    sixth_BHW = hue_BHW + 6 * shift_B2[:, 0] / 255
     saturation_BHW = (high_BHW - low_BHW) / high_BHW.clamp(min=1) + shift_B2[:, 1] / 255
     chroma_B1HW = (high_BHW * saturation_BHW.clamp(0, 1))[:, None]
     offset_3 = torch.tensor([5.0, 3.0, 1.0]).view(3, 1, 1)
     ramp_BCHW = (offset_3.to(level_BCHW.device, non_blocking=True) + sixth_BHW[:, None]) % 6
     return high_BHW[:, None] - chroma_B1HW * torch.minimum(ramp_BCHW, 4 - ramp_BCHW).clamp(0, 1)
-
-
-def _hue(level_BCHW: Tensor, high_BHW: Tensor, low_BHW: Tensor) -> Tensor:
-    """In sixths of the circle, within -1 to 5; 0 for gray."""
-    red, green, blue = level_BCHW.unbind(1)
-    range_BHW = (high_BHW - low_BHW).clamp(min=1)
-    third_BHW = torch.where(high_BHW == green, 2 + (blue - red) / range_BHW, 4 + (red - green) / range_BHW)
-    return torch.where(high_BHW == red, (green - blue) / range_BHW, third_BHW)
 
 
 def solarize(level_BCHW: Tensor, seed_B: Tensor) -> Tensor:

@@ -79,22 +79,25 @@ class SyntheticAnomalies(nn.Module):
         """
         device, seed_B = image_BCHW.device, seed_B.cpu()
         with full_precision(device):
-            clean_BCHW = self._rotated(image_BCHW.float(), seed_B)
+            clean_BCHW = image_BCHW.float()
+            if len(place_B := (uniform(seed_B, "anomaly/rotate image") < self.rotation_probability).nonzero()[:, 0]):
+                there_B = place_B.to(device, non_blocking=True)
+                clean_BCHW = clean_BCHW.clone()  # the caller keeps his images
+                degrees_B = uniform_between(seed_B[place_B], "anomaly/image degrees", -90, 90)
+                clean_BCHW[there_B] = rotate(clean_BCHW[there_B], degrees_B, mode="bilinear")
             spoiled_BCHW, mask_BHW = clean_BCHW.clone(), torch.zeros_like(clean_BCHW[:, 0])
             if len(place_B := (uniform(seed_B, "anomaly") < self.probability).nonzero()[:, 0]):
-                there_B = place_B.to(device, non_blocking=True)
-                patch_BHW = self._shapes(seed_B[place_B], device)
-                spoiled_BCHW[there_B] = self._blended(clean_BCHW[there_B], patch_BHW, seed_B[place_B])
+                there_B, seed_B = place_B.to(device, non_blocking=True), seed_B[place_B]
+                patch_BHW, plain_BCHW = self._shapes(seed_B, device), clean_BCHW[there_B]
+                texture_BCHW = self.textures.draw(seed_B, "anomaly/texture", device)
+                if self.augment_textures:
+                    texture_BCHW = augmented(texture_BCHW, seed_B)
+                beta_B111 = uniform_between(seed_B, "anomaly/opacity", *self.opacity, 1, 1, 1)
+                beta_B111 = beta_B111.to(device, non_blocking=True)
+                mixed_BCHW = (1 - beta_B111) * texture_BCHW + beta_B111 * plain_BCHW
+                spoiled_BCHW[there_B] = torch.where(patch_BHW[:, None] > 0, mixed_BCHW, plain_BCHW)
                 mask_BHW[there_B] = patch_BHW
         return Synthetic(spoiled_BCHW, clean_BCHW, mask_BHW)
-
-    def _rotated(self, image_BCHW: Tensor, seed_B: Tensor) -> Tensor:
-        if len(place_B := (uniform(seed_B, "anomaly/rotate image") < self.rotation_probability).nonzero()[:, 0]):
-            there_B = place_B.to(image_BCHW.device, non_blocking=True)
-            image_BCHW = image_BCHW.clone()
-            degrees_B = uniform_between(seed_B[place_B], "anomaly/image degrees", -90, 90)
-            image_BCHW[there_B] = rotate(image_BCHW[there_B], degrees_B, mode="bilinear")
-        return image_BCHW
 
     def _shapes(self, seed_B: Tensor, device: torch.device) -> Tensor:
         """Masks (B, H, W)."""
@@ -103,12 +106,3 @@ class SyntheticAnomalies(nn.Module):
             degrees_B = uniform_between(seed_B, "anomaly/noise degrees", -self.noise_rotation, self.noise_rotation)
             noise_BHW = rotate(noise_BHW[:, None], degrees_B, mode="bilinear")[:, 0]
         return (noise_BHW > self.threshold).float()
-
-    def _blended(self, image_BCHW: Tensor, mask_BHW: Tensor, seed_B: Tensor) -> Tensor:
-        device = image_BCHW.device
-        texture_BCHW = self.textures.draw(seed_B, "anomaly/texture", device)
-        if self.augment_textures:
-            texture_BCHW = augmented(texture_BCHW, seed_B)
-        beta_B111 = uniform_between(seed_B, "anomaly/opacity", *self.opacity, 1, 1, 1).to(device, non_blocking=True)
-        mixed_BCHW = (1 - beta_B111) * texture_BCHW + beta_B111 * image_BCHW
-        return torch.where(mask_BHW[:, None] > 0, mixed_BCHW, image_BCHW)

@@ -54,7 +54,14 @@ class Textures(nn.Module):
         self._files: list[Path] = []
         if folder:
             root = Path(folder).expanduser()
-            self._files = _image_files(root)
+            if not root.is_dir():
+                raise UserError(f"method.textures={str(root)!r} is not a folder: give a folder of images, or null")
+            files = [each for each in root.rglob("*") if each.suffix.lower() in SUFFIXES and each.name[0] != "."]
+            if not files:
+                raise UserError(
+                    f"method.textures={str(root)!r} holds no images ({KINDS}): give another folder, or null"
+                )
+            self._files = sorted(files, key=lambda file: relative(file, root))  # seeds choose among them by number
             digest = hashlib.sha256()
             for file in self._files:
                 digest.update(f"{relative(file, root)}:".encode("utf-8", "surrogateescape") + glimpse(file))
@@ -165,15 +172,6 @@ def _two_colors(seed_B: Tensor, purpose: str, share_BHW: Tensor) -> Tensor:
     """The one color where ``share`` is -1, the other where it is 1."""
     one_BC11, other_BC11 = uniform(seed_B, f"{purpose}/colours", 2, 3, 1, 1).unbind(1)
     return torch.lerp(one_BC11, other_BC11, (share_BHW[:, None] + 1) / 2)
-
-
-def _image_files(root: Path) -> list[Path]:
-    if not root.is_dir():
-        raise UserError(f"method.textures={str(root)!r} is not a folder: give a folder of images, or null")
-    files = [file for file in root.rglob("*") if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")]
-    if not files:
-        raise UserError(f"method.textures={str(root)!r} holds no images ({KINDS}): give another folder, or null")
-    return sorted(files, key=lambda file: relative(file, root))
 
 
 def _decoded(files: list[Path], size: int) -> Tensor:
