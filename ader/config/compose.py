@@ -213,7 +213,7 @@ def _groups(root: str) -> dict[str, str | None]:
 
 
 def _options(group: str, extra: Sequence[str]) -> list[str]:
-    """The options of a group in all folders, those that ``extra`` names included; ``_name.yaml`` is a base, no option."""
+    """The options of a group in all folders, those that ``extra`` names included; a ``_name.yaml`` is only a base."""
     loader = GlobalHydra.instance().config_loader()
     found = loader.get_group_options(group, ObjectType.CONFIG, config_name="run", overrides=list(extra))
     return [name for name in found if not name.startswith("_")]

@@ -16,7 +16,7 @@ from ader.metrics import OBJECT_METRICS
 from ader.results import record
 from ader.runs.job import Job
 from ader.runs.task import Task
-from ader.settings import Part
+from ader.settings import ModelSplit
 from ader.training.cost import count_macs, count_parameters
 
 
@@ -39,7 +39,7 @@ def title(task: Task) -> str:
     return " / ".join(parts)
 
 
-def describe(job: Job, part: Part, method: Method) -> dict[str, Any]:
+def describe(job: Job, part: ModelSplit, method: Method) -> dict[str, Any]:
     """Says what the method is; facts for the record."""
     params, trainable = count_parameters(method)
     macs = count_macs(method, job.options.image_size, job.device)

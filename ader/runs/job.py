@@ -14,7 +14,7 @@ from ader.config.validate import validated
 from ader.data.image_cache import CachedImages
 from ader.results.identity import check_name
 from ader.runs.task import Task
-from ader.settings import Part
+from ader.settings import ModelSplit
 from ader.system.precision import Precision
 
 Workers = Literal["auto"] | Annotated[int, Field(ge=0)]
@@ -74,7 +74,7 @@ class Job(Task):
 
     options: RunOptions
     trainer: TrainerOptions
-    parts: Sequence[Part]
+    parts: Sequence[ModelSplit]
     caching: CacheOptions
     cached: CachedImages | None = None
 

@@ -23,7 +23,7 @@ from ader.runs.caching import decode_once, decoded_before
 from ader.runs.inference import predict
 from ader.runs.job import Job, cache_options, run_options, trainer_options
 from ader.runs.task import Extras, at_work, metric_options
-from ader.settings import Part, apply
+from ader.settings import ModelSplit, apply
 from ader.system import dist
 from ader.system.device import resolve_device
 from ader.system.errors import UserError
@@ -136,7 +136,7 @@ def check(job: Job) -> None:
         job.cached = decoded_before(job, folder)
 
 
-def run_part(job: Job, part: Part, folder: Path) -> None:
+def run_part(job: Job, part: ModelSplit, folder: Path) -> None:
     """Trains and tests one model, and adds its counts to the run's evaluator."""
     done = folder / "evaluation.pt"  # only runs of several parts keep it: the others have nothing to come back to
     saved = torch.load(done, map_location="cpu", weights_only=True) if done.exists() else None
@@ -157,7 +157,7 @@ def run_part(job: Job, part: Part, folder: Path) -> None:
         write_atomic(done, lambda file: torch.save(state, file))
 
 
-def set_up(job: Job, part: Part) -> tuple[Method, Loader]:
+def set_up(job: Job, part: ModelSplit) -> tuple[Method, Loader]:
     """One model, as it is before training, and its data."""
     method = make_method(job, part)
     index = hold_out(part.index, dict(method.holdout), job.options.seed)
@@ -216,7 +216,7 @@ def conclude(job: Job) -> None:
     dist.barrier()
 
 
-def apply_setting(composed: Composed, published: Index) -> tuple[Index, list[Part]]:
+def apply_setting(composed: Composed, published: Index) -> tuple[Index, list[ModelSplit]]:
     """What the setting has of a dataset, and the models that it asks for."""
     setting = dict(composed.values["setting"])
     return apply(published, composed.values["seed"], setting.pop("name"), setting)
@@ -234,7 +234,7 @@ def method_arguments(composed: Composed) -> tuple[type[Method], dict[str, Any]]:
     return method_class, recipe_arguments(method_class, composed.values["image_size"], given)
 
 
-def suited_arguments(composed: Composed, part: Part, place: Place) -> tuple[type[Method], dict[str, Any]]:
+def suited_arguments(composed: Composed, part: ModelSplit, place: Place) -> tuple[type[Method], dict[str, Any]]:
     """The same for one model.
 
     Raises:
@@ -251,7 +251,7 @@ def label_maps(job: Job) -> dict[str, Path]:
     return dict(method_class.label_maps(arguments))
 
 
-def make_method(job: Job, part: Part) -> Method:
+def make_method(job: Job, part: ModelSplit) -> Method:
     """A part's method, with initial weights that depend on the seed alone."""
     method_class, arguments = suited_arguments(job.composed, part, job.place)
     seed_all(derive_seed(job.options.seed, "method"))
