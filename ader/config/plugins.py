@@ -33,14 +33,14 @@ def load(kind: str, name: str) -> ModuleType:
     Raises:
         UserError: there is no such plugin, or a package that it needs is not installed.
     """
-    foreign = _foreign(kind)
-    if name not in _own(kind) and name not in foreign:
+    if name in _own(kind):
+        path = f"ader.{kind}.{name}"
+    elif name in (foreign := _foreign(kind)):
+        path = foreign[name].module
+    else:
         raise UserError(f"{kind[:-1]} {name!r} does not exist: {suggest(name, names(kind))}")
     try:
-        if name in _own(kind):
-            return importlib.import_module(f"ader.{kind}.{name}")
-        module: ModuleType = importlib.import_module(foreign[name].module)
-        return module
+        return importlib.import_module(path)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] == "ader":
             raise
