@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from ader.report.table import DEFECTS, MAIN, MORE, OBJECT
 
 from ader.metrics import METRICS, Metric, chance, definitions, evaluate
-from ader.report.table import DEFECTS, MAIN, MORE, OBJECT
 from ader.testing.metric_checks import CATEGORIES, toy_batch
 
 # The share of defective pixels or images, a value that a test knows without the evaluator.
