@@ -81,9 +81,8 @@ def _take_part(
     """The life of one process."""
     torch.set_num_threads(1)
     try:
-        td.init_process_group(
-            "gloo", store=td.FileStore(meeting, world), rank=rank, world_size=world, timeout=timedelta(minutes=10)
-        )
+        store = td.FileStore(meeting, world)  # type: ignore[attr-defined]  # public, but not in torch's own list
+        td.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(minutes=10))
         stream = io.BytesIO()
         torch.save(work(*arguments), stream)
         end.send(("", stream.getvalue()))
