@@ -129,15 +129,21 @@ def option_table(group: str) -> str:
 
 def key_table() -> str:
     """Every key of the configuration: what it decides, and the value that it has when nothing is said."""
-    schema = importlib.import_module("ader.config.schema")
+    described = importlib.import_module("ader.config.schema").keys()
     stated = dict(flat(yaml.safe_load((config_folder() / "run.yaml").read_text(encoding="utf-8"))))
     for entry in stated.pop("defaults"):
         for group, option in entry.items() if isinstance(entry, dict) else ():
             if option not in (None, "???"):
                 stated |= {f"{group}.{key}": value for key, value in flat(read_option(group, option))}
     rows = [
-        [code(key.name), prose(key.type), code(stated[key.name]) if key.name in stated else "", key.role, prose(key.doc)]
-        for key in schema.keys()
+        [
+            code(key.name),
+            prose(key.type),
+            code(stated[key.name]) if key.name in stated else "",
+            key.role,
+            prose(key.doc),
+        ]
+        for key in described
     ]
     return table(["key", "values", "default", "decides", "meaning"], rows)
 
@@ -248,8 +254,9 @@ def method_page(option: str) -> str:
     lines = [
         f"# {option}",
         f"{prose(summary)} {prose(re.split(r'^Args:', rest, flags=re.MULTILINE)[0])}",
-        f"```console\nader method={option} dataset=mvtec\n```",
-        f"Compared with: {prose(method.tags.reference)}. Speed, memory and differences beside the reference: "
+        prose(opening("method", option)),
+        f"```bash\nader method={option} dataset=mvtec\n```",
+        f"Reference: {prose(method.tags.reference)}. Speed, memory and differences beside it are "
         "[measured](../bench/methods.md).",
         "## Arguments",
         table(["key", "values", "recipe", "meaning"], _arguments(method, values, comments("method", option))),
@@ -313,7 +320,7 @@ def _docstring(module: Any) -> str:
     return "\n".join(paragraphs)
 
 
-# --- Types and records
+# --- Types, the record
 
 
 def values_of(hint: Any) -> str:
@@ -322,14 +329,11 @@ def values_of(hint: Any) -> str:
         schema = TypeAdapter(hint).json_schema()
     except PydanticSchemaGenerationError:
         return ""
-    return re.sub(r"\[\w+\]\(#\w+\)", "mapping", in_words(schema))  # what is inside stands in no table of the page
+    return in_words(schema)
 
 
 def in_words(schema: Mapping[str, Any]) -> str:
     """A JSON schema in words."""
-    if "$ref" in schema:
-        name = str(schema["$ref"]).rpartition("/")[2]
-        return f"[{name}](#{name.lower()})"
     if "anyOf" in schema:
         return " or ".join(map(in_words, schema["anyOf"]))
     if "enum" in schema or "const" in schema:
@@ -339,21 +343,19 @@ def in_words(schema: Mapping[str, Any]) -> str:
     if schema.get("type") == "object":
         inner = schema.get("additionalProperties")
         return f"mapping to {in_words(inner)}" if isinstance(inner, Mapping) else "mapping"
-    name = {"null": "`null`", "boolean": "`true` or `false`", "string": "text"}.get(str(schema.get("type")), "")
+    kind = str(schema.get("type", "mapping"))  # a reference is to what one gives as a mapping
+    name = {"null": "`null`", "boolean": "`true` or `false`", "string": "text"}.get(kind, kind)
     signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
     limits = [f"{sign} {schema[key]:g}" for key, sign in signs.items() if key in schema]
-    return " ".join([name or str(schema.get("type", "anything")), ", ".join(limits)]).strip()
+    return " ".join([name, ", ".join(limits)]).strip()
 
 
-def record_tables() -> str:
-    """The fields of ``record.json``: a table for each type."""
-    schema = TypeAdapter(importlib.import_module("ader.results.record").Record).json_schema(mode="serialization")
-    sections = []
-    for name, each in {"Record": schema, **schema.get("$defs", {})}.items():
-        fields = each.get("properties", {})
-        rows = [[code(key), in_words(field), prose(field.get("description", ""))] for key, field in fields.items()]
-        sections.append(f"### {name} {{ #{name.lower()} }}\n\n{table(['key', 'value', 'meaning'], rows)}")
-    return "\n".join(sections)
+def record_table() -> str:
+    """The fields of ``record.json``, groups before what they hold."""
+    fields = importlib.import_module("ader.results.record").fields()
+    return table(
+        ["key", "value", "meaning"], [[code(each.key), prose(each.type), prose(each.description)] for each in fields]
+    )
 
 
 PARTS: Mapping[str, Callable[..., str]] = {
@@ -364,5 +366,5 @@ PARTS: Mapping[str, Callable[..., str]] = {
     "settings": setting_sections,
     "metrics": metric_table,
     "methods": method_table,
-    "record": record_tables,
+    "record": record_table,
 }
