@@ -16,8 +16,8 @@ from mkdocs.commands.build import build
 from mkdocs.config import load_config
 
 from ader.__main__ import main
-from ader.config.schema import keys
 from ader.config.options import GROUPS, options, read_option
+from ader.config.schema import keys
 from ader.metrics import METRICS
 from ader.results.record import fields
 from ader.testing.subject import Subject
