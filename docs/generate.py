@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import html
-import importlib
 import inspect
 import io
 import json
@@ -25,26 +24,29 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
-from pydantic import TypeAdapter
-from pydantic.errors import PydanticSchemaGenerationError
 
 from ader.__main__ import main as ader
+from ader.config.keys import words
 from ader.config.options import config_folder, option_file, options, read_option
+from ader.config.schema import DataConfig, RunConfig, ScoreConfig, keys
+from ader.data.counts import images as count_images
+from ader.methods._base import find_class
+from ader.metrics import METRICS
+from ader.results.record import fields
 
 ROOT = Path(__file__).resolve().parents[1]
 
-MARKER = re.compile(r"^<!-- generated: (\w+)(?: (\w+))? -->$", re.MULTILINE)
+MARKER = re.compile(r"^<!-- generated: (\w+)(?: ([\w./]+))? -->$", re.MULTILINE)
 
 #: Keys of a dataset's YAML that every dataset has.
 COMMON = ("name", "root", "categories", "check_counts", "counts", "about", "defaults")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Puts the generated pages into the navigation; examples are found wherever mkdocs was started."""
+    """Puts the generated pages into the navigation."""
     nav = {title: entry for section in config.nav or [] for title, entry in section.items()}
     nav["Methods"] += [f"methods/{name}.md" for name in options("method")]
     nav["Measured"] += [f"bench/{name}" for name in measured()]
-    config.mdx_configs["pymdownx.snippets"]["base_path"] = [str(ROOT)]
     return config
 
 
@@ -107,6 +109,12 @@ def code(value: Any) -> str:
     return f"`{text}`" if text else '`""`'
 
 
+def whole_file(path: str) -> str:
+    """A file of the repository as a block of code."""
+    language = {".py": "python", ".yaml": "yaml", ".toml": "toml"}[Path(path).suffix]
+    return f"```{language}\n{(ROOT / path).read_text(encoding='utf-8')}```\n"
+
+
 # --- Command line and configuration
 
 
@@ -118,34 +126,40 @@ def help_text(command: str = "") -> str:
 
 
 def option_table(group: str) -> str:
-    """The options of a group of the configuration, and what each sets."""
+    """The options of a group of the configuration, and what each says beside its bases."""
     rows = []
     for name in options(group):
-        values = {key: value for key, value in read_option(group, name).items() if key != "defaults"}
-        given = [f"{key}={value}" for key, value in flat(values) if value is not None]
-        rows.append([code(f"{group}={name}"), prose(opening(group, name)), " ".join(map(code, given))])
+        values = yaml.safe_load(option_file(group, name).read_text(encoding="utf-8"))
+        chosen = [entry for entry in values.pop("defaults", []) if entry != "_self_"]
+        bases = [f"as {code(entry)}" for entry in chosen if isinstance(entry, str)]
+        groups = {
+            key.rpartition("/")[2]: option
+            for entry in chosen
+            if isinstance(entry, dict)
+            for key, option in entry.items()
+        }
+        given = [code(f"{key}={value}") for key, value in flat(groups | values) if value is not None]
+        rows.append([code(f"{group}={name}"), prose(opening(group, name)), " ".join([*bases, *given])])
     return table(["option", "what it is", "what it sets"], rows)
 
 
-def key_table() -> str:
-    """Every key of the configuration: what it decides, and the value that it has when nothing is said."""
-    described = importlib.import_module("ader.config.schema").keys()
-    stated = dict(flat(yaml.safe_load((config_folder() / "run.yaml").read_text(encoding="utf-8"))))
+def key_table(root: str = "run") -> str:
+    """Every key of what ``configs/<root>.yaml`` composes: what it decides, and its value when nothing is said.
+
+    Of others than a run only the own keys: groups are the same.
+    """
+    (config,) = (each for each in (RunConfig, ScoreConfig, DataConfig) if root == each.ROOT)
+    stated = dict(flat(yaml.safe_load((config_folder() / f"{root}.yaml").read_text(encoding="utf-8"))))
     for entry in stated.pop("defaults"):
         for group, option in entry.items() if isinstance(entry, dict) else ():
             if option not in (None, "???"):
                 stated |= {f"{group}.{key}": value for key, value in flat(read_option(group, option))}
-    rows = [
-        [
-            code(key.name),
-            prose(key.type),
-            code(stated[key.name]) if key.name in stated else "",
-            key.role,
-            prose(key.doc),
-        ]
-        for key in described
-    ]
-    return table(["key", "values", "default", "decides", "meaning"], rows)
+    rows = []
+    for key in keys(config):
+        if root == "run" or "." not in key.name:
+            default = code(stated[key.name]) if key.name in stated else ""
+            rows.append([code(key.name), prose(key.type), default, key.role, "yes" * key.at_eval, prose(key.doc)])
+    return table(["key", "values", "default", "decides", "at `ader eval`", "meaning"], rows)
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -182,7 +196,7 @@ def dataset_tables() -> str:
     for name in options("dataset"):
         values = read_option("dataset", name)
         about = values.get("about") or {}
-        images = about.get("images") or importlib.import_module("ader.data.counts").images(values.get("counts") or {})
+        images = about.get("images") or count_images(values.get("counts") or {})
         many = str(len(about.get("categories") or "") or "")
         rows.append([f"[`{name}`](#{name})", prose(about.get("title") or ""), many, f"{images:,}" if images else ""])
         sections.append(_dataset(name, values, about))
@@ -225,8 +239,7 @@ def setting_sections() -> str:
 
 def metric_table(group: str) -> str:
     """The metrics of one group (``image``, ``object``, ``pixel``, ``average``)."""
-    metrics = importlib.import_module("ader.metrics").METRICS
-    rows = [[code(each.slug), each.heading, prose(each.description)] for each in metrics if each.group == group]
+    rows = [[code(each.slug), each.heading, prose(each.description)] for each in METRICS if each.group == group]
     return table(["metric", "heading", "definition"], rows)
 
 
@@ -272,7 +285,7 @@ def _method(option: str) -> tuple[dict[str, Any], type[Any]]:
     """What a method's YAML says, and the class that it names."""
     values = read_option("method", option)
     values.pop("defaults", None)
-    return values, importlib.import_module("ader.methods._base").find_class(values.pop("name"))
+    return values, find_class(values.pop("name"))
 
 
 def _arguments(
@@ -289,7 +302,8 @@ def _arguments(
             yield from _arguments(inside[0], value, {}, f"{prefix}{name}.")
         else:
             meaning = meant.get(name) or said.get(name, "")
-            yield [code(f"{prefix}{name}"), values_of(hint), code(value), prose(meaning)]
+            kind = re.sub(r"<class [^>]+>", "mapping", words(hint))
+            yield [code(f"{prefix}{name}"), prose(kind), code(value), prose(meaning)]
 
 
 def documented(target: type[Any]) -> dict[str, str]:
@@ -320,45 +334,18 @@ def _docstring(module: Any) -> str:
     return "\n".join(paragraphs)
 
 
-# --- Types, the record
-
-
-def values_of(hint: Any) -> str:
-    """The values that a type takes, in words; nothing where only Python code can pass them."""
-    try:
-        schema = TypeAdapter(hint).json_schema()
-    except PydanticSchemaGenerationError:
-        return ""
-    return in_words(schema)
-
-
-def in_words(schema: Mapping[str, Any]) -> str:
-    """A JSON schema in words."""
-    if "anyOf" in schema:
-        return " or ".join(map(in_words, schema["anyOf"]))
-    if "enum" in schema or "const" in schema:
-        return " or ".join(map(code, schema.get("enum", [schema.get("const")])))
-    if schema.get("type") == "array":
-        return f"list of {in_words(schema['items'])}" if "items" in schema else "list"
-    if schema.get("type") == "object":
-        inner = schema.get("additionalProperties")
-        return f"mapping to {in_words(inner)}" if isinstance(inner, Mapping) else "mapping"
-    kind = str(schema.get("type", "mapping"))  # a reference is to what one gives as a mapping
-    name = {"null": "`null`", "boolean": "`true` or `false`", "string": "text"}.get(kind, kind)
-    signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-    limits = [f"{sign} {schema[key]:g}" for key, sign in signs.items() if key in schema]
-    return " ".join([name, ", ".join(limits)]).strip()
+# --- The record
 
 
 def record_table() -> str:
     """The fields of ``record.json``, groups before what they hold."""
-    fields = importlib.import_module("ader.results.record").fields()
     return table(
-        ["key", "value", "meaning"], [[code(each.key), prose(each.type), prose(each.description)] for each in fields]
+        ["key", "value", "meaning"], [[code(each.key), prose(each.type), prose(each.description)] for each in fields()]
     )
 
 
 PARTS: Mapping[str, Callable[..., str]] = {
+    "file": whole_file,
     "help": help_text,
     "options": option_table,
     "keys": key_table,
