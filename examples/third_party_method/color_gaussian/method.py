@@ -60,5 +60,6 @@ class ColorGaussian(Method):
 
     def predict(self, image_BCHW: Tensor) -> Prediction:
         offset_BCHW = self._colors(image_BCHW.float()) - self.mean[:, None, None]
-        map_BHW = torch.einsum("bchw,cd,bdhw->bhw", offset_BCHW, self.precision, offset_BCHW)
+        with torch.autocast(image_BCHW.device.type, enabled=False):  # trainer.precision=bf16 would round products
+            map_BHW = torch.einsum("bchw,cd,bdhw->bhw", offset_BCHW, self.precision, offset_BCHW)
         return Prediction(map_BHW.amax(dim=(1, 2)), map_BHW)
