@@ -13,7 +13,7 @@ from torch import Tensor
 from ader.data.index import Sample
 from ader.data.sizes import Sizes
 from ader.metrics import Evaluator
-from ader.metrics.batch import Planes, equal_runs, stacked
+from ader.metrics.planes import Planes, equal_runs, stacked
 
 #: Images of one size go to the evaluator together, up to so many pixels: 5,000 x 5,000 masks come one by one.
 PIXELS = 2**26

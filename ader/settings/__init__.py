@@ -33,7 +33,7 @@ MOST = 0.75
 
 
 @dataclass(frozen=True)
-class Part:
+class ModelSplit:
     """One model's share of a dataset: what it trains on and what it is tested on.
 
     Attributes:
@@ -194,7 +194,7 @@ SETTINGS: dict[str, tuple[Callable[..., Index], Models | None]] = {
 }
 
 
-def apply(index: Index, seed: int, name: str, options: Mapping[str, Any]) -> tuple[Index, list[Part]]:
+def apply(index: Index, seed: int, name: str, options: Mapping[str, Any]) -> tuple[Index, list[ModelSplit]]:
     """Applies the setting called ``name``.
 
     Args:
@@ -220,14 +220,14 @@ def apply(index: Index, seed: int, name: str, options: Mapping[str, Any]) -> tup
     return result, cut(result, models)
 
 
-def cut(index: Index, models: Models) -> list[Part]:
+def cut(index: Index, models: Models) -> list[ModelSplit]:
     """One part, or one for each category that is tested.
 
     Raises:
         UserError: a category has nothing to train on.
     """
     if models == "all":
-        return [Part("all", index)]
+        return [ModelSplit("all", index)]
     tested = index.split(TEST).categories
     lacking = [name for name in tested if name not in index.where(lambda sample: sample.split != TEST).categories]
     if lacking:
@@ -235,7 +235,7 @@ def cut(index: Index, models: Models) -> list[Part]:
             f"dataset {index.name!r} has no training images of {some(lacking)}, so that there cannot be a model for "
             "each category: choose setting=multi_class, or setting.models=all"
         )
-    return [Part(name, index.select([name])) for name in tested]
+    return [ModelSplit(name, index.select([name])) for name in tested]
 
 
 def check_moves(before: Index, after: Index) -> None:
