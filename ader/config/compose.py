@@ -190,9 +190,10 @@ def _groups(root: str) -> dict[str, str | None]:
 
 
 def _options(group: str, extra: Sequence[str]) -> list[str]:
-    """The options of a group in all folders, those that ``extra`` names included."""
+    """The options of a group in all folders, those that ``extra`` names included; ``_name.yaml`` is none."""
     loader = GlobalHydra.instance().config_loader()
-    return list(loader.get_group_options(group, ObjectType.CONFIG, config_name="run", overrides=list(extra)))
+    found = loader.get_group_options(group, ObjectType.CONFIG, config_name="run", overrides=list(extra))
+    return [name for name in found if not name.startswith("_")]
 
 
 def _compose(overrides: Sequence[str], typed: Sequence[str], extra: Sequence[str], root: str) -> DictConfig:
@@ -201,6 +202,8 @@ def _compose(overrides: Sequence[str], typed: Sequence[str], extra: Sequence[str
         return config
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_explain(error, typed, extra, root)) from error
+    except RecursionError as error:  # which file began it, Hydra does not say
+        raise UserError("the defaults of the chosen YAML files lead in a circle: remove one of them") from error
 
 
 def _explain(error: Exception, typed: Sequence[str], extra: Sequence[str], root: str) -> str:
@@ -208,7 +211,7 @@ def _explain(error: Exception, typed: Sequence[str], extra: Sequence[str], root:
     text = " ".join(filter(None, (str(error), str(error.__cause__ or ""))))
     group = re.search(r"You must specify '([\w/]+)'", text)
     if group:
-        options = re.findall(r"^\t(\S+)$", text, flags=re.M)
+        options = re.findall(r"^\t([^\s_]\S*)$", text, flags=re.M)
         return f"{group[1]} is not given: add {group[1]}=NAME; {suggest('', options)}"
     for override in typed:
         key = key_of(override)

@@ -111,6 +111,13 @@ class TrainerOptions:
     device: Annotated[str, Key(MACHINE, "auto, cpu, cuda or cuda:1", at_eval=True)]
     workers: Annotated[Workers, Key(MACHINE, "decoding processes; auto: the cores, at most 8", at_eval=True)]
     test_batch_size: Annotated[Count, Key(MACHINE, "images that are predicted together", at_eval=True)]
+    ema: Annotated[
+        Annotated[float, Field(ge=0, lt=1)] | None,
+        Key(RECIPE, "decay of a moving average of the trained weights, which is what is evaluated; null: none"),
+    ]
+    accumulate: Annotated[Count, Key(RECIPE, "batches whose gradients make one update; steps count batches")]
+    compile: Annotated[bool, Key(RECIPE, "torch.compile of the modules that train")]
+    channels_last: Annotated[bool, Key(RECIPE, "memory layout of weights and images", at_eval=True)]
     checkpoint_minutes: Annotated[float, Field(ge=0), Key(MACHINE, "between two checkpoints")]
 
     def decoders(self) -> int:

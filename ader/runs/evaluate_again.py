@@ -74,9 +74,14 @@ def evaluate(path: Path, config: RunConfig) -> Path:
 
 def restore(method: Method, checkpoint: Path, session: Session[RunPlan]) -> None:
     """Puts the weights of a finished training into the method."""
-    plan = session.plan
-    precision = plan.config.trainer.precision
-    Trainer(device=plan.device, precision=precision, checkpoint=checkpoint, console=session.console).restore(method)
+    plan, options = session.plan, session.plan.config.trainer
+    Trainer(
+        device=plan.device,
+        precision=options.precision,
+        channels_last=options.channels_last,
+        checkpoint=checkpoint,
+        console=session.console,
+    ).restore(method)
 
 
 def seen_from(folder: Path, path: Path) -> str:

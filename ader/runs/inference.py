@@ -46,11 +46,10 @@ def predict(
     sizes, places = plan.sizes, saved_names(plan.index)
     method.eval()
     with session.console.track("predict", -(-images // (batch_size * dist.world())), "batches") as track:
-        for samples, image_BCHW, masks in loader.test(batch_size, sizes):
-            extra = loader.read_label_maps(samples)
+        for samples, image_BCHW, masks, inputs in loader.test(batch_size, sizes):
             began = time.perf_counter()
             with autocast(plan.device, options.precision):
-                prediction = check_prediction(method, method.predict_with(image_BCHW, extra), image_BCHW)
+                prediction = check_prediction(method, method.predict(image_BCHW, **inputs), image_BCHW)
             synchronize(plan.device)
             middle = time.perf_counter()
             refuse_nan(method, prediction, samples)

@@ -13,6 +13,7 @@ from ader.config.schema import RunConfig, ScoreConfig
 from ader.data.index import TEST, Index
 from ader.data.reading import read_index
 from ader.data.sizes import Sizes
+from ader.data.sources import Source
 from ader.methods._base import Method, find_class, recipe_arguments
 from ader.metrics import Evaluator
 from ader.results.identity import RunId, identify
@@ -106,9 +107,9 @@ class PlannedModel:
         return self.split.name
 
     @property
-    def label_maps(self) -> Mapping[str, Path]:
-        """The folders with a map for every image that the method asks for."""
-        return self.method_class.label_maps(self.arguments)
+    def inputs(self) -> Mapping[str, Source]:
+        """What the method gets of every image besides its pixels."""
+        return self.method_class.inputs(self.arguments)
 
 
 @dataclass(frozen=True, kw_only=True)

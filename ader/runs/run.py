@@ -10,7 +10,6 @@ import torch
 from ader.config.schema import RunConfig
 from ader.data.caching import ImageKeeper
 from ader.data.check import check_files
-from ader.data.labelmaps import check_label_maps
 from ader.methods._base import Method
 from ader.metrics import Evaluator
 from ader.report.result import show
@@ -100,8 +99,8 @@ def check_data(session: RunSession) -> None:
             check_files(plan.index, cache, workers, lambda done, total: track.advance(), cached or ())
         # a file that could not be decoded and is whole now was changed in between
         session.cached = cached if cached is not None and len(cached) == len(plan.index) else None
-        for model in plan.models[:1]:  # they all ask for the same
-            check_label_maps(plan.index, model.label_maps, workers)
+        for source in plan.models[0].inputs.values():  # all models ask for the same
+            source.check(plan.index, workers)
         session.interrupt.check()
 
     with session.interrupt.during("while checking files"):
@@ -117,9 +116,7 @@ def build(model: PlannedModel, session: RunSession) -> tuple[Method, Loader]:
     method = model.method_class(**model.arguments).to(device)
     index = hold_out(model.split.index, dict(method.holdout), config.seed)
     workers = config.trainer.decoders()
-    loader = Loader(
-        index, config.image_size, device, config.seed, workers, method.tags, session.cached, model.label_maps
-    )
+    loader = Loader(index, config.image_size, device, config.seed, workers, method.tags, session.cached, model.inputs)
     return method, loader
 
 
@@ -132,6 +129,10 @@ def fit(method: Method, loader: Loader, model: PlannedModel, session: RunSession
         seed=plan.config.seed,
         precision=options.precision,
         max_steps=options.max_steps,
+        ema=options.ema,
+        accumulate=options.accumulate,
+        compile=options.compile,
+        channels_last=options.channels_last,
         checkpoint=file,
         checkpoint_seconds=60 * options.checkpoint_minutes,
         console=session.console,

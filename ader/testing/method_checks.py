@@ -97,7 +97,7 @@ def check_builds_offline(subject: Subject) -> None:
         if isinstance(value, dict) and "pretrained" in value:
             value["pretrained"] = False
     with no_network():
-        method = method_class(**recipe_arguments(method_class, composed.values["image_size"], values))
+        method = method_class(**recipe_arguments(method_class, config.image_size, values))
     assert type(method) is subject.method_class
     random = [value["name"] for value in values.values() if isinstance(value, dict) and "pretrained" in value]
     silent = [backbone for backbone in random if not any(backbone in text for text in method.warnings())]

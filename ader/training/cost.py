@@ -15,7 +15,7 @@ from ader.methods._base import Batch, Method, Stage, Tags, TrainStage, supervisi
 from ader.system.device import synchronize
 from ader.system.memory import peak_memory, reset_peak
 from ader.system.precision import Precision
-from ader.training.loader import BatchOrder
+from ader.training.order import BatchOrder
 from ader.training.trainer import Trainer
 
 
@@ -94,7 +94,7 @@ class RandomImages:
     def order(self, stage: Stage) -> BatchOrder:
         """As a loader's."""
         self.stages[stage.name] = stage
-        return BatchOrder(self.steps * stage.batch_size, stage.batch_size, 0, shuffle=False, drop_last=False)
+        return BatchOrder(self.steps * stage.batch_size, stage.batch_size, 0, "sequential")
 
     def train(self, stage: Stage, start: int, stop: int) -> Iterator[Batch]:
         """Steps ``start`` to ``stop`` of a training stage."""

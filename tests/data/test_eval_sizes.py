@@ -176,7 +176,7 @@ def test_an_image_without_a_mask_has_its_own_size(mixed):
     loader = Loader(load_index("folder", mixed.data), 32, torch.device("cpu"), 0, 0, Tags())
     sizes = {
         sample.image: tuple(mask_HW.shape)
-        for samples, _, masks in loader.test(3, Sizes("original"))
+        for samples, _, masks, _ in loader.test(3, Sizes("original"))
         for sample, mask_HW in zip(samples, masks, strict=True)
     }
     assert len(sizes) == 8

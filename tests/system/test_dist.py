@@ -16,7 +16,7 @@ PROGRAM = """
 import os, sys, torch
 from torch import nn
 from ader.system import dist
-from ader.training.loader import BatchOrder
+from ader.training.order import BatchOrder
 from ader.methods._base import Batch, TrainStage, Method
 from ader.metrics import Evaluator
 from ader.training.trainer import Trainer
@@ -24,7 +24,7 @@ from ader.training.trainer import Trainer
 class Data:
     image = torch.rand(11, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     def order(self, stage):
-        return BatchOrder(11, stage.batch_size, 1, True, False)
+        return BatchOrder(11, stage.batch_size, 1, "shuffled", False)
     def train(self, stage, start, stop):
         for step in range(start, stop):
             _, keys = self.order(stage).at(step, {})
