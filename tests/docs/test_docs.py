@@ -26,7 +26,7 @@ from ader.testing.toy import write_mvtec
 
 ROOT = Path(__file__).parents[2]
 
-#: What a reader has to put in, and what stands for it here; ``{tmp}`` holds a toy dataset, ``{run}`` a finished run on it.
+#: What a reader has to put in, and what stands for it: ``{tmp}`` holds a toy dataset, ``{run}`` a finished run on it.
 PLACEHOLDERS = {
     "RUN": "{run}",
     "MAPS": "{run}/maps",

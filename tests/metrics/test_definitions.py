@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from ader.report.table import DEFECTS, MAIN, MORE, OBJECT
 
 from ader.metrics import METRICS, Metric, chance, definitions, evaluate
+from ader.report.result_tables import DEFECTS, MAIN, MORE, OBJECT
 from ader.testing.metric_checks import CATEGORIES, toy_batch
+
+ROOT = Path(__file__).parents[2]
 
 # The share of defective pixels or images, a value that a test knows without the evaluator.
 SHARE = "lambda bins: (bins.positives / (bins.positives + bins.negatives),) * 3"
@@ -43,10 +45,12 @@ spec = importlib.util.spec_from_file_location("ader.metrics.definitions", sys.ar
 sys.modules[spec.name] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules[spec.name])
 
-from ader.commands import listing
+from ader.__main__ import main
 from ader.metrics import KINDS, Evaluator, chance, evaluate
-from ader.report.table import render, render_defects
+from ader.report.renderers import terminal
+from ader.report.result_tables import category_tables, defect_table
 from ader.testing.metric_checks import CATEGORIES, toy_batch
+from tests.support.records import a_record
 
 def told(frame):
     return {slug: dict(column) for slug, column in frame.items() if slug.endswith(("_share", "_new"))}
@@ -61,10 +65,11 @@ for kind in KINDS:
     reasons = {slug: reason for (name, slug), reason in evaluator.undefined().items() if name == CATEGORIES[0]}
     expected = chance(evaluator.counts())
     frame.loc["chance"] = expected
-    tables = [render(frame, "title"), render_defects(evaluator.breakdown())]
+    made = category_tables(frame, evaluator.bounds(), a_record())
+    tables = ["\\n".join(map(terminal, made)), terminal(defect_table(evaluator.breakdown()))]
     found[kind] = {"values": told(frame), "once": told(once), "reasons": reasons, "tables": tables}
 print(json.dumps(found))
-listing.main(["metrics"])
+main(["list", "metrics"])
 """
 
 
@@ -76,7 +81,9 @@ def added(tmp_path_factory):
     file = tmp_path_factory.mktemp("metric") / "definitions.py"
     file.write_text(source.replace(OPENING, OPENING + MADE_UP), encoding="utf-8")
     command = [sys.executable, "-c", PROGRAM, str(file)]
-    run = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"ADER_KERNELS": "torch"})
+    run = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"ADER_KERNELS": "torch", "PYTHONPATH": str(ROOT)}
+    )
     assert run.returncode == 0, run.stderr
     found, _, listed = run.stdout.partition("\n")
     return json.loads(found), listed
