@@ -39,15 +39,15 @@ def main(request: Request) -> int:
 
 
 def _methods() -> Iterator[tuple[str, ...]]:
-    """Options and, since a package may bring one without a YAML file, modules that no option names. Importing a method
-    is the only way to know whether its packages are there."""
-    base = importlib.import_module("ader.methods._base")
+    """Options and, since a package may bring one without a YAML file, modules that no option names."""
+    from ader.config.tags import read_tags
+
     values = {name: read_option("method", name) for name in options("method")}
     named = {str(option["name"]) for option in values.values()}
     unnamed = {name: {"name": name} for name in plugins.names("methods") if name not in named}
     for name, option in sorted((values | unnamed).items()):
         try:
-            tags = base.find_class(option["name"]).tags
+            tags = read_tags(str(option["name"]))
         except UserError as error:
             yield name, "", "", str(error).partition(": ")[2] or str(error), ""
             continue

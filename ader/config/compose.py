@@ -88,7 +88,9 @@ def composition(root: str, overrides: Sequence[str], config_dir: str | None = No
         choices = _choices(config)
         recipe = _recipe(config)
         given = {key_of(text) for text in overrides} - {*choices}
-        _apply(config, {key: recipe[key] for key in recipe if not any(_holds(word, key) for word in given)})
+        _apply(
+            config, {key: recipe[key] for key in recipe if not any(f"{key}.".startswith(f"{word}.") for word in given)}
+        )
         # a trainer is known by its values: another one with the default's values is the same recipe
         chosen = [f"{group}={choices[group]}" for group in choices if group != "trainer"]
         base = _compose(chosen, overrides, extra, root)
@@ -119,11 +121,6 @@ def _recipe(config: DictConfig) -> dict[str, Any]:
 def _apply(config: DictConfig, values: Mapping[str, Any]) -> None:
     for key, value in values.items():
         OmegaConf.update(config, key, value, merge=False)
-
-
-def _holds(word: str, key: str) -> bool:
-    """Whether an override of ``word`` decides the value of ``key``."""
-    return key == word or key.startswith(f"{word}.")
 
 
 def key_of(override: str) -> str:
@@ -190,7 +187,7 @@ def _groups(root: str) -> dict[str, str | None]:
 
 
 def _options(group: str, extra: Sequence[str]) -> list[str]:
-    """The options of a group in all folders, those that ``extra`` names included; ``_name.yaml`` is a base, no option."""
+    """The options of a group in all folders, those that ``extra`` names included; ``_name.yaml`` is none."""
     loader = GlobalHydra.instance().config_loader()
     found = loader.get_group_options(group, ObjectType.CONFIG, config_name="run", overrides=list(extra))
     return [name for name in found if not name.startswith("_")]

@@ -86,8 +86,9 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     values = dict(base)
     for key, value in over.items():
         below = values.get(key)
-        both = isinstance(below, Mapping) and isinstance(value, Mapping)
-        values[key] = merged(below, value) if both else value
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            value = merged(below, value)
+        values[key] = value
     return values
 
 

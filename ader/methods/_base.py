@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ader.config import plugins
+from ader.config.tags import Supervision as Supervision
+from ader.config.tags import Tags as Tags
 from ader.config.validate import validated
 from ader.data.index import Index
 from ader.data.sources import Source
@@ -39,9 +41,6 @@ Share = Annotated[float, Field(gt=0, le=1)]
 #: Makes a training image's extra inputs in a loader worker: (uint8 image (3, H, W), random stream) -> named arrays.
 #: The stream depends on the seed, the epoch and the image only.
 Augment = Callable[[Array, np.random.Generator], Mapping[str, Array]]
-
-#: The labels that training sees: none (normal images only), image labels, or pixel masks as well.
-Supervision = Literal["normal", "image", "pixel"]
 
 #: The order of a stage's images: a new permutation for each epoch; the index's own order; or as many normal as
 #: defective images in every batch, the rarer kind repeated in fresh permutations (``ader.training.order``).
@@ -186,24 +185,6 @@ class TrainStage(Stage):
         unknown = set(self.schedules) - set(self.optimizers)
         if unknown:
             raise ValueError(f"stage {self.name!r}: schedules for unknown optimizers {sorted(unknown)}")
-
-
-@dataclass(frozen=True)
-class Tags:
-    """What a method is, for the runner's checks and for tables.
-
-    Attributes:
-        maps: whether it localizes.
-        supervision: the labels it trains with: none (``"normal"``), image labels, or pixel masks.
-        paper: short citation, for ``ader list methods``.
-        reference: what the method was compared with, as repositories with commits, or ``"none: why"``. ``parity/`` has
-            the comparison.
-    """
-
-    maps: bool = True
-    supervision: Supervision = "normal"
-    paper: str = ""
-    reference: str = ""
 
 
 class Method(nn.Module):
