@@ -13,6 +13,7 @@ import inspect
 import io
 import json
 import re
+import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
@@ -254,8 +255,8 @@ def method_table() -> str:
         tags, recipes = method.tags, ", ".join(map(code, values.get("recipes") or {}))
         gives = "scores and maps" if tags.maps else "scores"
         learns = {"normal": "normal images", "image": "image labels", "pixel": "masks"}[tags.supervision]
-        what = prose(inspect.cleandoc(method.__doc__ or "").splitlines()[0])
-        rows.append([f"[`{name}`]({name}.md)", what, gives, learns, prose(tags.paper), recipes])
+        what = re.split(r"(?<=\w[.])\s|\n\n", inspect.cleandoc(method.__doc__ or ""))[0]
+        rows.append([f"[`{name}`]({name}.md)", prose(what), gives, learns, prose(tags.paper), recipes])
     return table(["method", "what it is", "gives", "learns from", "paper", "other recipes"], rows)
 
 
@@ -263,10 +264,10 @@ def method_page(option: str) -> str:
     """Everything about one method: its arguments, its recipes, what it was compared with."""
     values, method = _method(option)
     recipes = values.pop("recipes", None) or {}
-    summary, _, rest = inspect.cleandoc(method.__doc__ or "").partition("\n")
+    about = re.split(r"^Args:", inspect.cleandoc(method.__doc__ or ""), flags=re.MULTILINE)[0]
     lines = [
         f"# {option}",
-        f"{prose(summary)} {prose(re.split(r'^Args:', rest, flags=re.MULTILINE)[0])}",
+        prose(about),
         prose(opening("method", option)),
         f"```bash\nader method={option} dataset=mvtec\n```",
         f"Reference: {prose(method.tags.reference)}. Speed, memory and differences beside it are "
@@ -302,8 +303,17 @@ def _arguments(
             yield from _arguments(inside[0], value, {}, f"{prefix}{name}.")
         else:
             meaning = meant.get(name) or said.get(name, "")
-            kind = re.sub(r"<class [^>]+>", "mapping", words(hint))
-            yield [code(f"{prefix}{name}"), prose(kind), code(value), prose(meaning)]
+            yield [code(f"{prefix}{name}"), prose(values_of(hint)), code(value), prose(meaning)]
+
+
+def values_of(hint: Any) -> str:
+    """The values of an argument, in words."""
+    inside = typing.get_args(hint)
+    if typing.get_origin(hint) is tuple:
+        return f"list of {words(inside[0])}"
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " or ".join(map(values_of, inside))
+    return "mapping" if is_dataclass(hint) else words(hint)
 
 
 def documented(target: type[Any]) -> dict[str, str]:

@@ -26,7 +26,7 @@ from ader.testing.toy import write_mvtec
 
 ROOT = Path(__file__).parents[2]
 
-#: What a reader has to put in, and what stands for it: ``{tmp}`` holds a toy dataset, ``{run}`` a finished run on it.
+#: What a reader has to put in, and what stands for it here: ``{tmp}`` holds a toy dataset, ``{run}`` is a finished run.
 PLACEHOLDERS = {
     "RUN": "{run}",
     "MAPS": "{run}/maps",
@@ -128,6 +128,8 @@ def check_pages(site):
     for name, page in site.pages.items():
         assert name == "404.html" or len(page.text.split()) > 100, f"{name} is empty"
         assert "generated:" not in page.text, f"{name}: a part was not made"
+        if name.startswith("methods/"):
+            assert not re.search(r"typing\.|<class", page.text), f"{name}: a type is not in words"
 
 
 def check_names(site):
