@@ -2,9 +2,9 @@
 
     python -m benchmarks.short_runs --root my/images --results results --markdown results/bench/short_runs.md
 
-Each method is made small (random ResNet-18 features where it has a backbone, narrow networks where it has none, few
-epochs) so that a CPU runs it in a minute or two; detectors learn from normal images, supervised methods from
-``--shots`` defects of each category that leave the test. The tables are those of the runs, every line a category.
+Each method runs under its recipe ``small`` (random ResNet-18 features, narrow networks, few epochs), which takes a CPU
+a minute or two; detectors learn from normal images, supervised methods from ``--shots`` defects of each category that
+leave the test. The tables are those of the runs, every line a category.
 Random weights and short training say that the machinery works on these images, not how good a method is. A run that is
 finished is not made again.
 """
@@ -14,36 +14,15 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
-
 from ader.config.options import options
-from ader.metrics.names import METRICS
+from ader.metrics import METRICS
+from ader.report.renderers import markdown
+from ader.report.tables import Column, Row, Table
 from ader.results import record
 
-RESNET = ("method.backbone.name=resnet18", "method.backbone.pretrained=false")
-
-#: What makes each method small; a method that is not here runs with its own recipe on a random ResNet-18.
-SMALL: Mapping[str, Sequence[str]] = {
-    "rd": (*RESNET, "trainer.epochs=10"),
-    "patchcore": (*RESNET, "method.coreset=0.02"),
-    "invad": (*RESNET, "trainer.epochs=2", "method.batch_size=8", "method.lr=0.001", "method.blocks=1"),
-    "invad_lite": (*RESNET, "trainer.epochs=2", "method.batch_size=8", "method.lr=0.001", "method.blocks=2"),
-    "vitad": (
-        "method.backbone.name=vit_tiny_patch16_224",
-        "method.backbone.pretrained=false",
-        "trainer.epochs=10",
-    ),
-    "uniad": (*RESNET, "trainer.epochs=10", "method.layers=[1,2,3]", "method.window=3"),
-    "destseg": (*RESNET, "trainer.epochs=6", "method.batch_size=8", "method.width=64"),
-    "draem": ("trainer.epochs=6", "method.reconstruction_width=8", "method.discriminator_width=8"),
-    "simplenet": (*RESNET, "trainer.epochs=10", "method.batch_size=8"),
-    "cflow": (*RESNET, "trainer.epochs=3", "method.batch_size=8", "method.coupling_blocks=4"),
-    "wrn_classifier": (*RESNET, "trainer.epochs=4", "method.batch_size=8", "method.lr=0.01"),
-    "segad": (*RESNET, "method.detectors=[patchcore]", "+method.options.patchcore.coreset=0.02"),
-}
 COLUMNS = ("image_auroc", "image_ap", "image_f1max", "image_fpr95", "pixel_auroc", "pixel_ap", "pixel_aupro", "mad")
 
 
@@ -85,13 +64,14 @@ def command(name: str, choice: argparse.Namespace) -> list[str]:
         "segad": ["setting=supervised", "setting.source=test", shots, "setting.detector_share=0.5"],
     }.get(name, [])
     where = ["dataset=folder", f"dataset.root={choice.root}", f"paths.results={choice.results}"]
-    return [f"method={name}", *where, *setting, f"image_size={choice.size}", "run=short", *SMALL.get(name, RESNET)]
+    return [f"method={name}", "recipe=small", *where, *setting, f"image_size={choice.size}", "run=short"]
 
 
 HEAD = """# Short runs of every method
 
-Made by `benchmarks/short_runs.py`: {size}x{size} pixels, small networks with random weights, few epochs, on a CPU. They
-show that every method trains, scores and reports on real images, not how good it is. Percent; `-`: undefined.
+Made by `benchmarks/short_runs.py`: {size}x{size} pixels, `recipe=small` (narrow networks with random weights, few
+epochs), on a CPU. They show that every method trains, scores and reports on real images, not how good it is. Percent;
+`-`: undefined.
 """
 
 
@@ -101,21 +81,16 @@ def section(name: str, results: Path, words: Sequence[str]) -> str:
     frame = record.read_table(folder / "metrics.csv")
     frame = frame[[column for column in COLUMNS if column in frame]]
     headings = {metric.slug: metric.heading for metric in METRICS}
-    head = ["category", *(headings[str(column)] for column in frame)]
-    rows = [[str(row), *map(_percent, values)] for row, values in zip(frame.index, frame.to_numpy(), strict=True)]
+    columns = [Column("category"), *(Column(headings[str(slug)], kind="percent") for slug in frame)]
+    rows = [Row.of(str(name), *map(float, values)) for name, values in zip(frame.index, frame.to_numpy(), strict=True)]
     shown = [word for word in words if not word.startswith(("dataset.root", "paths.results"))]
-    lines = [f"## {name}", "", f"`ader {' '.join(shown)}`", ""]
-    lines += [f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows]]
-    return "\n".join([*lines, ""])
+    table = markdown(Table(tuple(columns), tuple(rows)))
+    return "\n".join([f"## {name}", "", f"`ader {' '.join(shown)}`", "", table])
 
 
 def newest(results: Path, name: str) -> Path:
     """The folder that the last such run wrote."""
     return max(results.glob(f"*/*/{name}/short/record.json"), key=lambda file: file.stat().st_mtime).parent
-
-
-def _percent(value: float) -> str:
-    return "-" if pd.isna(value) else f"{100 * value:.1f}"
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from ader.methods._base import Batch, Method, Stage, TrainStage
-from ader.training.trainer import Optimization
+from ader.training.optimization import Optimization
 
 #: Images are (SIZE, SIZE) pixels.
 SIZE = 256
@@ -73,6 +73,29 @@ class Pair:
     train_images: int
     test_images: int
     note: str = ""
+
+
+@dataclass(frozen=True)
+class Published:
+    """What ADer Table 1 prints of a method's costs at 256x256 pixels: ``PUBLISHED`` of the method's module here.
+
+    Attributes:
+        params: millions of parameters.
+        macs: billions of multiply-accumulates, as fvcore counts them.
+        why: why our counts differ, where they do; the method's tests show it.
+    """
+
+    params: float
+    macs: float
+    why: str = ""
+
+
+def published(name: str) -> Published | None:
+    """What is printed of the costs of a method; None: nothing, or there is no comparison of this name."""
+    if name not in names():
+        return None
+    found: Published | None = getattr(importlib.import_module(f"parity.{name}"), "PUBLISHED", None)
+    return found
 
 
 def load(name: str, upstreams: Path, batch: int) -> Pair:

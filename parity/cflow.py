@@ -13,9 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ader.methods._base import build
+from ader.methods import build
 from ader.methods.cflow import as_vectors, likelihood_per_dimension
-from parity import SIZE, Difference, Pair, commit, import_ader, largest, training_step
+from parity import SIZE, Difference, Pair, Published, commit, import_ader, largest, training_step
+
+PUBLISHED = Published(
+    params=237.0,
+    macs=28.7,
+    why="the published parameters hold the flows' fixed rotations and their inverses (2 x 44.0 M), which are "
+    "buffers here; the published multiply-accumulates leave the rotations out (6.4 G)",
+)
 
 NOTE = "the reference's loops written again without .cuda(); a step includes its logs (a host copy for each update)"
 
@@ -41,7 +48,7 @@ class Reference:
     def __init__(self, code: Any, ours: Any, encoder: nn.Module, encode: Callable[[Tensor], list[Tensor]]) -> None:
         self.code, self.ours, self.encoder, self.encode = code, ours, encoder, encode
         options = types.SimpleNamespace(
-            dec_arch="freia-cflow", condition_vec=ours.condition, coupling_blocks=8, clamp_alpha=1.9
+            dec_arch="freia-cflow", condition_vec=ours.condition_dim, coupling_blocks=8, clamp_alpha=1.9
         )
         with identity_rotations():
             decoders = [code.load_decoder_arch(options, channels) for channels in ours.backbone.channels]
@@ -62,7 +69,7 @@ class Reference:
     def prepared(self, feature_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Vectors (E, C) and positional codes (E, P)."""
         count, channels, height, width = feature_BCHW.shape
-        numbers = self.ours.condition
+        numbers = self.ours.condition_dim
         code_BPHW = self.code.positionalencoding2d(numbers, height, width).unsqueeze(0).repeat(count, 1, 1, 1)
         code_EP = code_BPHW.reshape(count, numbers, -1).transpose(1, 2).reshape(-1, numbers)
         return feature_BCHW.reshape(count, channels, -1).transpose(1, 2).reshape(-1, channels), code_EP

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ader.methods._base import build
+from ader.methods import build
 from parity import Pair, commit
 from parity.cflow import Reference, compared
 

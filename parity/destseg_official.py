@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ader.methods._base import build
+from ader.methods import build
 from parity import SIZE, Pair, commit, import_ader
 from parity.destseg import PARTS, Reference, segmentation_optimizer, two_phases
 
@@ -25,7 +25,7 @@ def pair(upstreams: Path, batch: int) -> Pair:
     clone = upstreams / "ml-destseg"
     code, terms = import_ader(clone, "destseg"), importlib.import_module("model.losses")
     code.timm = types.SimpleNamespace(create_model=_random_weights)
-    recipe: dict[str, Any] = {"steps": 5000, "decay_norms": True, "clip": None, "top_pixels": 100}
+    recipe: dict[str, Any] = {"steps": 5000, "decay_norms_and_biases": True, "clip": None, "top_pixels": 100}
     ours: Any = build("destseg", backbone={"name": "resnet18", "pretrained": False}, **recipe)
     net = code.DeSTSeg(dest=True, ed=True)
 

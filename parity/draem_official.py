@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ader.methods._base import build
+from ader.methods import build
 from ader.nets.synthesis.draws import integers, uniform
-from ader.nets.synthesis.synthetic import perlin
+from ader.nets.synthesis.perlin import perlin
 from parity import SIZE, Difference, Pair, commit, largest
 from parity.draem import Reference, compared, without_cuda
 
@@ -47,7 +47,7 @@ def pair(upstreams: Path, batch: int) -> Pair:
         losses = importlib.import_module("loss")
         ssim, focal = losses.SSIM(), losses.FocalLoss()
     mse = nn.MSELoss()
-    ours: Any = build("draem", decay_at=(0.8, 0.9), decay_factor=0.2, clip=None, pool_padded=True)
+    ours: Any = build("draem", lr_decay_at=(0.8, 0.9), lr_decay_factor=0.2, clip=None, score_padded=True)
 
     def predict(image_BCHW: Tensor) -> tuple[Any, Any]:
         maps, scores = [], []

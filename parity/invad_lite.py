@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from parity import Pair
+from parity import Pair, Published
 from parity.invad import beside_ader
+
+PUBLISHED = Published(params=17.1, macs=9.3)
 
 
 def pair(upstreams: Path, batch: int) -> Pair:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torchvision
 
-from ader.methods._base import build
+from ader.methods import build
 from ader.nets.scoring.neighbors import greedy_coreset, nearest, squared_distances
 from parity import SIZE, Difference, Pair, commit, largest
 

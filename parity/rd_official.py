@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ader.methods._base import build
+from ader.methods import build
 from parity import Pair, commit, copy_weights
 from parity.rd import INNER, Features, distillation
 

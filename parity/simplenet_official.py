@@ -20,7 +20,7 @@ from parity import Difference, Pair, commit, copy_weights, gradients, largest, p
 from parity.simplenet import RENAMED, recipe, same_noise
 
 OFFICIAL_SIZE = 288
-RECIPE = {"decay_biases": True, "decay_at": 1.0, "clip": None, "image_score": "patch"}
+RECIPE = {"decay_norms_and_biases": True, "lr_decay_at": 1.0, "clip": None, "image_score": "patch"}
 
 
 class Curves:

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ader.methods._base import build
+from ader.methods import build
 from parity import (
     SIZE,
     Difference,
     Pair,
+    Published,
     commit,
     copy_weights,
     gradients,
@@ -25,6 +26,13 @@ from parity import (
     largest,
     paired_parameters,
     training_step,
+)
+
+PUBLISHED = Published(
+    params=24.5,
+    macs=3.4,
+    why="the published parameters hold stages of the backbone that feed nothing (13.1 M); the published "
+    "multiply-accumulates lack the products of queries and keys (0.2 G)",
 )
 
 #: Of an image (normalized): the backbone's maps, the aligned ones, the restored ones, and the anomaly map (B, 1, H, W).

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ader.methods._base import build
+from ader.methods import build
 from parity import SIZE, Difference, Pair, commit, copy_weights, largest
 from parity.uniad import INNER, no_cuda, renamed, restoration, settle
 
@@ -48,9 +48,9 @@ def pair(upstreams: Path, batch: int) -> Pair:
     ours: Any = build(
         "uniad",
         image_size=SIZE,
-        window=7,
+        neighbor_size=7,
         clip=0.1,
-        decay_all=True,
+        decay_norms_and_biases=True,
         backbone={"name": "tf_efficientnet_b4", "pretrained": False},
     )
     settle(ours)

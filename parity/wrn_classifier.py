@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 from torchvision.transforms.functional import normalize
 
-from ader.methods._base import build
+from ader.methods import build
 from ader.methods.wrn_classifier import focal_loss
 from parity import SIZE, Difference, Pair, copy_weights, gradients, largest, paired_parameters, training_step
 
@@ -40,7 +40,7 @@ def pair(upstreams: Path, batch: int) -> Pair:
             torch.tensor(values).to(kind).tolist() for values in (MEAN, STD)
         )  # in float32's precision, as ours
         logit_B = network(normalize(image_BCHW.to(kind), mean, std))[:, 0]
-        loss: Tensor = sigmoid_focal_loss(logit_B, label_B.to(kind), alpha=-1, gamma=ours.gamma, reduction="mean")
+        loss: Tensor = sigmoid_focal_loss(logit_B, label_B.to(kind), alpha=-1, gamma=ours.focal_gamma, reduction="mean")
         return loss
 
     def train() -> None:
@@ -67,7 +67,10 @@ def pair(upstreams: Path, batch: int) -> Pair:
             reference.to(kind).train()
             ours.zero_grad()
             reference.zero_grad()
-            loss, loss_ref = focal_loss(ours(image_BCHW.to(kind)), label_B, ours.gamma, ours.alpha), loss_of(kind)
+            loss, loss_ref = (
+                focal_loss(ours(image_BCHW.to(kind)), label_B, ours.focal_gamma, ours.focal_alpha),
+                loss_of(kind),
+            )
             loss.backward()  # type: ignore[no-untyped-call]
             loss_ref.backward()  # type: ignore[no-untyped-call]
             name = str(kind).removeprefix("torch.")

@@ -11,7 +11,6 @@ without the project's evaluator, and prints the largest difference to metrics.cs
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,9 @@ from scipy.ndimage import label as label_regions
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from ader.data import Sample, load_index
+from ader.report.renderers import terminal
+from ader.report.tables import Column, Row, Table
+from ader.results.trained import open_run
 
 Array = np.ndarray[Any, Any]
 
@@ -34,9 +36,9 @@ def main() -> int:
     parser.add_argument("--root", type=Path, help="the dataset's folder, if it is not where the run found it")
     parser.add_argument("--tolerance", type=float, default=1e-4)
     options = parser.parse_args()
-    record = json.loads((options.run / "record.json").read_text())
-    dataset, metric = record["config"]["dataset"], record["config"]["metric"]
-    if record["profile"] == "ader" or (metric["size"], metric["mask_interpolation"]) != ("input", "bilinear"):
+    record = open_run(options.run).record
+    dataset, metric = record.config["dataset"], record.config["metric"]
+    if record.metric == "ader" or (metric["size"], metric["mask_interpolation"]) != ("input", "bilinear"):
         parser.error("only metric=histogram and exact are computed again, with masks resized to the maps (the default)")
     index = load_index(dataset["name"], options.root or dataset["root"], dataset["categories"])
     table = pd.read_csv(options.run / "metrics.csv", index_col="category")
@@ -46,8 +48,8 @@ def main() -> int:
         for slug, value in recompute(options.run, index.root, samples).items():
             difference = abs(value - float(table.loc[category, slug]))  # type: ignore[arg-type]
             worst[slug] = max(worst.get(slug, (0.0, "")), (difference, category))
-    for slug, (difference, category) in worst.items():
-        print(f"{slug:18} largest difference {difference:.2e}  {category}")
+    columns = Column("metric"), Column("largest difference", kind="power", digits=2), Column("category")
+    print(terminal(Table(columns, tuple(Row.of(slug, *found) for slug, found in worst.items())), gap=3))
     largest = max(difference for difference, _ in worst.values())
     print(f"largest of all: {largest:.2e}, tolerance {options.tolerance:g}")
     return int(not largest <= options.tolerance)

@@ -75,19 +75,19 @@ def read_option(group: str, name: str, above: tuple[str, ...] = ()) -> dict[str,
     # bases after _self_ win over the file's own values; without it the file's own win over all
     for entry in entries if "_self_" in entries else [*entries, "_self_"]:
         if entry == "_self_":
-            values = _merged(values, own)
+            values = merged(values, own)
         elif isinstance(entry, str):
-            values = _merged(values, read_option(group, entry, (*above, name)))
+            values = merged(values, read_option(group, entry, (*above, name)))
     return values
 
 
-def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """``over`` laid over ``base`` as OmegaConf does it: mappings key by key; lists and single values replace."""
     values = dict(base)
     for key, value in over.items():
         below = values.get(key)
         if isinstance(below, Mapping) and isinstance(value, Mapping):
-            value = _merged(below, value)
+            value = merged(below, value)
         values[key] = value
     return values
 

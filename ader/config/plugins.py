@@ -12,6 +12,7 @@ import importlib.util
 import pkgutil
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -44,9 +45,29 @@ def load(kind: str, name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] == "ader":
             raise
-        raise UserError(
-            f"{kind[:-1]} {name!r} needs the package {error.name!r}, which is not installed: pip install {error.name}"
-        ) from error
+        raise UserError(missing(kind, name, error.name)) from error
+
+
+def missing(kind: str, name: str, package: str) -> str:
+    """What is said of a plugin whose package is not there."""
+    return f"{kind[:-1]} {name!r} needs the package {package!r}, which is not installed: pip install {package}"
+
+
+def file_of(kind: str, name: str) -> Path:
+    """The source of one plugin's module, which is not imported.
+
+    Raises:
+        UserError: there is no such plugin.
+    """
+    foreign = _foreign(kind)
+    if name not in _own(kind) and name not in foreign:
+        raise UserError(f"{kind[:-1]} {name!r} does not exist: {suggest(name, names(kind))}")
+    if name in _own(kind):
+        return Path(__file__).parents[1] / kind / f"{name}.py"
+    spec = importlib.util.find_spec(foreign[name].module)
+    if spec is None or spec.origin is None:
+        raise UserError(f"{kind[:-1]} {name!r} is to be {foreign[name].module}, which is no module: install it again")
+    return Path(spec.origin)
 
 
 def load_function(kind: str, name: str, signature: str) -> Callable[..., Any]:

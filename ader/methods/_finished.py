@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -13,7 +12,8 @@ import torch
 from ader.config.validate import without_weights
 from ader.data.index import TRAIN, Index
 from ader.methods._base import Method, find_class, recipe_arguments
-from ader.results.record import Trained, open_run
+from ader.results.schema import ModelRecord
+from ader.results.trained import Trained, open_run
 from ader.system.errors import UserError, some
 from ader.system.files import sha256
 
@@ -43,11 +43,11 @@ class Model:
         """
         if path.parent.name == "parts":
             trained, part = open_run(path.parents[1]), path.name
-            if part not in trained.record["parts"]:
+            if part not in trained.record.models:
                 raise UserError(f"{path} is no part of the run in {path.parents[1]}: it has {_names(trained)}")
             return cls(trained, part)
         trained = open_run(path)
-        parts = list(trained.record["parts"])
+        parts = list(trained.record.models)
         if len(parts) == 1:
             return cls(trained, parts[0])
         if categories is None or len(categories) != 1 or categories[0] not in parts:
@@ -60,23 +60,22 @@ class Model:
     @property
     def path(self) -> Path:
         """A folder by which ``at`` finds it again."""
-        only = len(self.trained.record["parts"]) == 1
+        only = len(self.trained.record.models) == 1
         return self.trained.folder if only else self.trained.folder / "parts" / self.part
 
     @property
     def method_class(self) -> type[Method]:
-        return find_class(self.trained.record["config"]["method"]["name"])
+        return find_class(self.trained.record.config["method"]["name"])
 
     @property
     def image_size(self) -> int:
         """In pixels."""
-        return int(self.trained.record["config"]["image_size"])
+        return int(self.trained.record.config["image_size"])
 
     @property
-    def facts(self) -> Mapping[str, Any]:
-        """What the record says of it."""
-        facts: Mapping[str, Any] = self.trained.record["parts"][self.part]
-        return facts
+    def record(self) -> ModelRecord:
+        """What the run's record says of it."""
+        return self.trained.record.models[self.part]
 
     def check_data(self, training: Index, data_hash: str) -> None:
         """Asserts that it was trained on what ``training`` has for detectors, its split ``train``, and nothing else:
@@ -86,7 +85,7 @@ class Model:
             UserError: it was not, or that is not known.
         """
         folder = self.trained.folder
-        if self.trained.record["data_hash"] != data_hash:
+        if self.trained.record.data_hash != data_hash:
             raise UserError(
                 f"{folder} was trained on another dataset than this run's, or on other categories of it: use the same "
                 "dataset options in both"
@@ -131,9 +130,9 @@ class Model:
         file = self.trained.checkpoint(self.part)
         if not file.is_file():
             raise UserError(f"{file} is missing: put it back, or train {self.trained.folder} again (force=true)")
-        if sha256(file) != self.facts["checkpoint"]["sha256"]:
+        if sha256(file) != self.record.checkpoint.sha256:
             raise UserError(f"{file} is not the checkpoint that the record knows: put that back, or train again")
-        given = dict(self.trained.record["config"]["method"])
+        given = dict(self.trained.record.config["method"])
         given.pop("name")
         arguments = recipe_arguments(self.method_class, self.image_size, without_weights(given))
         method = self.method_class(**arguments)
@@ -142,4 +141,4 @@ class Model:
 
 
 def _names(trained: Trained) -> str:
-    return some(trained.record["parts"], 3)
+    return some(trained.record.models, 3)

@@ -6,16 +6,8 @@ Upstream: gudovskiy/cflow-ad at b2ebf9e (BSD-3-Clause; flows from FrEIA) and zha
 The default recipe is ADer's. ``recipe=official`` with ``setting=single_class`` gives the official one, but for the
 choice of the best epoch on the test set, resizing by Lanczos' filter, and an input size for each category.
 
-Compared with both on 4 random images of 256x256, same weights, FrEIA 0.2 (`python -m parity cflow` and
-`cflow_official`, float32, CPU): encoder's maps equal to the last bit, with zeros and with reflection at the borders;
-positional codes within 1.1e-6 (the reference's frequencies are rounded to float32); log-likelihoods per dimension
-within 1.2e-7 of values up to 1; losses equal, gradients within 1.8e-7 of 2e-3 (float64: 7e-19); map within 4.6e-7 and
-image score within 2.1e-7 of values up to 0.045, given the reference's offsets. After one batch's 21 updates (ADer, from
-the same shuffle, float64) mean losses within 7e-10 and weights within 4.6e-5 of values up to 11: Adam turns the codes'
-rounding into whole steps where gradients are tiny.
-81,647,616 trained parameters behind 66,834,240 of the encoder. ADer Table 1 says 237 M: 236,562,240 with the rotations
-and their inverses, 2 x 44,040,192 numbers, as frozen parameters; here a rotation is a buffer, and its transpose is its
-inverse. 35.1 G multiply-accumulates per image; the 28.7 G of ADer Table 1 leave out the rotations (6.44 G).
+`python -m parity cflow cflow_official` compares with upstream; differences, parameters and operations:
+`results/bench/methods.md`.
 
 Differences from upstream:
 - The offset of each scale, which is subtracted from its log-likelihoods before exp, is their maximum over the training
@@ -69,6 +61,7 @@ from ader.nets.flows import CouplingBlock, Flow, log_likelihood
 from ader.nets.optim.schedules import Schedule
 from ader.nets.scoring.maps import pooled_maximum, upsample
 from ader.nets.state.late_tensor import LateTensor
+from ader.nets.state.rows import Rows
 from ader.nets.synthesis.draws import uniform
 from ader.nets.synthesis.geometry import rotate
 from ader.system import dist
@@ -85,21 +78,22 @@ class CFlow(Method):
         betas: Adam's averaging factors.
         fibers: feature vectors per update (N), over all processes.
         sub_epochs: epochs of a meta-epoch, for the length of which the learning rate stays.
-        warmup: meta-epochs of linearly rising learning rate; at most all but the last one.
-        warmup_from: factor of the learning rate at the beginning.
-        final: factor to which the cosine falls.
+        warmup_meta_epochs: meta-epochs of linearly rising learning rate; at most all but the last one.
+        lr_warmup_factor: factor of the learning rate at the beginning.
+        lr_final_factor: factor to which the cosine falls.
         rotation: training images are rotated by up to so many degrees.
         coupling_blocks: of each flow.
-        condition: numbers of the positional code, a multiple of 4.
-        clamp: bound of the log-scale of a coupling.
+        condition_dim: numbers of the positional code, a multiple of 4.
+        clamp_alpha: bound of the log-scale of a coupling.
         score_window: the image score is the largest mean of the map over a square of so many pixels; 1: its maximum.
         layers: timm ``out_indices`` of the encoder: 2, 3 and 4 are a ResNet's layer2, layer3 and layer4.
         padding: of the encoder's convolutions; ``"reflect"`` is the official code's, for weights trained with zeros.
         backbone: the encoder, any timm network with feature maps.
     """
 
-    tags: ClassVar[Tags] = Tags(paper="Gudovskiy et al., WACV 2022")
-    small: ClassVar[Mapping[str, object]] = {"fibers": 16, "coupling_blocks": 2, "condition": 32}
+    tags: ClassVar[Tags] = Tags(
+        paper="Gudovskiy et al., WACV 2022", reference="zhangzjn/ADer at 902937a, gudovskiy/cflow-ad at b2ebf9e"
+    )
 
     def __init__(
         self,
@@ -109,13 +103,13 @@ class CFlow(Method):
         betas: tuple[float, float] = (0.9, 0.999),
         fibers: Count = 256,
         sub_epochs: Count = 10,
-        warmup: Annotated[int, Field(ge=0)] = 2,
-        warmup_from: Share = 0.1,
-        final: Share = 0.001,
+        warmup_meta_epochs: Annotated[int, Field(ge=0)] = 2,
+        lr_warmup_factor: Share = 0.1,
+        lr_final_factor: Share = 0.001,
         rotation: NonNegative = 5.0,
         coupling_blocks: Count = 8,
-        condition: Count = 128,
-        clamp: Positive = 1.9,
+        condition_dim: Count = 128,
+        clamp_alpha: Positive = 1.9,
         score_window: Count = 16,
         layers: tuple[int, ...] = (2, 3, 4),
         padding: Literal["zeros", "reflect"] = "zeros",
@@ -123,20 +117,21 @@ class CFlow(Method):
     ) -> None:
         super().__init__()
         self.batch_size, self.epochs, self.lr, self.betas, self.fibers = batch_size, epochs, lr, betas, fibers
-        self.schedule = meta_cosine(epochs / sub_epochs, warmup, warmup_from, final)
-        self.rotation, self.condition, self.score_window, self.padding = rotation, condition, score_window, padding
+        self.schedule = meta_cosine(epochs / sub_epochs, warmup_meta_epochs, lr_warmup_factor, lr_final_factor)
+        self.rotation, self.condition_dim = rotation, condition_dim
+        self.score_window, self.padding = score_window, padding
         self.backbone = Backbone(backbone, layers)
         for part in self.backbone.modules():
             if isinstance(part, nn.Conv2d) and padding == "reflect":
                 part.padding_mode = "reflect"
         self.names = [f"layer{layer}" for layer in layers]
         self.flows = nn.ModuleList(
-            Flow(CouplingBlock(channels, condition, clamp) for _ in range(coupling_blocks))
+            Flow(CouplingBlock(channels, condition_dim, clamp_alpha) for _ in range(coupling_blocks))
             for channels in self.backbone.channels
         )
-        self.codes = PositionalCodes(condition)
+        self.codes = PositionalCodes(condition_dim)
         self.offset = LateTensor()
-        self._largest: Tensor | None = None
+        self.rows = Rows()
 
     def stages(self) -> Iterator[TrainStage | FitPass]:
         yield TrainStage(
@@ -148,7 +143,7 @@ class CFlow(Method):
             epochs=self.epochs,
             schedules=dict.fromkeys(self.names, self.schedule),
         )
-        self._largest = None
+        self.rows.clear()
         yield FitPass(name="offset", batch_size=self.batch_size, update=self._compare, finish=self._finish)
 
     def _adam(self, flow: nn.Module) -> torch.optim.Adam:
@@ -204,13 +199,12 @@ class CFlow(Method):
         return maps
 
     def _compare(self, batch: Batch) -> None:
-        largest_K = torch.stack([value_BHW.amax() for value_BHW in self(batch.image_BCHW)])
-        self._largest = largest_K if self._largest is None else torch.maximum(self._largest, largest_K)
+        self.rows.add(torch.stack([value_BHW.amax() for value_BHW in self(batch.image_BCHW)])[None])
 
     def _finish(self) -> None:
-        """Keeps each scale's largest likelihood; a process without images has nothing to say."""
-        none = self.offset.anchor.new_empty(0, len(self.names))
-        self.offset.value = dist.gather_rows(none if self._largest is None else self._largest[None]).amax(dim=0)
+        """Keeps each scale's largest likelihood."""
+        self.offset.value = self.rows.gathered().amax(dim=0)
+        self.rows.clear()
 
     def predict(self, image_BCHW: Tensor) -> Prediction:
         pairs = zip(self(image_BCHW), self.offset.get(), strict=True)
@@ -255,13 +249,13 @@ def division(counts: Sequence[int], rank: int, positions: int, fibers: int) -> t
     return max(1, sum(counts) * positions // fibers), min(shares[rank], counts[rank] * positions)
 
 
-def meta_cosine(length: float, warmup: int, warmup_from: float, final: float) -> Schedule:
+def meta_cosine(length: float, warmup: int, start: float, final: float) -> Schedule:
     """Half a cosine from 1 to ``final`` in steps of a meta-epoch, after a linear rise to where it then stands.
 
     Args:
         length: of the stage, in meta-epochs; it may end within one.
         warmup: meta-epochs of the rise, at most all but the last.
-        warmup_from: factor at its beginning.
+        start: factor at its beginning.
         final: factor after the last meta-epoch.
     """
     meta_epochs = math.ceil(length)
@@ -273,7 +267,7 @@ def meta_cosine(length: float, warmup: int, warmup_from: float, final: float) ->
     def factor(progress: float) -> float:
         passed = progress * length + 1e-9  # a meta-epoch begins where rounding would leave it a step behind
         if passed < warmup:
-            return warmup_from + (stair(warmup) - warmup_from) * progress * length / warmup
+            return start + (stair(warmup) - start) * progress * length / warmup
         return stair(int(passed))
 
     return factor

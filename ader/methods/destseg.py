@@ -5,15 +5,8 @@ Upstream: apple/ml-destseg at f6ea31f (Apple's own license) and its multi-class 
 (no license file). The default recipe is ADer's with colors in RGB order; ``recipe=ader`` has the order of ADer's code,
 ``recipe=official`` with ``setting=single_class`` the official training, rotations left out.
 
-Compared with both on 2 images of 256x256, same weights and same spoiled images (`python -m parity destseg` and
-`destseg_official`, CPU): features of both networks and the image score equal to the last bit, maps within 9e-8 (values
-around 0.5). In float32 the losses are within 3e-7, gradients within 6e-7 for the student (values up to 0.3) and 7e-6
-for the segmentation network (up to 0.3), weights after one step of its optimizer within 6e-7. In float64 gradients are
-within 9e-14 for the student and 4e-10 for the segmentation network, whose references take the focal loss in float32.
-
-35,154,177 parameters, 32,371,393 of them trained (ADer Table 1: 35.2 M), and 38.44 G multiply-accumulates per image.
-ADer Table 1 says 30.7 G: it counts a second pass of the teacher (+1.83), which no result needs, and fvcore counts
-nothing for a convolution whose padding is the word "same", the fusion of the pyramid pooling (-9.66).
+`python -m parity destseg destseg_official` compares with upstream; differences, parameters and operations:
+`results/bench/methods.md`.
 
 Differences from upstream:
 - ADer's data set keeps OpenCV's BGR order, for images and textures, and normalizes it as RGB; the official code and the
@@ -22,7 +15,7 @@ Differences from upstream:
 - Both codes run everything in both phases and back-propagate through the frozen student. Here a phase computes what it
   minimizes, with the same gradients of what it trains.
 - The focal loss is taken from logits; upstream's, from probabilities, is cut at logits of about 17.
-- Anomalies are made on the device (``nets.synthetic``) and depend on the seed, the epoch and the image only. Without a
+- Anomalies are made on the device (``nets.synthesis``) and depend on the seed, the epoch and the image only. Without a
   folder of textures generated ones stand in, and results say so.
 - The official code rotates the training images of ten categories by up to 5 degrees, and those of seven by multiples of
   90 as well; ADer does not, nor does any recipe here, since methods do not know categories.
@@ -61,7 +54,8 @@ from ader.methods._base import (
 from ader.nets.backbone import Backbone, BackboneOptions
 from ader.nets.optim.decay import decay_groups
 from ader.nets.scoring.maps import full, upsample
-from ader.nets.synthesis.synthetic import Synthetic, SyntheticAnomalies, Textures
+from ader.nets.synthesis.synthetic import Synthetic, SyntheticAnomalies
+from ader.nets.synthesis.textures import Textures
 from ader.system import dist
 from ader.system.errors import UserError
 
@@ -81,28 +75,27 @@ class DeSTSeg(Method):
         epochs: sweeps over the training images, both phases together.
         steps: training steps of both phases together, in place of epochs; None: as ``epochs`` says.
         student_share: of the epochs or steps, rounded up, that train the student; the rest the segmentation network.
-        lr_student: of SGD, for the student, whose loss is a sum over the batch.
-        lr_blocks: the same for the segmentation network's residual blocks.
-        lr_head: the same for the rest of the segmentation network.
+        student_lr: of SGD, for the student, whose loss is a sum over the batch.
+        blocks_lr: the same for the segmentation network's residual blocks.
+        head_lr: the same for the rest of the segmentation network.
         momentum: of SGD.
-        decay: weight decay.
-        decay_norms: whether norms and biases of the student decay as well; the segmentation network's always do.
+        weight_decay: SGD's, of both networks.
+        decay_norms_and_biases: whether weight decay takes the student's norms and biases, too; those of the
+            segmentation network always decay.
         clip: largest gradient norm of either network; None for no clipping.
         focal_gamma: exponent of the focal loss.
         width: channels of the segmentation network.
         top_pixels: the image score is the mean of so many highest pixels of the map; 1 is the plain maximum.
         channels: order in which both networks get an image's colors, which are normalized as RGB either way.
         textures: folder of the images that anomalies are cut from (DTD's ``images``); None: generated textures.
-        probability: of an anomaly, for each training image.
+        anomaly_probability: of an anomaly, for each training image.
         opacity: range of the share of the clean image that shows through an anomaly.
         backbone: a ResNet of timm; the student starts from random weights.
     """
 
-    tags: ClassVar[Tags] = Tags(paper="Zhang et al., CVPR 2023")
-    small: ClassVar[Mapping[str, Any]] = {
-        "width": 16,
-        "backbone": {"name": "test_resnet", "pretrained": False},
-    }
+    tags: ClassVar[Tags] = Tags(
+        paper="Zhang et al., CVPR 2023", reference="zhangzjn/ADer at 902937a, apple/ml-destseg at f6ea31f"
+    )
 
     def __init__(
         self,
@@ -111,38 +104,49 @@ class DeSTSeg(Method):
         epochs: Count = 100,
         steps: Count | None = None,
         student_share: Annotated[float, Field(gt=0, lt=1)] = 0.2,
-        lr_student: Positive = 0.4,
-        lr_blocks: Positive = 0.1,
-        lr_head: Positive = 0.01,
+        student_lr: Positive = 0.4,
+        blocks_lr: Positive = 0.1,
+        head_lr: Positive = 0.01,
         momentum: Probability = 0.9,
-        decay: NonNegative = 1e-4,
-        decay_norms: bool = False,
+        weight_decay: NonNegative = 1e-4,
+        decay_norms_and_biases: bool = False,
         clip: Positive | None = 5.0,
         focal_gamma: NonNegative = 4.0,
         width: Count = 256,
         top_pixels: Count = 1,
         channels: Literal["rgb", "bgr"] = "rgb",
         textures: str | None = None,
-        probability: Probability = 1.0,
+        anomaly_probability: Probability = 1.0,
         opacity: tuple[Probability, Probability] = (0.0, 0.8),
         backbone: BackboneOptions = BackboneOptions("resnet18.tv_in1k"),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()
         self.batch_size, self.epochs, self.steps, self.student_share = batch_size, epochs, steps, student_share
-        self.lr_student, self.lr_blocks, self.lr_head = lr_student, lr_blocks, lr_head
-        self.momentum, self.decay, self.decay_norms, self.clip = momentum, decay, decay_norms, clip
+        self.student_lr, self.blocks_lr, self.head_lr = student_lr, blocks_lr, head_lr
+        self.momentum, self.clip = momentum, clip
+        self.weight_decay, self.decay_norms_and_biases = weight_decay, decay_norms_and_biases
         self.focal_gamma, self.top_pixels, self.channels = focal_gamma, top_pixels, channels
         self.teacher = Backbone(backbone, layers=(1, 2, 3))
         self.student = DenoisingStudent(backbone.name)
         self.segmentation = Segmentation(sum(self.teacher.channels), width)
         self.anomalies = SyntheticAnomalies(
-            Textures(textures, image_size), probability, opacity, augment_textures=False, rotate_image=0.0
+            Textures(textures, image_size),
+            anomaly_probability,
+            opacity,
+            augment_textures=False,
+            rotation_probability=0.0,
         )
 
     def stages(self) -> Iterator[TrainStage]:
         first, second = _phases(self.steps or self.epochs, self.student_share)
-        yield self._phase("student", self.student, self._step_student, self._student_groups(), first)
-        groups = self._segmentation_groups()
+        vectors = self.weight_decay if self.decay_norms_and_biases else 0.0
+        groups = decay_groups(self.student.parameters(), self.weight_decay, vectors)
+        groups = [{**group, "lr": self.student_lr} for group in groups]
+        yield self._phase("student", self.student, self._step_student, groups, first)
+        groups = [
+            {"params": list(self.segmentation.blocks.parameters()), "lr": self.blocks_lr},
+            {"params": list(self.segmentation.head.parameters()), "lr": self.head_lr},
+        ]
         yield self._phase("segmentation", self.segmentation, self._step_segmentation, groups, second)
 
     def _phase(self, name: str, module: nn.Module, step: Step, groups: list[dict[str, Any]], length: int) -> TrainStage:
@@ -151,20 +155,12 @@ class DeSTSeg(Method):
             name=name,
             batch_size=self.batch_size,
             step=step,
-            optimizers={name: torch.optim.SGD(groups, momentum=self.momentum, weight_decay=self.decay)},
+            optimizers={name: torch.optim.SGD(groups, momentum=self.momentum, weight_decay=self.weight_decay)},
             modules=[module],
             epochs=None if self.steps else length,
             steps=length if self.steps else None,
             clip=self.clip,
         )
-
-    def _student_groups(self) -> list[dict[str, Any]]:
-        groups = decay_groups(self.student.parameters(), self.decay, self.decay if self.decay_norms else 0.0)
-        return [{**group, "lr": self.lr_student} for group in groups]
-
-    def _segmentation_groups(self) -> list[dict[str, Any]]:
-        blocks, head = self.segmentation.blocks.parameters(), self.segmentation.head.parameters()
-        return [{"params": list(blocks), "lr": self.lr_blocks}, {"params": list(head), "lr": self.lr_head}]
 
     def _spoiled(self, batch: Batch) -> Synthetic:
         if len(batch.image_BCHW) < 2:  # the pyramid pooling norms one number per image and channel

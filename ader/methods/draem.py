@@ -14,17 +14,11 @@ for what the released code runs. ``recipe=official`` has the official code's sch
 ``textures`` should be a folder of the Describable Textures Dataset, which both upstreams use; without it textures are
 made up, and every result says so.
 
-Compared with both on 2 random images of 256x256, same weights, CPU (`python -m parity draem draem_official`): the
-image score is equal to the last bit, reconstruction and map within 6e-8. Training on 64x64 pixels, with anomalies: in
-float32 the loss is equal, gradients are within 1e-5 for ADer (values up to 5.2) and 5e-5 officially (up to 13); in
-float64 the loss is within 9e-8 and gradients within 1.4e-6, because both references take SSIM's window and the focal
-loss's targets in float32 (with the same window, SSIM and its gradients are equal to 1e-16). The Perlin noise is within
-3e-7 of the official one from the same gradients.
-97,422,725 parameters, all trained (69,048,579 reconstruction, 28,374,146 segmentation), and 197.95 G
-multiply-accumulates per image; ADer Table 1 says 97.4 M and 198 G (198.27 by fvcore, which adds the normalizations).
+`python -m parity draem draem_official` compares with upstream; differences, parameters and operations:
+`results/bench/methods.md`.
 
 Differences from upstream:
-- anomalies are made in batches on the images' device (``nets.synthetic``, which lists its own differences), from the
+- anomalies are made in batches on the images' device (``nets.synthesis``, which lists its own differences), from the
   images' seeds, and every image is seen once per epoch; the official dataset draws images with replacement.
 - RGB; the official code keeps OpenCV's BGR, in the networks (trained from scratch: no difference) and in the textures'
   operations (which treat it as RGB: hue and luma get other weights).
@@ -63,7 +57,8 @@ from ader.methods._base import (
 )
 from ader.nets.optim.schedules import steps_at
 from ader.nets.scoring.maps import full, full_precision, pooled_maximum
-from ader.nets.synthesis.synthetic import Synthetic, SyntheticAnomalies, Textures
+from ader.nets.synthesis.synthetic import Synthetic, SyntheticAnomalies
+from ader.nets.synthesis.textures import Textures
 from ader.system.errors import UserError
 
 #: The segmenter halves the image five times.
@@ -79,8 +74,8 @@ class DRAEM(Method):
         epochs: sweeps over the training images.
         lr: Adam's learning rate.
         betas: Adam's averaging factors.
-        decay_at: shares of the training after each of which the learning rate is multiplied by ``decay_factor``.
-        decay_factor: see there.
+        lr_decay_at: shares of the training after each of which the learning rate is multiplied by ``lr_decay_factor``.
+        lr_decay_factor: see there.
         clip: largest gradient norm; None for no clipping.
         reconstruction_width: channels of the reconstruction network at full resolution.
         discriminator_width: channels of the segmentation network at full resolution.
@@ -90,22 +85,20 @@ class DRAEM(Method):
         anomaly_probability: share of the images that get an anomaly.
         opacity: range of beta: 0 replaces the image by the texture, 1 would leave it.
         augment_textures: three of ten operations change each texture first.
-        rotate_image: share of the images that are rotated by U(-90, 90) degrees before.
-        threshold: an anomaly is where its Perlin noise exceeds this.
+        rotation_probability: share of the images that are rotated by U(-90, 90) degrees before.
+        perlin_threshold: an anomaly is where its Perlin noise exceeds this.
         focal_gamma: exponent of the focal loss; 0 makes it the cross-entropy.
-        pool_window: pixels; an image's score is the largest mean of its map over such a square.
-        pool_padded: squares may reach over the border, where the map counts as 0.
+        score_window: pixels; an image's score is the largest mean of its map over such a square.
+        score_padded: squares may reach over the border, where the map counts as 0.
         image_size: pixels, a multiple of 32.
 
     Raises:
         UserError: the image size or a range does not fit, or there are no textures.
     """
 
-    tags: ClassVar[Tags] = Tags(paper="Zavrtanik et al., ICCV 2021")
-    small: ClassVar[Mapping[str, int]] = {
-        "reconstruction_width": 4,
-        "discriminator_width": 4,
-    }
+    tags: ClassVar[Tags] = Tags(
+        paper="Zavrtanik et al., ICCV 2021", reference="zhangzjn/ADer at 902937a, VitjanZ/DRAEM at 2dbf673"
+    )
 
     def __init__(
         self,
@@ -114,8 +107,8 @@ class DRAEM(Method):
         epochs: Count = 100,
         lr: Positive = 1e-4,
         betas: tuple[float, float] = (0.9, 0.999),
-        decay_at: tuple[Share, ...] = (0.8,),
-        decay_factor: Positive = 0.1,
+        lr_decay_at: tuple[Share, ...] = (0.8,),
+        lr_decay_factor: Positive = 0.1,
         clip: Positive | None = 5.0,
         reconstruction_width: Count = 128,
         discriminator_width: Count = 64,
@@ -125,11 +118,11 @@ class DRAEM(Method):
         anomaly_probability: Probability = 0.5,
         opacity: tuple[Probability, Probability] = (0.0, 0.8),
         augment_textures: bool = True,
-        rotate_image: Probability = 0.3,
-        threshold: float = 0.5,
+        rotation_probability: Probability = 0.3,
+        perlin_threshold: float = 0.5,
         focal_gamma: NonNegative = 2.0,
-        pool_window: Count = 21,
-        pool_padded: bool = False,
+        score_window: Count = 21,
+        score_padded: bool = False,
     ) -> None:
         super().__init__()
         if image_size % STRIDE:
@@ -138,9 +131,9 @@ class DRAEM(Method):
             raise UserError(f"method.opacity={list(opacity)} is upside down: give [smallest, largest]")
         self.batch_size, self.epochs = batch_size, epochs
         self.lr, self.betas, self.clip = lr, betas, clip
-        self.decay_at, self.decay_factor = decay_at, decay_factor
+        self.lr_decay_at, self.lr_decay_factor = lr_decay_at, lr_decay_factor
         self.focal_gamma = focal_gamma
-        self.pool_window, self.pool_padding = pool_window, pool_window // 2 if pool_padded else 0
+        self.score_window, self.score_padding = score_window, score_window // 2 if score_padded else 0
         self.warning = (
             None if anomalies else "no synthetic anomalies: the segmentation network learns from empty masks only"
         )
@@ -148,7 +141,7 @@ class DRAEM(Method):
         if anomalies:
             source = Textures(textures, image_size)
             self.anomalies = SyntheticAnomalies(
-                source, anomaly_probability, opacity, augment_textures, rotate_image, threshold
+                source, anomaly_probability, opacity, augment_textures, rotation_probability, perlin_threshold
             )
         self.normalize = Standardize() if normalize == "imagenet" else nn.Identity()
         self.reconstructor = Reconstructor(reconstruction_width)
@@ -164,7 +157,7 @@ class DRAEM(Method):
             optimizers={"networks": torch.optim.Adam(weights, lr=self.lr, betas=self.betas)},
             modules=networks,
             epochs=self.epochs,
-            schedules={"networks": steps_at(self.decay_at, self.decay_factor)},
+            schedules={"networks": steps_at(self.lr_decay_at, self.lr_decay_factor)},
             clip=self.clip,
         )
 
@@ -199,7 +192,7 @@ class DRAEM(Method):
     def predict(self, image_BCHW: Tensor) -> Prediction:
         _, logit_B2HW = self(image_BCHW)
         map_BHW = full(logit_B2HW).softmax(dim=1)[:, 1]
-        return Prediction(pooled_maximum(map_BHW, self.pool_window, self.pool_padding), map_BHW)
+        return Prediction(pooled_maximum(map_BHW, self.score_window, self.score_padding), map_BHW)
 
 
 def _laid_out(image_BCHW: Tensor) -> Tensor:

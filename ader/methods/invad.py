@@ -7,15 +7,12 @@ either's code is used here.
 The default recipe is ADer's benchmark config. It differs from what is printed: ADer Table 1 says a learning rate of
 1e-3 (``method.lr=0.001``), the paper's text AdamW with 1e-4 and a weight decay of 1e-4 (``recipe=official``; betas are
 AdamW's usual ones). The released configs of both papers have the values given here; which made the published rows is
-not known.
+not known. ``method=invad_lite`` is the paper's InvAD-lite: a ResNet-34, more blocks of each size and another weight of
+the loss, 5 where InvAD has 1, which makes the clipping of gradients five times as tight and changes little else under
+Adam.
 
-Compared with ADer's code on 2 random images of 256x256, same weights, biases and statistics moved off their first
-values (`parity/invad.py`, CPU): encoder's features equal; generator's features within 1.4e-5 of values up
-to 7.4, map within 4.2e-7 of values up to 0.87, image score within 1.2e-7; loss equal in float32 and within 1.1e-14 in
-float64; gradients within 1.1e-4 of values up to 1.5 in float32, within 2.2e-15 in float64. The reference's two compiled
-operators were replaced by the torch operations that they stand for.
-95,631,088 parameters, 70,768,560 of them trained, and 45.37 G multiply-accumulates per image; ADer Table 1 says 95.6 M
-and 45.4 G (45.394 by fvcore, which adds the normalizations and leaves out the upsampling filters).
+`python -m parity invad invad_lite` compares with upstream; differences, parameters and operations:
+`results/bench/methods.md`.
 
 Differences from upstream:
 - One ordinary convolution serves all images; upstream repeats the weights, which are the same for all, for each image
@@ -35,7 +32,7 @@ Shapes in names: B images, C channels, H height, W width.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -81,10 +78,10 @@ class InvAD(Method):
         lr: its learning rate.
         betas: its averaging factors.
         weight_decay: of all weights but biases and norms.
-        schedule: of the learning rate (Table A1): ``"step"`` multiplies it by 0.1 at ``decay_at``, ``"cosine"`` takes
-            it to ``cosine_floor`` along half a cosine.
-        decay_at: share of the training; of the step schedule.
-        cosine_floor: last factor of the cosine schedule.
+        schedule: of the learning rate (Table A1): ``"step"`` multiplies it by 0.1 at ``lr_decay_at``, ``"cosine"``
+            lowers it to ``lr_final_factor`` of itself along half a cosine.
+        lr_decay_at: share of the training after which the step schedule decays.
+        lr_final_factor: last factor of the cosine schedule.
         clip: largest gradient norm; None for no clipping.
         loss: between features (Table A1): ``"mse"``, ``"l1"``, or one minus the cosine of whole feature maps
             (``"flat_cosine"``) or of each position (``"pixel_cosine"``).
@@ -99,7 +96,7 @@ class InvAD(Method):
         spatial_modulation: style maps scale and shift the generator's features at each position (Tables 4 and 8); else
             they join them as further channels.
         rescaling: how features come to the coarsest size before they are fused: ``"conv"`` or ``"average"``.
-        style_lr: learning-rate multiplier of the upsampling style convolutions.
+        style_lr_multiplier: learning-rate multiplier of the upsampling style convolutions.
         sigma: of the Gaussian that smooths the map, in pixels.
         backbone: a timm network whose feature maps 1, 2, 3 halve in size.
 
@@ -107,10 +104,7 @@ class InvAD(Method):
         UserError: the image size, the style width or the backbone do not fit.
     """
 
-    tags: ClassVar[Tags] = Tags(paper="Zhang et al., arXiv 2404.10760, 2024")
-    small: ClassVar[Mapping[str, Any]] = {
-        "backbone": {"name": "test_resnet", "pretrained": False},
-    }
+    tags: ClassVar[Tags] = Tags(paper="Zhang et al., arXiv 2404.10760, 2024", reference="zhangzjn/ADer at 902937a")
 
     def __init__(
         self,
@@ -122,8 +116,8 @@ class InvAD(Method):
         betas: tuple[Fraction, Fraction] = (0.0, 0.99),
         weight_decay: NonNegative = 0.0,
         schedule: Literal["step", "cosine"] = "step",
-        decay_at: Share = 0.8,
-        cosine_floor: Fraction = 0.01,
+        lr_decay_at: Share = 0.8,
+        lr_final_factor: Fraction = 0.01,
         clip: Positive | None = 5.0,
         loss: Loss = "mse",
         loss_weight: Positive = 1.0,
@@ -135,14 +129,14 @@ class InvAD(Method):
         style_features: bool = True,
         spatial_modulation: bool = True,
         rescaling: Rescaling = "conv",
-        style_lr: Positive = 0.01,
+        style_lr_multiplier: Positive = 0.01,
         sigma: Positive = 4.0,
         backbone: BackboneOptions = BackboneOptions("wide_resnet50_2.racm_in1k"),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()
         self.image_size, self.batch_size, self.epochs = image_size, batch_size, epochs
         self.optimizer, self.lr, self.betas, self.weight_decay = optimizer, lr, betas, weight_decay
-        self.schedule = step_at(decay_at) if schedule == "step" else cosine(cosine_floor)
+        self.schedule = step_at(lr_decay_at) if schedule == "step" else cosine(lr_final_factor)
         self.clip, self.loss, self.loss_weight = clip, loss, loss_weight
         self.encoder = Backbone(backbone, layers=(1, 2, 3))
         side = _coarsest_side(self.encoder, backbone.name, image_size)
@@ -155,7 +149,7 @@ class InvAD(Method):
             convs=style_convs,
             pyramid=style_features,
             rescaling=rescaling,
-            lr_multiplier=style_lr,
+            lr_multiplier=style_lr_multiplier,
         )
         self.generator = Generator(
             self.encoder.channels,

@@ -2,13 +2,11 @@
 
 Paper: Deng and Li, "Anomaly Detection via Reverse Distillation from One-Class Embedding", CVPR 2022 (RD4AD).
 Upstream: hq-deng/RD4AD at 6554076 (MIT) and its multi-class reproduction in zhangzjn/ADer at 902937a (no license file).
-The default recipe is ADer's; ``bottleneck_width=128``, ``backbone.name=wide_resnet50_2.tv_in1k``, ``decay_at=1``,
+The default recipe is ADer's; ``bottleneck_width=128``, ``backbone.name=wide_resnet50_2.tv_in1k``, ``lr_decay_at=1``,
 ``clip=null`` and ``trainer.epochs=200`` with ``setting=single_class`` give the official one.
 
-Compared with both on 4 random images of 256x256, same weights (`python -m parity rd` and `rd4ad`, float32, CPU):
-teacher and student features, loss and gradient norms equal to the last bit; map within 7e-7 and image score within
-2e-7 of values up to 2 (the reference smooths in numpy). 80,609,600 parameters, 55,747,072 of them trained, and 28.36 G
-multiply-accumulates per image; ADer Table 1 says 80.6 M and 28.4 G (28.435 by fvcore, which adds the normalizations).
+`python -m parity rd rd_official` compares with upstream; differences, parameters and operations:
+`results/bench/methods.md`.
 
 Differences from upstream:
 - none in the network, the loss (whole maps as vectors, where equation 2 has pixels) or the map; ADer divides the sum
@@ -43,14 +41,16 @@ class RD(Method):
         epochs: sweeps over the training images.
         lr: Adam's learning rate.
         betas: Adam's averaging factors.
-        decay_at: share of the training after which the learning rate is multiplied by 0.1.
+        lr_decay_at: share of the training after which the learning rate is multiplied by 0.1.
         clip: largest gradient norm; None for no clipping.
         bottleneck_width: inner width per 64 channels of the one-class embedding: 64 in ADer, 128 officially.
         sigma: of the Gaussian that smooths the map, in pixels.
         backbone: a ResNet of timm.
     """
 
-    tags: ClassVar[Tags] = Tags(paper="Deng and Li, CVPR 2022")
+    tags: ClassVar[Tags] = Tags(
+        paper="Deng and Li, CVPR 2022", reference="zhangzjn/ADer at 902937a, hq-deng/RD4AD at 6554076"
+    )
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class RD(Method):
         epochs: Count = 100,
         lr: Positive = 0.005,
         betas: tuple[float, float] = (0.5, 0.999),
-        decay_at: Share = 0.8,
+        lr_decay_at: Share = 0.8,
         clip: Positive | None = 5.0,
         bottleneck_width: Count = 64,
         sigma: Positive = 4.0,
@@ -66,7 +66,7 @@ class RD(Method):
     ) -> None:
         super().__init__()
         self.batch_size, self.epochs = batch_size, epochs
-        self.lr, self.betas, self.decay_at, self.clip = lr, betas, decay_at, clip
+        self.lr, self.betas, self.lr_decay_at, self.clip = lr, betas, lr_decay_at, clip
         self.teacher = Backbone(backbone, layers=(1, 2, 3))
         plan = _Plan.of(self.teacher, backbone.name)
         self.bottleneck = OneClassEmbedding(plan, bottleneck_width)
@@ -83,7 +83,7 @@ class RD(Method):
             optimizers={"student": torch.optim.Adam(weights, lr=self.lr, betas=self.betas)},
             modules=student,
             epochs=self.epochs,
-            schedules={"student": step_at(self.decay_at)},
+            schedules={"student": step_at(self.lr_decay_at)},
             clip=self.clip,
         )
 

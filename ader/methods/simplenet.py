@@ -6,22 +6,16 @@ The default recipe is ADer's without its faults (the first two differences below
 they were in force when the published numbers were made. ``recipe=official`` with ``setting=single_class`` is the
 authors' ``run.sh`` (the paper itself says batches of 4).
 
-Compared with both on 2 random images, same weights, same noise, CPU (`python -m parity simplenet` at 256x256 and
-`simplenet_official` at 288x288): patch features within 4e-6 of values up to 14, loss equal to the last bit, gradients
-within 2e-4 of values up to 0.18 in float32 (the rounding of a batch norm over thousands of rows) and 1e-10 in float64,
-all parameters within 2e-8 after three steps in float64, logged shares equal, map within 4e-6 of values up to 6, image
-score within 1e-6.
-28,800,320 parameters, 3,937,792 of them trained; ADer Table 1 says 72.8 M, which contains layer4 and the classifier of
-the backbone (44,020,712), whose output nobody reads. 17.66 G multiply-accumulates for the pass of a training step;
-the table's 17.715 are the same with batch norms and interpolation (fvcore). A prediction needs 16.05 G.
+`python -m parity simplenet simplenet_official` compares with upstream; differences, parameters and operations:
+`results/bench/methods.md`.
 
 Differences from upstream:
 - ADer configures a learning rate of a tenth for the last fifth of the training, but attaches it to an optimizer that
-  is not in use, so both rates stay as they are; here both fall. ``decay_at=1`` keeps them.
+  is not in use, so both rates stay as they are; here both fall. ``lr_decay_at=1`` keeps them.
 - Both codes ask for the number of channels with an image of ones, while the backbone is still in training mode: the
   running statistics of its batch norms move a tenth of the way to those of that image. Here they stay as pretrained;
   ``probe_size`` repeats it.
-- Patch features come from their closed form (``nets/patches.py``); upstream unfolds 9 copies and pools them.
+- Patch features come from their closed form (``nets/scoring/patches.py``); upstream unfolds 9 copies and pools them.
 - One backward pass for both optimizers, where ADer has two: the gradients are the same.
 - The noise is drawn on the device, by torch's generator: another draw than upstream's, of the same distribution.
 - Under bf16 only the backbone runs in half precision: rounding an adapted feature to 8 bits is not small beside a
@@ -32,7 +26,7 @@ Differences from upstream:
   well, on the host, and drops them. ADer's test loop as released hands this function an argument that it cannot take.
 
 The training is unstable: ADer reports an image AUROC of 95.4 after 100 epochs on its first data set and 79.2 after 300.
-The logged shares of real and fake outputs beyond the margin show where it stands. ``noise`` suits the magnitude of
+The logged shares of real and fake outputs beyond the margin show where it stands. ``noise_std`` suits the magnitude of
 the features of ``tv_in1k``; other weights need another.
 
 Shapes in names: B images, C channels, H height, W width, N patches (B * H * W), D dimensions.
@@ -78,15 +72,15 @@ class SimpleNet(Method):
         adaptor_weight_decay: of the same.
         discriminator_lr: learning rate of the discriminator's Adam.
         discriminator_weight_decay: of the same, added to the gradient.
-        decay_biases: whether weight decay takes biases and the batch norm, too.
+        decay_norms_and_biases: whether weight decay takes the batch norm and biases, too.
         betas: averaging factors of both.
-        decay_at: share of the training after which both learning rates are multiplied by 0.1; 1 keeps them.
+        lr_decay_at: share of the training after which both learning rates are multiplied by 0.1; 1 keeps them.
         clip: largest gradient norm, of the adaptor and of the discriminator each; None for no clipping.
-        noise: standard deviation of the noise on each adapted feature; it has to suit the features' magnitude, hence
-            the backbone's weights.
+        noise_std: standard deviation of the noise on each adapted feature; it has to suit the features' magnitude,
+            hence the backbone's weights.
         margin: of the hinge loss; real patches should score above it, fake ones below its negative.
-        dimensions: of a patch feature, before and after the adaptor.
-        hidden: width of the discriminator.
+        embed_dim: dimensions of a patch feature, before and after the adaptor.
+        hidden_dim: width of the discriminator.
         layers: timm ``out_indices`` of the backbone, finest first: 2 and 3 are a ResNet's layer2 and layer3.
         image_score: ``"map"``, the maximum of the smoothed map (ADer), or ``"patch"``, the largest patch score
             (official).
@@ -97,8 +91,9 @@ class SimpleNet(Method):
         backbone: any timm network with feature maps.
     """
 
-    tags: ClassVar[Tags] = Tags(paper="Liu et al., CVPR 2023")
-    small: ClassVar[Mapping[str, object]] = {"dimensions": 96, "hidden": 64}
+    tags: ClassVar[Tags] = Tags(
+        paper="Liu et al., CVPR 2023", reference="zhangzjn/ADer at 902937a, DonaldRR/SimpleNet at 351a2b8"
+    )
 
     def __init__(
         self,
@@ -109,14 +104,14 @@ class SimpleNet(Method):
         adaptor_weight_decay: NonNegative = 1e-2,
         discriminator_lr: Positive = 2e-4,
         discriminator_weight_decay: NonNegative = 1e-5,
-        decay_biases: bool = False,
+        decay_norms_and_biases: bool = False,
         betas: tuple[float, float] = (0.9, 0.999),
-        decay_at: Share = 0.8,
+        lr_decay_at: Share = 0.8,
         clip: Positive | None = 5.0,
-        noise: Positive = 0.015,
+        noise_std: Positive = 0.015,
         margin: Positive = 0.5,
-        dimensions: Count = 1536,
-        hidden: Count = 1024,
+        embed_dim: Count = 1536,
+        hidden_dim: Count = 1024,
         layers: tuple[int, ...] = (2, 3),
         image_score: Literal["map", "patch"] = "map",
         sigma: Positive = 4.0,
@@ -127,22 +122,26 @@ class SimpleNet(Method):
         self.batch_size, self.epochs, self.drop_last = batch_size, epochs, drop_last
         self.adaptor_lr, self.adaptor_weight_decay = adaptor_lr, adaptor_weight_decay
         self.discriminator_lr, self.discriminator_weight_decay = discriminator_lr, discriminator_weight_decay
-        self.decay_biases, self.betas, self.decay_at, self.clip = decay_biases, betas, decay_at, clip
-        self.noise, self.margin, self.image_score = noise, margin, image_score
+        self.decay_norms_and_biases, self.betas = decay_norms_and_biases, betas
+        self.lr_decay_at, self.clip = lr_decay_at, clip
+        self.noise_std, self.margin, self.image_score = noise_std, margin, image_score
         self.backbone = Backbone(backbone, layers)
         if probe_size is not None:
             probe_in_training_mode(self.backbone, probe_size)
-        self.patches = PatchFeatures(self.backbone.channels, dimensions)
-        self.adaptor = _linear(dimensions, dimensions)
+        self.patches = PatchFeatures(self.backbone.channels, embed_dim)
+        self.adaptor = _linear(embed_dim, embed_dim)
         self.discriminator = nn.Sequential(
-            _linear(dimensions, hidden), nn.BatchNorm1d(hidden), nn.LeakyReLU(0.2), _linear(hidden, 1, bias=False)
+            _linear(embed_dim, hidden_dim),
+            nn.BatchNorm1d(hidden_dim),
+            nn.LeakyReLU(0.2),
+            _linear(hidden_dim, 1, bias=False),
         )
         self.blur = GaussianBlur(sigma)
 
     def stages(self) -> Iterator[TrainStage]:
         adaptor = self._groups(self.adaptor, self.adaptor_weight_decay)
         discriminator = self._groups(self.discriminator, self.discriminator_weight_decay)
-        schedule = step_at(self.decay_at)
+        schedule = step_at(self.lr_decay_at)
         yield TrainStage(
             name="discriminate",
             batch_size=self.batch_size,
@@ -160,7 +159,7 @@ class SimpleNet(Method):
 
     def _groups(self, module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
         """The module's parameters: biases and the batch norm decay only if wanted."""
-        return decay_groups(module.parameters(), weight_decay, weight_decay if self.decay_biases else 0.0)
+        return decay_groups(module.parameters(), weight_decay, weight_decay if self.decay_norms_and_biases else 0.0)
 
     def _step(self, batch: Batch, optimize: Optimize) -> Mapping[str, Tensor]:
         real_N, fake_N = self(batch.image_BCHW)
@@ -178,7 +177,7 @@ class SimpleNet(Method):
         patch_ND = self._patches(image_BCHW).flatten(0, 2)
         with full_precision(image_BCHW.device):
             real_ND = self.adaptor(patch_ND)
-            fake_ND = torch.add(real_ND, torch.randn_like(real_ND), alpha=self.noise)
+            fake_ND = torch.add(real_ND, torch.randn_like(real_ND), alpha=self.noise_std)
             output_N = self.discriminator(torch.cat([real_ND, fake_ND]))[:, 0]
         real_N, fake_N = output_N.chunk(2)
         return real_N, fake_N

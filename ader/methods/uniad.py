@@ -5,16 +5,8 @@ Upstream: zhiyuanyou/UniAD at a5b9d9d (Apache-2.0) and its reproduction in zhang
 The default recipe is ADer's; ``recipe=official`` is the official code's for one GPU (1000 epochs, 224x224 pixels, 7x7
 neighbors, gradient norms of at most 0.1, weight decay of all parameters).
 
-Compared with both on 4 random images of 256x256, same weights, backbone at random ones (`python -m parity uniad`,
-`uniad_official`, float32, CPU); ADer / official: backbone features 0 / 6e-5 of values up to 16, restored features
-2e-6 / 4e-6 of 4.5, map 1.2e-5 / 5e-5 of 54, image score 0 / 2e-5 of 52. In training, with the same jitter and no
-dropout: loss 0 / 1e-6 of 5, gradients 1.3e-5 of 0.03, in float64 1e-16 of 0.03. The official backbone's padding was
-fixed for this (last but one difference).
-
-11,415,328 parameters, 7,779,344 of them trained, and 3.52 G multiply-accumulates per image. ADer Table 1 says 24.5 M:
-timm's backbone keeps its stages of stride 32 (13,106,232 parameters, 0.71 G multiply-accumulates per image), which feed
-nothing and are cut here. And it says 3.4 G (3.364): fvcore leaves out the products of queries and keys, 0.201 G, and
-the dead stages, but counts normalizations and resizing, 0.047 G; our count and fvcore's agree exactly in the rest.
+`python -m parity uniad uniad_official` compares with upstream; differences, parameters and operations:
+`results/bench/methods.md`.
 
 Differences from upstream:
 - The stages of stride 32 are cut (``nets.backbone``): no effect on the features that are used.
@@ -79,18 +71,18 @@ class UniAD(Method):
         lr: AdamW's learning rate.
         betas: AdamW's averaging factors.
         weight_decay: AdamW's.
-        decay_all: whether weight decay reaches biases and normalizations too (official), or matrices only (ADer).
-        decay_at: share of the training after which the learning rate is multiplied by 0.1.
+        decay_norms_and_biases: whether weight decay takes norms and biases, too (official), or matrices only (ADer).
+        lr_decay_at: share of the training after which the learning rate is multiplied by 0.1.
         clip: largest gradient norm; None for no clipping.
         jitter_scale: noise on a feature vector of C channels is normal with standard deviation scale * norm / C.
         jitter_probability: of a training batch to get the noise.
-        window: side of the square of tokens, around each one, that it may not attend to; odd. ADer's configuration
-            gives 2 * (image_size // 64) + 1.
+        neighbor_size: side of the square of tokens, around each one, that it may not attend to; odd. ADer's
+            configuration gives 2 * (image_size // 64) + 1.
         masked: the attentions with that rule.
-        width: of the transformer.
-        heads: of each attention.
-        feedforward: hidden width of the token-wise networks.
-        encoder_layers, decoder_layers: their numbers.
+        embed_dim: of the transformer.
+        num_heads: of each attention.
+        dim_feedforward: hidden width of the token-wise networks.
+        num_encoder_layers, num_decoder_layers: their numbers.
         dropout: rate within the transformer.
         layers: timm ``out_indices`` of the backbone; all are resized to the token grid and concatenated.
         stride: input pixels per token.
@@ -101,13 +93,9 @@ class UniAD(Method):
         UserError: image size, window, width and heads do not go together.
     """
 
-    tags: ClassVar[Tags] = Tags(paper="You et al., NeurIPS 2022")
-    small: ClassVar[Mapping[str, Any]] = {
-        "width": 32,
-        "heads": 4,
-        "feedforward": 64,
-        "window": 3,
-    }
+    tags: ClassVar[Tags] = Tags(
+        paper="You et al., NeurIPS 2022", reference="zhangzjn/ADer at 902937a, zhiyuanyou/UniAD at a5b9d9d"
+    )
 
     def __init__(
         self,
@@ -117,18 +105,18 @@ class UniAD(Method):
         lr: Positive = 1e-4,
         betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: NonNegative = 1e-4,
-        decay_all: bool = False,
-        decay_at: Share = 0.8,
+        decay_norms_and_biases: bool = False,
+        lr_decay_at: Share = 0.8,
         clip: Positive | None = 5.0,
         jitter_scale: NonNegative = 20.0,
         jitter_probability: Probability = 1.0,
-        window: Count = 9,
+        neighbor_size: Count = 9,
         masked: tuple[Attending, ...] = ("encoder", "decoder_memory", "decoder_previous"),
-        width: Count = 256,
-        heads: Count = 8,
-        feedforward: Count = 1024,
-        encoder_layers: Count = 4,
-        decoder_layers: Count = 4,
+        embed_dim: Count = 256,
+        num_heads: Count = 8,
+        dim_feedforward: Count = 1024,
+        num_encoder_layers: Count = 4,
+        num_decoder_layers: Count = 4,
         dropout: Rate = 0.1,
         layers: tuple[int, ...] = (0, 1, 2, 3),
         stride: Count = 16,
@@ -137,43 +125,44 @@ class UniAD(Method):
     ) -> None:
         super().__init__()
         self.image_size, self.batch_size, self.epochs = image_size, batch_size, epochs
-        self.lr, self.betas, self.weight_decay, self.decay_all = lr, betas, weight_decay, decay_all
-        self.decay_at, self.clip, self.score_window = decay_at, clip, score_window
-        self.grid = _grid(image_size, stride, window if masked else None)
-        if width % heads or width % 2:
-            raise UserError(f"method.width={width} does not suit uniad: give an even multiple of method.heads={heads}")
+        self.lr, self.betas = lr, betas
+        self.weight_decay, self.decay_norms_and_biases = weight_decay, decay_norms_and_biases
+        self.lr_decay_at, self.clip, self.score_window = lr_decay_at, clip, score_window
+        self.grid = _grid(image_size, stride, neighbor_size if masked else None)
+        if embed_dim % num_heads or embed_dim % 2:
+            raise UserError(
+                f"method.embed_dim={embed_dim} does not suit uniad: give an even multiple of "
+                f"method.num_heads={num_heads}"
+            )
         self.backbone = Backbone(backbone, layers)
         self.jitter = FeatureJitter(jitter_scale, jitter_probability)
         self.transformer = Transformer(
             sum(self.backbone.channels),
             self.grid,
-            window=window,
+            window=neighbor_size,
             masked=masked,
-            width=width,
-            heads=heads,
-            feedforward=feedforward,
-            depths=(encoder_layers, decoder_layers),
+            width=embed_dim,
+            heads=num_heads,
+            feedforward=dim_feedforward,
+            depths=(num_encoder_layers, num_decoder_layers),
             dropout=dropout,
         )
 
     def stages(self) -> Iterator[TrainStage]:
+        weights: list[Any] = list(self.transformer.parameters())
+        if not self.decay_norms_and_biases:
+            weights = decay_groups(weights, self.weight_decay)
+        optimizer = torch.optim.AdamW(weights, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
         yield TrainStage(
             name="restore",
             batch_size=self.batch_size,
             step=self._step,
-            optimizers={"transformer": torch.optim.AdamW(self._groups(), lr=self.lr, betas=self.betas)},
+            optimizers={"transformer": optimizer},
             modules=[self.jitter, self.transformer],
             epochs=self.epochs,
-            schedules={"transformer": step_at(self.decay_at)},
+            schedules={"transformer": step_at(self.lr_decay_at)},
             clip=self.clip,
         )
-
-    def _groups(self) -> list[dict[str, Any]]:
-        """Parameters with and without weight decay."""
-        weights = list(self.transformer.parameters())
-        if self.decay_all:
-            return [{"params": weights, "weight_decay": self.weight_decay}]
-        return decay_groups(weights, self.weight_decay)
 
     def _step(self, batch: Batch, optimize: Optimize) -> Mapping[str, Tensor]:
         aligned_BNC, restored_BNC = self(batch.image_BCHW)
@@ -214,11 +203,11 @@ def _grid(image_size: int, stride: int, window: int | None) -> int:
     if window is None:
         return grid
     if window % 2 == 0:
-        raise UserError(f"method.window={window} has no center: give an odd number")
+        raise UserError(f"method.neighbor_size={window} has no center: give an odd number")
     if window // 2 >= grid // 2:  # the token at grid // 2 is the one nearest to all borders
         raise UserError(
-            f"method.window={window} hides all {grid}x{grid} tokens of image_size={image_size} from the one at their "
-            "center: give a smaller window, larger images, or method.masked=[]"
+            f"method.neighbor_size={window} hides all {grid}x{grid} tokens of image_size={image_size} from the one at "
+            "their center: give a smaller one, larger images, or method.masked=[]"
         )
     return grid
 

@@ -5,15 +5,7 @@ arXiv 2312.07495 (2023).
 Upstream: zhangzjn/ADer at 902937a (no license file), of the same authors. The default recipe is ADer's and the
 paper's.
 
-Compared with upstream on 4 random images of 256x256, same weights (`python -m parity vitad`, CPU): in float32 teacher
-and student tokens and the loss equal to the last bit, gradients within 3e-9 of values up to 0.017 (float64: 2e-17), map
-and image score within 6e-7 of values up to 1.1 (upstream adds and smooths in float64).
-
-37,904,256 parameters, 16,216,320 of them trained. ADer's code builds 38,586,472: the same ones, 681,448 in its decoder
-that no pass uses (class token, patch embedding, last norm, a head of 1000 classes), and the 768 of the teacher's last
-norm, whose result nothing reads. Its Table 1 says 39.0 M, which 385,000 more, such a head on the teacher, would
-explain; the released code has none. 10.71 G multiply-accumulates per image. The 9.7 G of Table 1 are 9.65 G of linear
-layers and the patch convolution: its counter passes over the products inside fused attention, 1.06 G.
+`python -m parity vitad` compares with upstream; differences, parameters and operations: `results/bench/methods.md`.
 
 Differences from upstream:
 - Weights that no pass uses are not there (above); blocks behind the last one that is read are not computed.
@@ -29,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import timm
 import torch
@@ -67,24 +59,18 @@ class ViTAD(Method):
         lr: AdamW's learning rate; ADer's rule for other batch sizes is 1e-4 * batch_size / 8.
         betas: AdamW's averaging factors.
         weight_decay: AdamW's, of all weights but biases and norms.
-        decay_at: share of the training after which the learning rate is multiplied by 0.1.
+        lr_decay_at: share of the training after which the learning rate is multiplied by 0.1.
         clip: largest gradient norm; None for no clipping.
         teacher_blocks: the teacher's blocks whose tokens are restored, counted from 1.
         neck_blocks: those whose tokens are fused into the decoder's input.
         decoder_blocks: the decoder's blocks that restore them, in reverse: its last one the teacher's first. The
             decoder ends with the last of them.
-        pooling: side of the square of pixels whose largest mean is the image score.
+        score_window: side of the square of pixels whose largest mean is the image score.
         sigma: of the Gaussian that smooths the map, in pixels.
         backbone: a plain vision transformer of timm.
     """
 
-    tags: ClassVar[Tags] = Tags(paper="Zhang et al., arXiv 2312.07495")
-    small: ClassVar[Mapping[str, Any]] = {
-        "backbone": {"name": "test_vit", "pretrained": False},
-        "teacher_blocks": [1, 2, 3],
-        "neck_blocks": [6],
-        "decoder_blocks": [1, 2, 3],
-    }
+    tags: ClassVar[Tags] = Tags(paper="Zhang et al., arXiv 2312.07495", reference="zhangzjn/ADer at 902937a")
 
     def __init__(
         self,
@@ -94,19 +80,19 @@ class ViTAD(Method):
         lr: Positive = 1e-4,
         betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: NonNegative = 1e-4,
-        decay_at: Share = 0.8,
+        lr_decay_at: Share = 0.8,
         clip: Positive | None = 5.0,
         teacher_blocks: tuple[Count, ...] = (3, 6, 9),
         neck_blocks: tuple[Count, ...] = (12,),
         decoder_blocks: tuple[Count, ...] = (3, 6, 9),
-        pooling: Count = 16,
+        score_window: Count = 16,
         sigma: Positive = 4.0,
         backbone: BackboneOptions = BackboneOptions("vit_small_patch16_224.dino"),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()
         self.batch_size, self.epochs = batch_size, epochs
-        self.lr, self.betas, self.weight_decay, self.decay_at, self.clip = lr, betas, weight_decay, decay_at, clip
-        self.pooling = pooling
+        self.lr, self.betas, self.weight_decay, self.lr_decay_at, self.clip = lr, betas, weight_decay, lr_decay_at, clip
+        self.score_window = score_window
         if len(teacher_blocks) != len(decoder_blocks):
             raise UserError(
                 f"method.decoder_blocks={list(decoder_blocks)} must be as many as "
@@ -119,20 +105,17 @@ class ViTAD(Method):
         self.blur = GaussianBlur(sigma)
 
     def stages(self) -> Iterator[TrainStage]:
+        groups = decay_groups([*self.fusion.parameters(), *self.decoder.parameters()], self.weight_decay)
         yield TrainStage(
             name="restore",
             batch_size=self.batch_size,
             step=self._step,
-            optimizers={"student": self._optimizer()},
+            optimizers={"student": torch.optim.AdamW(groups, lr=self.lr, betas=self.betas)},
             modules=[self.fusion, self.decoder],
             epochs=self.epochs,
-            schedules={"student": step_at(self.decay_at)},
+            schedules={"student": step_at(self.lr_decay_at)},
             clip=self.clip,
         )
-
-    def _optimizer(self) -> torch.optim.Optimizer:
-        weights = [*self.fusion.parameters(), *self.decoder.parameters()]
-        return torch.optim.AdamW(decay_groups(weights, self.weight_decay), lr=self.lr, betas=self.betas)
 
     def _step(self, batch: Batch, optimize: Optimize) -> Mapping[str, Tensor]:
         loss = flat_cosine_loss(*self(batch.image_BCHW))
@@ -148,7 +131,7 @@ class ViTAD(Method):
         distance_BL = token_distance(*self(image_BCHW))
         distance_BHW = distance_BL.view(-1, *self.teacher.grid)
         map_BHW = self.blur(upsample(distance_BHW, image_BCHW.shape[2:], align_corners=True))
-        return Prediction(pooled_maximum(map_BHW, self.pooling), map_BHW)
+        return Prediction(pooled_maximum(map_BHW, self.score_window), map_BHW)
 
 
 def token_distance(teacher: Sequence[Tensor], student: Sequence[Tensor]) -> Tensor:

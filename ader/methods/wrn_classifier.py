@@ -13,11 +13,8 @@ forest from 80 % of the training images (``share=0.8``); whether its table's row
 said, and ``share=1.0`` is the default. There is no sampler against the imbalance of normal and defective images, as in
 the paper.
 
-Compared with a loop of torchvision's network and focal loss and torch's SGD on 4 random images of 256x256, same weights
-(`python -m parity wrn_classifier`, CPU): in float32 loss within 5e-8 of 0.18, gradients within 6e-6 of values up to
-1.8; in float64 loss within 6e-17 and gradients within 2e-14; the score (float32) within 5e-8 of values up to 0.13.
-
-66,836,289 parameters, all trained, and 14.88 G multiply-accumulates per image.
+`python -m parity wrn_classifier` compares with a loop of torchvision's network and focal loss and torch's SGD;
+differences, parameters and operations: `results/bench/methods.md`.
 
 Differences from upstream: none known; the score is the logit, which orders images as the probability does but does not
 round to 1.
@@ -63,13 +60,18 @@ class WRNClassifier(Method):
         lr: SGD's learning rate.
         momentum: SGD's.
         weight_decay: SGD's, of all weights.
-        gamma: focusing exponent of the focal loss; 0 is the cross-entropy.
-        alpha: weight of defective images in the loss, 1 - alpha that of normal ones; None weighs both 1.
+        focal_gamma: focusing exponent of the focal loss; 0 is the cross-entropy.
+        focal_alpha: weight of defective images in the loss, 1 - alpha that of normal ones; None weighs both 1.
         share: of the normal and of the defective training images that are used, drawn by the run's seed.
         backbone: a network of timm that takes images of any size.
     """
 
-    tags: ClassVar[Tags] = Tags(maps=False, supervision="image", paper="Baitieva et al., CVPR 2024")
+    tags: ClassVar[Tags] = Tags(
+        maps=False,
+        supervision="image",
+        paper="Baitieva et al., CVPR 2024",
+        reference="torchvision's network and focal loss",
+    )
 
     def __init__(
         self,
@@ -78,15 +80,15 @@ class WRNClassifier(Method):
         lr: Positive = 0.025,
         momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9,
         weight_decay: NonNegative = 0.0,
-        gamma: NonNegative = 2.0,
-        alpha: Annotated[float, Field(ge=0, le=1)] | None = None,
+        focal_gamma: NonNegative = 2.0,
+        focal_alpha: Annotated[float, Field(ge=0, le=1)] | None = None,
         share: Share = 1.0,
         backbone: BackboneOptions = BackboneOptions("wide_resnet50_2.tv_in1k"),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()
         self.batch_size, self.epochs, self.share = batch_size, epochs, share
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
-        self.gamma, self.alpha = gamma, alpha
+        self.focal_gamma, self.focal_alpha = focal_gamma, focal_alpha
         self.network = Pretrained(backbone, num_classes=0)
         if self.network.net.pretrained_cfg.get("fixed_input_size"):
             raise UserError(
@@ -112,7 +114,7 @@ class WRNClassifier(Method):
 
     def _step(self, batch: Batch, optimize: Optimize) -> Mapping[str, Tensor]:
         assert batch.label_B is not None  # the tags ask for it
-        loss = focal_loss(self(batch.image_BCHW), batch.label_B, self.gamma, self.alpha)
+        loss = focal_loss(self(batch.image_BCHW), batch.label_B, self.focal_gamma, self.focal_alpha)
         optimize(loss)
         return {"focal": loss}
 

@@ -1,72 +1,29 @@
-"""The record of a run: one JSON with everything that stands behind its numbers."""
+"""The record of a result, ``record.json``: written last, which makes its folder a result, and read as types."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-import os
-import platform
-import subprocess
-import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
 import pandas as pd
-import torch
+from pydantic import TypeAdapter, ValidationError
 
+from ader.results.schema import SCHEMA, ModelRecord, Record, plain
+from ader.results.upgrade import OLDEST, upgrade
 from ader.system.errors import UserError
 from ader.system.files import replace_together
-
-#: Changes when a reader of records has to change.
-SCHEMA = 2
 
 FILE = "record.json"
 
 #: Columns of a table that name its rows.
 ROW_NAMES = ("category", "defect")
 
-PACKAGES = (
-    "ader",
-    "torch",
-    "torchvision",
-    "timm",
-    "numpy",
-    "scipy",
-    "pandas",
-    "pillow",
-    "hydra-core",
-    "omegaconf",
-    "xgboost",
-)
-
-
-def provenance() -> dict[str, Any]:
-    """When, by what code and on which machine."""
-    return {
-        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "commit": _commit(),
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
-        "hardware": hardware(),
-        "command": sys.argv[1:],
-    }
-
-
-def hardware() -> dict[str, Any]:
-    """Processor, cores, and the GPUs that torch sees."""
-    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    return {
-        "platform": platform.platform(),
-        "cpu": _cpu(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpus": gpus,
-        "cuda": torch.version.cuda if gpus else None,
-    }
+RECORD = TypeAdapter(Record)
+MODEL = TypeAdapter(ModelRecord)
 
 
 def digest(values: Mapping[str, Any]) -> str:
@@ -82,29 +39,103 @@ def rows(frame: pd.DataFrame) -> dict[str, dict[str, float | None]]:
     }
 
 
-def write(folder: Path, files: Mapping[str, str], record: Mapping[str, Any]) -> None:
+def write(folder: Path, files: Mapping[str, str], record: Record) -> None:
     """Writes a result: files by name, and ``record.json``, which makes them one. An earlier result is replaced as a
     whole."""
-    text = json.dumps({"schema": SCHEMA, **record}, indent=2, allow_nan=False)
+    text = json.dumps(plain(record), indent=2, allow_nan=False)
     replace_together(folder, {**files, FILE: text + "\n"})
 
 
-def read(folder: Path) -> dict[str, Any] | None:
-    """The record in ``folder``, or None when there is none.
+def read(folder: Path) -> Record | None:
+    """The record in ``folder``, of this or an earlier version of the program, or None when there is none.
 
     Raises:
-        UserError: the file is not a record of this version.
+        UserError: it is damaged, or of a newer version; the message names the key and the file.
     """
     file = folder / FILE
     if not file.exists():
         return None
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+        found = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is not valid JSON: delete it and run again") from error
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror}): fix that, or delete it and run again") from error
+    schema = found.get("schema") if isinstance(found, dict) else None
+    if type(schema) is not int or schema < OLDEST:
         raise UserError(f"{file} was written by another version of ader: delete it, or give run=NAME")
-    return record
+    if schema > SCHEMA:
+        raise UserError(
+            f"{file} was written by a newer version of ader (schema {schema}, this one knows {SCHEMA}): update ader, "
+            "or give run=NAME"
+        )
+    try:
+        return RECORD.validate_json(json.dumps(upgrade(found)), strict=True)
+    except RecursionError as error:
+        raise UserError(f"{file} is nested too deep to be a record: delete it and run again") from error
+    except ValidationError as error:
+        raise UserError(f"{file}: {fault(error)}: restore the file, or delete it and run again") from error
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def fault(error: ValidationError) -> str:
+    """The first thing that is wrong with a record: ``models.all.checkpoint.sha256 is missing``."""
+    first = error.errors()[0]
+    key = ".".join(map(str, first["loc"])) or "the record"
+    said = {"missing": "is missing", "unexpected_keyword_argument": "is not known"}
+    return f"{key} {said.get(first['type'], 'does not fit: ' + first['msg'].lower())}"
+
+
+class FieldText(NamedTuple):
+    """One line of the record's documentation.
+
+    Attributes:
+        key: dotted; ``<name>`` stands for any, as in ``models.<name>.network.params``.
+        type: JSON's: ``string``, ``integer or null``, ``list of string``.
+        description: what it is.
+    """
+
+    key: str
+    type: str
+    description: str
+
+
+def fields() -> list[FieldText]:
+    """Every field of ``record.json``, in its order, groups before what they hold."""
+    schema = RECORD.json_schema()
+    return list(_fields(schema, schema["$defs"], ""))
+
+
+def _fields(node: Mapping[str, Any], known: Mapping[str, Any], prefix: str) -> Iterator[FieldText]:
+    for name, value in node.get("properties", {}).items():
+        key = f"{prefix}{name}"
+        yield FieldText(key, _type(value), value["description"])
+        yield from _below(value, known, key)
+
+
+def _below(node: Mapping[str, Any], known: Mapping[str, Any], key: str) -> Iterator[FieldText]:
+    """What a group, or each item of a list or a table, holds."""
+    for each in node.get("anyOf", [node]):
+        if "$ref" in each:
+            yield from _fields(known[each["$ref"].rpartition("/")[2]], known, f"{key}.")
+        elif isinstance(each.get("additionalProperties"), dict):
+            yield from _below(each["additionalProperties"], known, f"{key}.<name>")
+        elif "items" in each:
+            yield from _below(each["items"], known, f"{key}[]")
+
+
+def _type(node: Mapping[str, Any]) -> str:
+    """In words."""
+    if "anyOf" in node:
+        return " or ".join(_type(each) for each in node["anyOf"])
+    if "items" in node:
+        return f"list of {_type(node['items'])}"
+    if isinstance(node.get("additionalProperties"), dict):
+        return f"object of {_type(node['additionalProperties'])}"
+    return str(node.get("type", "object"))
 
 
 def as_csv(table: pd.DataFrame) -> str:
@@ -120,78 +151,3 @@ def read_table(path: Path) -> pd.DataFrame:
     names = [name for name in ROW_NAMES if name in texts]
     table: pd.DataFrame = texts.set_index(names).replace("", "nan").astype(float)
     return table
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _commit() -> dict[str, Any] | None:
-    """The clone's commit, and whether files differ from it; None for an installed package."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None
-    try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
-        status = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return {"sha": head.stdout.strip(), "dirty": bool(status.stdout.strip())}
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A finished run, or an evaluation of one.
-
-    Attributes:
-        folder: with its result, absolute.
-        record: of the result.
-    """
-
-    folder: Path
-    record: Mapping[str, Any]
-
-    @property
-    def home(self) -> Path:
-        """The folder of the run that trained the model."""
-        origin = self.record.get("evaluated_from", {"run": "."})
-        return Path(os.path.realpath(self.folder / origin["run"]))
-
-    def checkpoint(self, part: str) -> Path:
-        """The file with a part's weights."""
-        return Path(os.path.realpath(self.folder / self.record["parts"][part]["checkpoint"]["file"]))
-
-    def is_at(self, folder: Path) -> bool:
-        """Whether ``folder`` is that of the run that trained the model."""
-        return Path(os.path.realpath(folder)) == self.home
-
-
-def open_run(path: Path) -> Trained:
-    """A finished run by its folder.
-
-    Raises:
-        UserError: it is none.
-    """
-    folder = Path(os.path.abspath(path.expanduser()))
-    if not folder.is_dir():
-        raise UserError(f"{path} is not a folder: give a run's, RESULTS/<dataset>/<setting>/<method>/<run>")
-    result = read(folder)
-    if result is None and (folder / "config.yaml").exists():
-        raise UserError(f"{path} holds an unfinished run: give its own command again to finish it")
-    if result is None:
-        raise UserError(f"{path} is not a run's folder: it has no {FILE}")
-    if "source" in result:
-        raise UserError(f"{path} holds scored maps and no model: give ader score {result['source']['path']} again")
-    return Trained(folder, result)

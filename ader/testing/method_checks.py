@@ -5,10 +5,10 @@ file in ``configs/method/`` is a subject; a method of another package is checked
 
     @pytest.mark.parametrize("check", method_checks(), ids=lambda check: check.__name__)
     def test_mine(check):
-        check(Subject.named("mine", config=Path("configs/method/mine.yaml")))
+        check(Subject.named("mine"))
 
-The checks make a method small by themselves: a ResNet-18 at random weights for every argument ``backbone``, two
-images per step, one epoch. A method that this does not suit says better in ``Method.small``.
+The recipe ``small`` of the YAML file says what makes a method small (a ResNet-18 at random weights, narrow layers); the
+checks take two images per step and one epoch on top of it.
 
 Shapes in names: B images, C channels, H height, W width.
 """
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import functools
 import inspect
 import io
 import re
@@ -27,16 +28,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+import yaml
 from torch import Tensor
 
 from ader.config.compose import compose
-from ader.config.options import config_folder, options, read_option
+from ader.config.options import config_folder, option_file, options, read_option
 from ader.config.validate import validated
 from ader.data.index import TEST
-from ader.methods._base import Method, Prediction, Stage, TrainStage, build, recipe_arguments
+from ader.methods._base import Method, Prediction, Stage, TrainStage, find_class, recipe_arguments
+from ader.methods._options import stated
 from ader.system.errors import UserError
 from ader.system.interrupt import Interrupt, Stopped
+from ader.testing.placement import assert_near, check_device, check_processes
 from ader.testing.subject import CPU, STEPS, Subject, Watched, changed, images, no_network, predict, same, snapshot
 from ader.training.cost import RandomImages, count_macs
 from ader.training.trainer import Trainer
@@ -47,47 +50,36 @@ Check = Callable[[Subject], None]
 EXPECTED_FAILURES: Mapping[str, Mapping[str, str]] = {}
 
 
-def _stated(value: Any) -> Any:
-    """A YAML value without what is interpolated, such as ``${paths.weights}``."""
-    if isinstance(value, dict):
-        return {key: _stated(item) for key, item in value.items() if not _interpolated(item)}
-    return value
-
-
-def _interpolated(value: Any) -> bool:
-    return isinstance(value, str) and "${" in value
-
-
 def _yaml(config: Path) -> dict[str, Any]:
-    read = OmegaConf.load(config)
-    assert isinstance(read, DictConfig), f"{config} is not a mapping"
-    values = OmegaConf.to_container(read, resolve=False)
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
+    """An option's values: those of the file and, where it is one of the program's, of the options it is based on."""
+    if config.stem in options(config.parent.name) and config.samefile(option_file(config.parent.name, config.stem)):
+        return read_option(config.parent.name, config.stem)
+    values = yaml.safe_load(config.read_text(encoding="utf-8"))
+    assert isinstance(values, dict), f"{config} is not a mapping"
+    return values
 
 
 def check_yaml(subject: Subject) -> None:
-    """The YAML file gives every constructor argument; the values it states are the constructor's defaults."""
+    """The YAML file gives every constructor argument; the values of the option that has the method's own name are the
+    constructor's defaults."""
     if subject.config is None:
         return
     values = _yaml(subject.config)
-    assert values.pop("name") == subject.config.stem, f"{subject.config}: name must be the file's name"
-    recipes = values.pop("recipes", {})
+    module, recipes = values.pop("name"), values.pop("recipes", {})
     parameters = dict(inspect.signature(subject.method_class).parameters)
     size = parameters.pop("image_size", None)
     assert size is None or "image_size" not in values, "image_size is the benchmark's: leave it out of the YAML"
-    assert set(values) == set(parameters), f"YAML and constructor disagree on {set(values) ^ set(parameters)}"
-    stated = _stated(values)
-    converted = validated(subject.method_class, stated, where="method")
-    others = {key: (value, parameters[key].default) for key, value in converted.items()}
-    others = {key: pair for key, pair in others.items() if pair[0] != pair[1]}
-    assert not others, f"YAML and constructor differ (YAML, default): {others}"
+    converted = validated(subject.method_class, stated(values, {}), where="method")
+    if module == subject.config.stem:  # another option of the method says only what differs, and differs
+        assert set(values) == set(parameters), f"YAML and constructor disagree on {set(values) ^ set(parameters)}"
+        others = {key: (value, parameters[key].default) for key, value in converted.items()}
+        others = {key: pair for key, pair in others.items() if pair[0] != pair[1]}
+        assert not others, f"YAML and constructor differ (YAML, default): {others}"
     for name in recipes:
-        composed = compose(
+        config = compose(
             [f"method={subject.config.stem}", "dataset=demo", f"recipe={name}"], _elsewhere(subject.config)
         )
-        arguments = {key: value for key, value in composed.values["method"].items() if key != "name"}
-        recipe_arguments(subject.method_class, composed.values["image_size"], arguments)
+        recipe_arguments(subject.method_class, config.image_size, config.method.rest)
 
 
 def _elsewhere(config: Path) -> str | None:
@@ -100,15 +92,14 @@ def check_builds_offline(subject: Subject) -> None:
     """The full-size method of the YAML file builds without network when no weights are wanted, and says so."""
     if subject.config is None:
         return
-    method_class, name = subject.method_class, subject.config.stem
-    composed = compose([f"method={name}", "dataset=demo"], _elsewhere(subject.config))
-    values = {key: value for key, value in composed.values["method"].items() if key != "name"}
+    config = compose([f"method={subject.config.stem}", "dataset=demo"], _elsewhere(subject.config))
+    values, method_class = dict(config.method.rest), find_class(config.method.name)
     for value in values.values():
         if isinstance(value, dict) and "pretrained" in value:
             value["pretrained"] = False
     with no_network():
-        method = build(name, **values)
-    assert type(method) is method_class
+        method = method_class(**recipe_arguments(method_class, config.image_size, values))
+    assert type(method) is subject.method_class
     random = [value["name"] for value in values.values() if isinstance(value, dict) and "pretrained" in value]
     silent = [backbone for backbone in random if not any(backbone in text for text in method.warnings())]
     assert not silent, f"random weights of {silent} are not among the warnings"
@@ -238,23 +229,15 @@ def check_batch_independent(subject: Subject) -> None:
     image_BCHW = images(4, subject.size)
     whole = predict(subject.fitted, image_BCHW)
     order = [2, 0, 3, 1]
-    _close(predict(subject.fitted, image_BCHW[order]), _pick(whole, order), 1e-4, "another order of images")
+    assert_near(predict(subject.fitted, image_BCHW[order]), _pick(whole, order), 1e-4, "another order of images")
     for place in range(4):
         alone = predict(subject.fitted, image_BCHW[place : place + 1])
-        _close(alone, _pick(whole, [place]), 1e-4, "an image alone")
+        assert_near(alone, _pick(whole, [place]), 1e-4, "an image alone")
 
 
 def _pick(prediction: Prediction, places: Sequence[int]) -> Prediction:
     map_BHW = prediction.map_BHW
     return Prediction(prediction.score_B[list(places)], None if map_BHW is None else map_BHW[list(places)])
-
-
-def _close(one: Prediction, two: Prediction, tolerance: float, what: str) -> None:
-    """Largest difference against the largest magnitude, of scores and of maps."""
-    for name, a, b in zip(Prediction._fields, one, two, strict=True):
-        if a is not None and b is not None:
-            share = float((a - b).abs().max() / b.abs().max().clamp(min=1e-12))
-            assert share <= tolerance, f"{what}: {name} differs by {share:.2g} of the largest value"
 
 
 def check_predict_changes_nothing(subject: Subject) -> None:
@@ -294,7 +277,7 @@ def check_bfloat16(subject: Subject) -> None:
     with Trainer(device=CPU, precision="bf16").autocast():
         _check_shapes(subject.fitted, image_BCHW)
         rough = predict(subject.fitted, image_BCHW)
-    _close(rough, exact, 0.02, "bfloat16")
+    assert_near(rough, exact, 0.02, "bfloat16")
 
 
 def check_resume(subject: Subject) -> None:
@@ -342,14 +325,15 @@ def check_no_names(subject: Subject) -> None:
 ORDINARY = frozenset({"same", "view", "background", "illumination", "switch", "tape", "can"})
 
 
-def published_names() -> set[str]:
+@functools.cache
+def published_names() -> frozenset[str]:
     """Published datasets (those whose YAML states counts) and their categories."""
     names: set[str] = set()
-    for name in options("dataset"):
-        values = read_option("dataset", name)
+    for option in options("dataset"):
+        values = read_option("dataset", option)
         if values.get("counts"):
-            names |= {name, *map(str, values["about"]["categories"] or ())}
-    return {name.lower() for name in names if not name.isdigit()} - ORDINARY
+            names |= {option, *map(str, values["about"]["categories"] or ())}
+    return frozenset(name.lower() for name in names if not name.isdigit()) - ORDINARY
 
 
 def check_macs(subject: Subject) -> None:
@@ -373,6 +357,8 @@ CHECKS: tuple[Check, ...] = (
     check_resume,
     check_no_names,
     check_macs,
+    check_processes,
+    check_device,
 )
 
 

@@ -15,15 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ader.config.options import config_folder
-from ader.methods._base import Batch, Method, Prediction, Stage, find_class, recipe_arguments
+from ader.config.options import option_file
+from ader.methods._base import Batch, Method, Prediction, Stage, recipe_arguments
+from ader.methods._options import option_arguments, option_class
 from ader.system.randomness import seed_all
 from ader.training.cost import RandomImages
 from ader.training.trainer import Trainer
 
 CPU = torch.device("cpu")
-SMALL: Mapping[str, Any] = {"backbone": {"name": "resnet18", "pretrained": False}, "batch_size": 2, "epochs": 1}
 STEPS = 3
+
+#: Over every method's recipe ``small``, where it has such arguments: a check takes a few steps and no more.
+SHORT: Mapping[str, Any] = {"batch_size": 2, "epochs": 1}
 
 
 @dataclass
@@ -43,13 +46,17 @@ class Subject:
     config: Path | None = None
 
     @classmethod
-    def named(cls, name: str, *, size: int = 64, config: Path | None = None, **arguments: Any) -> Subject:
-        """A method found by its name; ``arguments`` come before those that the checks choose."""
-        method_class = find_class(name)
+    def named(cls, option: str, *, size: int = 64, **arguments: Any) -> Subject:
+        """An option's method under its recipe ``small``; ``arguments`` come before those that the checks choose.
+
+        Raises:
+            UserError: there is no such option, or it has no such recipe.
+        """
+        method_class = option_class(option)
         known = inspect.signature(method_class).parameters
-        chosen = {key: value for key, value in SMALL.items() if key in known}
-        config = config or config_folder() / "method" / f"{name}.yaml"
-        return cls(method_class, {**chosen, **method_class.small, **arguments}, size, config)
+        short = {key: value for key, value in SHORT.items() if key in known}
+        given = {**option_arguments(option, "small"), **short, **arguments}
+        return cls(method_class, given, size, option_file("method", option))
 
     def make(self, seed: int = 0) -> Method:
         """A new method; ``seed`` decides its random weights."""

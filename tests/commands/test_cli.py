@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import importlib
 import os
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 import yaml
 
 from ader import __version__
-from ader.__main__ import main
+from ader.__main__ import command_names, main
 from tests.support.running import PLUGIN, Bench
 
 
@@ -32,7 +33,7 @@ BAD = [
     (("method.ls=1",), "there is no key 'method.ls': did you mean 'method.lr'"),
     (("trainer.worker=1",), "did you mean 'trainer.workers'"),
     (("+method.foo=1",), "method.foo is not known to MadeUp: choose from: batch_size"),
-    (("+foo=1",), "foo is not known"),
+    (("+foo=1",), "there is no key foo"),
     (("trainer.epochs=abc",), "trainer.epochs='abc' does not fit"),
     (("trainer.epochs=0",), "trainer.epochs=0 does not fit"),
     (("trainer.precision=fp8",), "trainer.precision='fp8' does not fit: input should be 'fp32', 'tf32' or 'bf16'"),
@@ -46,7 +47,7 @@ BAD = [
     (("run=a/b",), "run='a/b' is not a folder name"),
     (("run=..",), "run='..' is not a folder name"),
     (("dataset.categories=[botle]",), "did you mean 'bottle'"),
-    (("metric.profile=foo",), "metric profile 'foo' does not exist"),
+    (("metric.name=foo",), "metric=foo does not exist"),
     (("paths.results=/dev/null/x",), "cannot be written (Not a directory): give paths.results"),
     (("method=broken",), "method=broken does not exist"),
     (("method.name=broken",), "needs the package 'no_such_package', which is not installed: pip install"),
@@ -140,9 +141,9 @@ def test_faults_of_the_method_are_status_1(bench, capsys, fault, message):
 
 
 def test_an_exception_before_there_is_a_log_shows_its_traceback(bench, capsys, monkeypatch):
-    import ader.runs.run
+    import ader.runs.plan
 
-    monkeypatch.setattr(ader.runs.run, "read_index", lambda composed: 1 / 0)
+    monkeypatch.setattr(ader.runs.plan, "read_index", lambda composed: 1 / 0)
     assert bench.run() == 1
     error = capsys.readouterr().err
     assert error.startswith("Traceback")
@@ -254,7 +255,7 @@ def test_the_working_directory_is_left_alone(bench, monkeypatch):
 def test_version_and_help(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.strip() == __version__
-    for words in ([], ["--help"], ["-h"], ["help"], ["dataset=demo", "--help"], ["list", "--help"]):
+    for words in ([], ["--help"], ["-h"], ["help"], ["dataset=demo", "--help"], ["help", "list"]):
         assert main(words) == 0
         out = capsys.readouterr().out
         assert "ader dataset=NAME method=NAME" in out
@@ -273,13 +274,41 @@ def test_help_imports_nothing_heavy():
     assert "made_up" in result.stdout
 
 
-@pytest.mark.parametrize("name", ["eval", "score"])
+@pytest.mark.parametrize("name", command_names())
 def test_a_commands_own_help(capsys, name):
+    command = importlib.import_module(f"ader.commands.{name}")
+    assert command.SUMMARY.startswith(f"ader {name} ")
     assert main(["help"]) == 0
-    assert f"ader {name} --help" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert all(line in shown for line in command.SUMMARY.strip().splitlines())
     for words in ([name, "--help"], [name, "x", "-h"]):
         assert main(words) == 0
-        assert capsys.readouterr().out.startswith(f"ader {name} ")
+        assert capsys.readouterr().out == command.USAGE
+    assert command.USAGE.splitlines()[0].split()[:2] == ["ader", name]
+
+
+def test_the_composed_configuration_of_every_command(bench, capsys):
+    """Printed, and nothing is done; where nothing is composed, that is said."""
+    assert bench.run() == 0
+    folder, maps = bench.folder(), bench.root / "maps"
+    record, words = (folder / "record.json").read_bytes(), [f"dataset.root={bench.data}", "dataset=folder"]
+    capsys.readouterr()
+    for command, key in (
+        (["eval", str(folder), "metric=exact"], "seed"),
+        (["score", str(maps), *words], "scores"),
+        (["profile", "method=rd"], "seed"),
+        (["data", "check", *words], "report"),
+        (["data", "prepare", *words], "source"),
+    ):
+        assert main([*command, "--cfg"]) == 0, command
+        values = yaml.safe_load(capsys.readouterr().out)
+        assert key in values
+        assert "dataset" in values
+    assert (folder / "record.json").read_bytes() == record
+    for command in (["list", "methods"], ["doctor"], ["data", "clear"]):
+        assert main([*command, "--cfg"]) == 2
+        assert f"ader {' '.join(command[:1])}" in (error := capsys.readouterr().err)
+        assert "composes no configuration: leave --cfg out" in error
 
 
 @pytest.mark.parametrize("kind", ["methods", "datasets", "metrics", "settings", "trainers", "experiments"])

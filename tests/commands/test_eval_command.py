@@ -15,8 +15,7 @@ from PIL import Image
 
 from ader.__main__ import main
 from ader.results.record import read_table
-from tests.support.running import PLUGIN, Bench, terminate
-from tests.system.test_dist import _port
+from tests.support.running import PLUGIN, Bench, free_port, terminate
 
 TABLES = ("metrics.csv", "bounds.csv", "counts.csv", "scores.csv")
 
@@ -75,10 +74,10 @@ def test_the_same_again(bench, capsys):
     assert (folder / "checkpoint.pt").stat().st_mtime_ns == stamp
     after = record(folder)
     assert after["rows"] == before["rows"]
-    assert after["evaluated_from"] == {"run": ".", "time": before["time"], "commit": before["commit"]}
+    assert after["evaluated_from"] == {"run": "."} | {key: before["provenance"][key] for key in ("time", "commit")}
     assert "evaluated_from" not in before
-    for key in ("stage_seconds", "stage_images", "train_memory_bytes", "checkpoint", "processes", "params"):
-        assert after["parts"]["all"][key] == before["parts"]["all"][key]
+    for key in ("training", "checkpoint", "network"):
+        assert after["models"]["all"][key] == before["models"]["all"][key]
     assert main(["eval", str(folder)]) == 0
     assert record(folder)["evaluated_from"] == after["evaluated_from"]
     bench.unhook()
@@ -100,11 +99,11 @@ def test_other_metrics_are_those_of_a_run(done, words):
     assert tables(found) == tables(direct)
     mine, theirs = record(found), record(direct)
     assert mine["config_hash"] == theirs["config_hash"]
-    assert mine["profile"] == theirs["profile"]
+    assert mine["metric"] == theirs["metric"]
     assert found.joinpath(mine["evaluated_from"]["run"]).resolve() == folder.resolve()
-    checkpoint = mine["parts"]["all"]["checkpoint"]
+    checkpoint = mine["models"]["all"]["checkpoint"]
     assert found.joinpath(checkpoint["file"]).resolve() == (folder / "checkpoint.pt").resolve()
-    assert checkpoint["sha256"] == record(folder)["parts"]["all"]["checkpoint"]["sha256"]
+    assert checkpoint["sha256"] == record(folder)["models"]["all"]["checkpoint"]["sha256"]
     assert not (found / "checkpoint.pt").exists()
 
 
@@ -153,8 +152,8 @@ def test_one_model_per_category(bench):
     assert main(["eval", str(folder)]) == 0
     assert tables(folder) == files
     assert main(["eval", str(folder), "metric=exact"]) == 0
-    parts = record(other(bench, folder))["parts"]
-    assert {name: part["checkpoint"]["file"] for name, part in parts.items()} == {
+    models = record(other(bench, folder))["models"]
+    assert {name: model["checkpoint"]["file"] for name, model in models.items()} == {
         name: f"../{folder.name}/parts/{name}/checkpoint.pt" for name in ("bottle", "cable")
     }
 
@@ -305,7 +304,7 @@ def test_an_unfinished_checkpoint_is_not_trained(done, capsys):
     state["progress"]["finished"] = False
     torch.save(state, folder / "checkpoint.pt")
     known = record(folder)
-    known["parts"]["all"]["checkpoint"]["sha256"] = sha256(folder / "checkpoint.pt")
+    known["models"]["all"]["checkpoint"]["sha256"] = sha256(folder / "checkpoint.pt")
     (folder / "record.json").write_text(json.dumps(known))
     refused(capsys, folder, "is not of a finished training")
 
@@ -341,11 +340,11 @@ def test_a_named_run_needs_another_name(bench, capsys):
     folder = bench.folder()
     files = tables(folder)
     for words in (("metric=exact",), ("metric=exact", "force=true")):
-        refused(capsys, folder, "keeps the run's own result, this one has other values of metric.profile", *words)
+        refused(capsys, folder, "keeps the run's own result, this one has other values of metric.name", *words)
     assert tables(folder) == files
     assert main(["eval", str(folder)]) == 0
     assert main(["eval", str(folder), "metric=exact", "run=exact"]) == 0
-    refused(capsys, folder, "holds a run with other values of metric.profile", "metric=ader", "run=exact")
+    refused(capsys, folder, "holds a run with other values of metric.name", "metric=ader", "run=exact")
     assert main(["eval", str(folder), "metric=ader", "run=exact", "force=true"]) == 0
     assert (folder / "checkpoint.pt").exists()
 
@@ -386,14 +385,14 @@ def test_help_and_cfg(done, capsys):
     assert capsys.readouterr().out.startswith("ader eval RUN [key=value ...]")
     assert main(["eval", "--cfg", str(done.folder()), "metric=ader"]) == 0
     values = yaml.safe_load(capsys.readouterr().out)
-    assert values["metric"]["profile"] == "ader"
+    assert values["metric"]["name"] == "ader"
     assert values["method"]["name"] == "made_up"
     assert len(list(done.root.rglob("config.yaml"))) == 1
 
 
 def test_several_processes(done):
     folder = done.folder()
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={_port()}"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
     environment = {**os.environ, "PYTHONPATH": str(PLUGIN), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
         [*command, "-m", "ader", "eval", str(folder), "metric=exact", "metric.by_defect=true"],

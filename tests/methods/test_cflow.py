@@ -24,7 +24,7 @@ from ader.training.cost import RandomImages, count_macs, count_parameters
 from ader.training.trainer import Trainer
 
 CPU = torch.device("cpu")
-SMALL = {"backbone": {"name": "resnet18", "pretrained": False}, "coupling_blocks": 2, "condition": 8}
+SMALL = {"backbone": {"name": "resnet18", "pretrained": False}, "coupling_blocks": 2, "condition_dim": 8}
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,8 @@ from ader.testing.subject import Subject, images, predict, snapshot
 from ader.testing.toy import write_mvtec
 from ader.training.cost import count_macs, count_parameters
 from ader.training.loader import Loader
-from ader.training.trainer import Optimization, Trainer
+from ader.training.optimization import Optimization
+from ader.training.trainer import Trainer
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 RANDOM = BackboneOptions("resnet18.tv_in1k", pretrained=False)
@@ -292,7 +293,7 @@ def test_recipe():
 
 
 def test_variants():
-    student, segmentation = stages(small(steps=5000, decay_norms=True, clip=None))
+    student, segmentation = stages(small(steps=5000, decay_norms_and_biases=True, clip=None))
     assert (student.steps, segmentation.steps, student.epochs, segmentation.epochs) == (1000, 4000, None, None)
     assert (student.clip, segmentation.clip) == (None, None)
     assert {decay for _, _, decay in groups(student)} == {1e-4}
@@ -322,7 +323,7 @@ def test_named_recipes():
     assert {key for key in default if ader[key] != default[key]} == {"channels"}
     assert ader["channels"] == "bgr"
     changed = {key: official[key] for key in default if official[key] != default[key]}
-    assert changed == {"steps": 5000, "decay_norms": True, "clip": None, "top_pixels": 100}
+    assert changed == {"steps": 5000, "decay_norms_and_biases": True, "clip": None, "top_pixels": 100}
 
 
 # Training steps
@@ -515,7 +516,7 @@ def test_short_training(tmp_path):
         batch_size=8,
         steps=100,
         student_share=0.4,
-        lr_head=0.1,
+        head_lr=0.1,
         width=32,
         backbone={"name": "test_resnet", "pretrained": False},
     )

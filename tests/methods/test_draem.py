@@ -171,7 +171,7 @@ def test_recipe():
     assert isinstance(method.normalize, nn.Identity)
     made = method.anomalies
     assert (made.probability, made.opacity, made.augment_textures) == (0.5, (0.0, 0.8), True)
-    assert (made.rotate_image, made.threshold, made.noise_rotation) == (0.3, 0.5, 90.0)
+    assert (made.rotation_probability, made.threshold, made.noise_rotation) == (0.3, 0.5, 90.0)
     assert method.warnings() == [made.textures.warning]
 
 
@@ -183,7 +183,7 @@ def test_official_recipe():
     schedule = stage.schedules["networks"]
     assert [schedule(step / 700) for step in (559, 560, 629, 630, 699)] == pytest.approx([1, 0.2, 0.2, 0.04, 0.04])
     assert isinstance(method.normalize, nn.Identity)
-    assert method.pool_padding == 10
+    assert method.score_padding == 10
 
 
 def test_ader_recipe():
@@ -304,24 +304,24 @@ def test_map_and_scores_of_known_logits(monkeypatch):
     assert map_BHW[0, :15, :8].unique().tolist() == pytest.approx([0.75])
     assert map_BHW[0, 15:].max() < 1e-6
     assert score.item() == pytest.approx(0.75 * 15 * 8 / 21**2)
-    padded, _ = predict(DRAEM(**SMALL, pool_padded=True), images(1, 64))
+    padded, _ = predict(DRAEM(**SMALL, score_padded=True), images(1, 64))
     assert padded.item() == pytest.approx(score.item())  # all of it fits either way
     logit[0, 1, :15, :8], logit[0, 1, :, :21] = -50.0, math.log(3)
     whole, _ = predict(DRAEM(**SMALL), images(1, 64))
     assert whole.item() == pytest.approx(0.75)
-    odd, _ = predict(DRAEM(**SMALL, pool_window=1), images(1, 64))
+    odd, _ = predict(DRAEM(**SMALL, score_window=1), images(1, 64))
     assert odd.item() == pytest.approx(0.75)
     logit[0, 1] = math.log(3)
     logit[0, 1, 1:] = -50.0  # one row: an unpadded window holds it as a padded one does
-    assert predict(DRAEM(**SMALL, pool_padded=True), images(1, 64)).score_B.item() == pytest.approx(0.75 / 21)
+    assert predict(DRAEM(**SMALL, score_padded=True), images(1, 64)).score_B.item() == pytest.approx(0.75 / 21)
 
 
 def test_padding_matters_for_small_maps(monkeypatch):
     """A window larger than the map is cut to it; a padded one counts zeros."""
     logit = torch.zeros(1, 2, 64, 64)
     monkeypatch.setattr(DRAEM, "forward", lambda self, image: (image, logit))
-    assert predict(DRAEM(**SMALL, pool_window=201), images(1, 64)).score_B.item() == pytest.approx(0.5)
-    padded = predict(DRAEM(**SMALL, pool_window=101, pool_padded=True), images(1, 64)).score_B.item()
+    assert predict(DRAEM(**SMALL, score_window=201), images(1, 64)).score_B.item() == pytest.approx(0.5)
+    padded = predict(DRAEM(**SMALL, score_window=101, score_padded=True), images(1, 64)).score_B.item()
     assert padded == pytest.approx(0.5 * 64**2 / 101**2)
 
 
@@ -363,7 +363,7 @@ def test_textures_of_a_folder_are_said(tmp_path):
         ({"opacity": [0.8, 0.2]}, "upside down"),
         ({"opacity": [0.0, 1.2]}, "less than or equal to 1"),
         ({"textures": "/nowhere/dtd"}, "is not a folder"),
-        ({"decay_at": [0.0]}, "greater than 0"),
+        ({"lr_decay_at": [0.0]}, "greater than 0"),
         ({"normalize": "mean"}, "'none' or 'imagenet'"),
         ({"anomaly_probability": -0.1}, "greater than or equal to 0"),
     ],
@@ -412,7 +412,7 @@ def test_short_training_finds_defects(tmp_path):
         epochs=30,
         anomaly_probability=0.8,
         opacity=[0.0, 0.3],
-        rotate_image=0.0,
+        rotation_probability=0.0,
     )
     loader = Loader(index, 32, CPU, 0, 0, method.tags)
     before = pixel_auroc(method, loader)

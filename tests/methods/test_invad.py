@@ -8,18 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 from sklearn.metrics import roc_auc_score
 
-from ader.config.options import config_folder
+from ader.config.compose import compose
+from ader.config.options import read_option
 from ader.data import load_index
 from ader.methods import build
 from ader.methods._base import recipe_arguments
 from ader.methods.invad import InvAD, feature_loss, joint_cosine_distance
-from ader.methods.invad_lite import InvADLite
-from ader.nets.backbone import BackboneOptions
 from ader.system.errors import UserError
 from ader.testing.subject import Subject, changed, images, predict, snapshot
 from ader.testing.toy import write_mvtec
@@ -31,10 +29,10 @@ CPU = torch.device("cpu")
 TINY = {"backbone": {"name": "test_resnet", "pretrained": False}, "image_size": 64, "batch_size": 2, "epochs": 1}
 
 
-def on_meta(method_class=InvAD, name="wide_resnet50_2.racm_in1k", **arguments) -> InvAD:
+def on_meta(option="invad") -> InvAD:
     """The full-size method without memory for its weights."""
     with torch.device("meta"):
-        return method_class(backbone=BackboneOptions(name, pretrained=False), **arguments)
+        return build(option, backbone={"pretrained": False})
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +41,8 @@ def wide() -> InvAD:
 
 
 @pytest.fixture(scope="module")
-def lite() -> InvADLite:
-    return on_meta(InvADLite, "resnet34.bt_in1k")
+def lite() -> InvAD:
+    return on_meta("invad_lite")
 
 
 @pytest.fixture(scope="module")
@@ -177,16 +175,20 @@ def test_recipe(small):
     ] * 2
     schedule = stage.schedules["inversion"]
     assert [schedule(step / 700) for step in (0, 559, 560, 699)] == [1.0, 1.0, 0.1, 0.1]
-    defaults = InvAD.__init__.__defaults__, InvADLite.__init__.__defaults__
-    other = [(one, two) for one, two in zip(*defaults, strict=True) if one != two]
-    names = BackboneOptions("wide_resnet50_2.racm_in1k"), BackboneOptions("resnet34.bt_in1k")
-    assert other == [(1.0, 5.0), (2, 4), names]  # loss weight, blocks, backbone
+    wide, lite = (compose([f"method={option}", "dataset=demo"]).values["method"] for option in ("invad", "invad_lite"))
+    backbones = [values.pop("backbone")["name"] for values in (wide, lite)]
+    assert backbones == ["wide_resnet50_2.racm_in1k", "resnet34.bt_in1k"]
+    assert {key: (wide[key], lite[key]) for key in wide if wide[key] != lite[key]} == {
+        "loss_weight": (1.0, 5.0),
+        "blocks": (2, 4),
+    }
+    assert wide.keys() == lite.keys()
 
 
 @pytest.mark.parametrize("name", ["invad", "invad_lite"])
 def test_official_recipe(name):
     """The paper's text: AdamW, 1e-4, decay of 1e-4, 300 epochs; here without biases and norms, as ADer does it."""
-    values = yaml.safe_load((config_folder() / "method" / f"{name}.yaml").read_text())["recipes"]["official"]
+    values = read_option("method", name)["recipes"]["official"]
     assert values.pop("trainer.epochs") == 300
     arguments = {key.removeprefix("method."): value for key, value in values.items()}
     (stage,) = build(name, **{**TINY, **arguments}).stages()
@@ -353,7 +355,7 @@ def test_short_training_finds_defects(tmp_path):
 def test_lite_is_invad_with_other_defaults():
     """Four blocks of each size, the wide network's two."""
     wide, lite = build("invad", **TINY), build("invad_lite", **TINY)
-    assert type(lite) is InvADLite
+    assert type(lite) is type(wide) is InvAD
     assert [len(stage) for stage in lite.generator.stages] == [4, 4, 4]
     assert [len(stage) for stage in wide.generator.stages] == [2, 2, 2]
     assert (wide.loss_weight, lite.loss_weight) == (1, 5)

@@ -19,7 +19,7 @@ from torch import nn
 from ader.__main__ import main
 from ader.data import load_index
 from ader.data.index import TEST, Index, Sample
-from ader.data.labelmaps import check_label_maps, read_label_map, resized
+from ader.data.labelmaps import LabelMaps, read_label_map, resized
 from ader.methods import build
 from ader.methods._base import Batch, FitPass, Method, Prediction, Tags, TrainStage
 from ader.methods._finished import Model
@@ -29,6 +29,7 @@ from ader.nets.state.forest import BoostedForest, ForestOptions
 from ader.nets.synthesis.blemishes import BlemishOptions, blemished
 from ader.nets.synthesis.draws import uniform
 from ader.report.seeds import Spread, image_auroc, image_fpr95, image_metric, over_seeds, unseen_defects
+from ader.results.record import write
 from ader.settings import FOREST, apply
 from ader.system.errors import UserError
 from ader.testing.subject import Subject, predict
@@ -36,12 +37,13 @@ from ader.training.cost import count_macs, count_parameters
 from ader.training.loader import Loader, hold_out
 from ader.training.trainer import Trainer
 from tests.layouts.vad import write_learnable
+from tests.support.records import a_record
 
 sys.path.append(str(Path(__file__).parents[2] / "scripts"))
 
 CPU = torch.device("cpu")
 TINY = {"name": "resnet18", "pretrained": False}
-LITTLE = {"layers": [1, 2], "dimensions": 192}
+LITTLE = {"layers": [1, 2], "embed_dim": 192}
 
 
 class Given(Method):
@@ -62,14 +64,14 @@ def given(detectors: int = 2, **arguments) -> SegAD:
     return method
 
 
-def fed(method: SegAD, image_BCHW, label_B, **extra) -> SegAD:
+def fed(method: SegAD, image_BCHW, label_B, **inputs) -> SegAD:
     """The method after its passes over these images, three at a time."""
     for stage in method.stages():
         torch.manual_seed(0)
         for first in range(0, len(label_B), 3):
             part = slice(first, first + 3)
-            own = {name: value[part] for name, value in extra.items()}
-            batch = Batch(image_BCHW[part], torch.arange(len(label_B))[part], label_B[part], extra=own)
+            own = {name: value[part] for name, value in inputs.items()}
+            batch = Batch(image_BCHW[part], torch.arange(len(label_B))[part], label_B[part], inputs=own)
             stage.update(batch)
         stage.finish()
     return method
@@ -210,7 +212,7 @@ def test_segments_that_some_batches_lack_are_empty(toy):
     assert table.shape == (60, 1 + 4 * 2 * 3 + 2)
     assert not table[:3, 1 + 8 : 1 + 24].any()
     assert table[3:, 1 + 8 : 1 + 24].any(dim=1).all()
-    scores = method.predict_with(image_BCHW[:3], {"segments": segment_BHW[:3]}).score_B  # of another largest label
+    scores = method.predict(image_BCHW[:3], segments=segment_BHW[:3]).score_B  # of another largest label
     assert scores.isfinite().all()
     with pytest.raises(UserError, match="cannot score images without them"):
         method.predict(image_BCHW[:3])
@@ -226,7 +228,7 @@ def test_a_label_map_for_all_images_and_one_for_each_are_the_same(toy, tmp_path)
     labels = segment_HW[:, :16].expand(60, -1, -1)
     fed(other, image_BCHW, label_B, segments=labels)
     assert one.table.get().equal(other.table.get())
-    assert one.predict(image_BCHW).score_B.equal(other.predict_with(image_BCHW, {"segments": labels}).score_B)
+    assert one.predict(image_BCHW).score_B.equal(other.predict(image_BCHW, segments=labels).score_B)
 
 
 # the forest
@@ -482,7 +484,7 @@ def test_detectors_get_their_arguments():
         detectors=["rd", "patchcore"],
         options={
             "rd": {"epochs": 3, "backbone": {"name": "resnet34"}},
-            "patchcore": {"layers": [1, 2], "dimensions": 64},
+            "patchcore": {"layers": [1, 2], "embed_dim": 64},
         },
         epochs=7,
         backbone=TINY,
@@ -490,7 +492,7 @@ def test_detectors_get_their_arguments():
     )
     assert method.detectors["rd"].epochs == 3
     assert len(method.detectors["rd"].teacher.net.layer1) == 3  # resnet34's
-    assert method.detectors["patchcore"].dimensions == 64
+    assert method.detectors["patchcore"].embed_dim == 64
     assert build("segad", detectors=["rd"], epochs=7, backbone=TINY).detectors["rd"].epochs == 7
     stage = next(method.stages())
     assert isinstance(stage, TrainStage)
@@ -577,22 +579,22 @@ def test_every_image_needs_a_map_that_fits(tmp_path):
     index = Index("made-up", tmp_path / "data", tuple(Sample(f"x/{n}", "x", "train", 0) for n in ("0.png", "1.jpg")))
     folder = tmp_path / "maps"
     with pytest.raises(UserError, match="maps is not a folder"):
-        check_label_maps(index, {"segments": folder}, 1)
+        LabelMaps(folder).check(index, 1)
     (folder / "x").mkdir(parents=True)
     np.save(folder / "x" / "0.npy", np.zeros((4, 6), int))
     with pytest.raises(UserError, match=r"maps/x/1 is missing with any of the endings .png .npy .npz"):
-        check_label_maps(index, {"segments": folder}, 1)
+        LabelMaps(folder).check(index, 1)
     np.save(folder / "x" / "1.npy", np.zeros((6, 4), int))
     with pytest.raises(UserError, match=r"1.npy is 4x6 pixels, its image 6x4: give that size, or a square"):
-        check_label_maps(index, {"segments": folder}, 1)
+        LabelMaps(folder).check(index, 1)
     np.save(folder / "x" / "1.npy", np.ones((9, 9), int))
-    check_label_maps(index, {"segments": folder}, 1)
-    loader = Loader(index, 8, CPU, 0, 0, Tags(), label_maps={"segments": folder})
-    stage = FitPass(name="p", batch_size=2, update=print, finish=print)
-    assert "segments" not in next(loader.train(stage, 0, 1)).extra
-    asked = FitPass(name="p", batch_size=2, update=print, finish=print, label_maps=("segments",))
+    LabelMaps(folder).check(index, 1)
+    loader = Loader(index, 8, CPU, 0, 0, Tags(), inputs={"segments": LabelMaps(folder)})
+    stage = FitPass(name="p", batch_size=2, update=print, finish=print, inputs=())
+    assert "segments" not in next(loader.train(stage, 0, 1)).inputs
+    asked = FitPass(name="p", batch_size=2, update=print, finish=print, inputs=("segments",))
     (batch,) = loader.train(asked, 0, 1)
-    assert batch.extra["segments"].tolist() == [[[0] * 8] * 8, [[1] * 8] * 8]
+    assert batch.inputs["segments"].tolist() == [[[0] * 8] * 8, [[1] * 8] * 8]
 
 
 # whole runs
@@ -640,12 +642,15 @@ def test_a_finished_detector_in_a_run(vad, detector, capsys):
     segments = f"method.segments={vad / 'segments.png'}"
     assert main(words(vad, results, "seed=1", taken, segments)) == 0
     run, record = record_of(results, "segad")
-    weights = record["parts"]["vad"]["weights"][-1]
+    weights = record["models"]["vad"]["network"]["weights"][-1]
     assert weights["source"] == str(folder)
-    assert weights["sha256"] == json.loads((folder / "record.json").read_text())["parts"]["vad"]["checkpoint"]["sha256"]
-    assert record["versions"]["xgboost"] == xgboost.__version__
+    assert (
+        weights["sha256"] == json.loads((folder / "record.json").read_text())["models"]["vad"]["checkpoint"]["sha256"]
+    )
+    assert record["provenance"]["versions"]["xgboost"] == xgboost.__version__
     assert record["warnings"] == ["backbone resnet18 has random weights (not pretrained)"]
-    assert record["parts"]["vad"]["stage_images"] == {"forest": 40}
+    stages = record["models"]["vad"]["training"]["stages"]
+    assert {name: stage["images"] for name, stage in stages.items()} == {"forest": 40}
     before = (run / "metrics.csv").read_bytes()
     assert main(["eval", str(run), "trainer.test_batch_size=3", "force=true"]) == 0
     assert (run / "metrics.csv").read_bytes() == before
@@ -671,7 +676,7 @@ def test_a_finished_detector_in_a_run(vad, detector, capsys):
 def test_runs_of_other_data_and_unknown_images_are_refused(detector, vad):
     folder, _ = detector
     model = Model.at(folder)
-    digest = model.trained.record["data_hash"]
+    digest = model.trained.record.data_hash
     training = apply(load_index("vad", vad), 1, "supervised", {"detector_share": 0.5})[0]
     training = training.where(lambda sample: sample.split != TEST)
     model.check_data(training, digest)
@@ -724,7 +729,7 @@ def finished(folder: Path, seed: int, auroc: dict[str, float], **more) -> Path:
     """A run's folder with what the summaries read."""
     folder.mkdir(parents=True)
     config = {"seed": seed, "method": {"name": "segad", "runs": {"rd": f"run{seed}"}, "quantile": 0.9, **more}}
-    (folder / "record.json").write_text(json.dumps({"schema": 2, "seed": seed, "config": config, "data_hash": "x"}))
+    write(folder, {}, a_record(seed=seed, config=config))
     table = pd.DataFrame({"image_auroc": auroc, "image_fpr95": 0.5})
     table.to_csv(folder / "metrics.csv", index_label="category")
     return folder

@@ -25,7 +25,8 @@ from ader.nets.scoring.patches import PatchFeatures, probe_in_training_mode
 from ader.system.errors import UserError
 from ader.testing.subject import Subject, images, predict
 from ader.training.cost import RandomImages, count_macs, count_parameters
-from ader.training.trainer import Optimization, Trainer
+from ader.training.optimization import Optimization
+from ader.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 RESNET18 = {"name": "resnet18", "pretrained": False}
@@ -114,7 +115,7 @@ def test_patch_features_in_closed_form():
 
 def test_layers_in_detail():
     """What parameter counts cannot tell: order, slope, normalization, the initialization of weights and biases."""
-    method = small(dimensions=512, hidden=256)
+    method = small(embed_dim=512, hidden_dim=256)
     first, norm, slope, last = method.discriminator
     assert isinstance(method.adaptor, nn.Linear)
     assert isinstance(norm, nn.BatchNorm1d)
@@ -207,7 +208,7 @@ def test_recipes(recipe, batch_size, drop_last, clip, constant, biases, image_sc
     for name in stage.optimizers:
         factors = [stage.schedules[name](step / 700) for step in (0, 559, 560, 699)]
         assert factors == ([1.0] * 4 if constant else [1.0, 1.0, 0.1, 0.1])
-    assert (method.noise, method.margin, method.image_score, method.blur.sigma) == (0.015, 0.5, image_score, 4.0)
+    assert (method.noise_std, method.margin, method.image_score, method.blur.sigma) == (0.015, 0.5, image_score, 4.0)
     moved = bool(method.backbone.net.bn1.running_mean.abs().max() > 0)
     assert moved == (recipe is not None), "the probe with an image of ones is upstream's"
 
@@ -256,7 +257,7 @@ def test_logs_loss_and_shares(monkeypatch):
 def test_fake_patches_are_real_ones_with_noise():
     """One pass of the discriminator over both; Gaussian noise of the given spread on adapted features, its own for
     each element and each step."""
-    method = small(dimensions=128, noise=0.25)
+    method = small(embed_dim=128, noise_std=0.25)
     training(method)
     seen = []
     method.discriminator.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0], output)))
@@ -279,7 +280,7 @@ def test_fake_patches_are_real_ones_with_noise():
 
 def test_one_step_by_the_formulas():
     """AdamW and Adam at their first step, each on gradients clipped by its own norm; vectors do not decay."""
-    method = small(clip=1e-6, dimensions=96, hidden=32, adaptor_weight_decay=0.5, discriminator_weight_decay=1e-7)
+    method = small(clip=1e-6, embed_dim=96, hidden_dim=32, adaptor_weight_decay=0.5, discriminator_weight_decay=1e-7)
     stage, batch = training(method), None
     batch = batch_of(method)
     twin = copy.deepcopy(method)
@@ -329,7 +330,7 @@ def test_short_training_finds_defects():
     image_BCHW = torch.where(defective_BHW[:, None], stripes(16, 98, vertical=True), stripes(16, 99))
     label_B = defective_BHW.any(dim=(1, 2))
     rates = {"adaptor_lr": 1e-3, "discriminator_lr": 1e-3}
-    method = small(batch_size=8, epochs=5, noise=0.5, layers=[1, 2], sigma=2.0, **rates)
+    method = small(batch_size=8, epochs=5, noise_std=0.5, layers=[1, 2], sigma=2.0, **rates)
     before = roc_auc_score(label_B, predict(method, image_BCHW).score_B)
     curves: dict[str, list[float]] = {}
     scalar = lambda tag, value, step: curves.setdefault(tag.split("/")[1], []).append(value)  # noqa: E731
@@ -405,11 +406,11 @@ def test_bfloat16_keeps_the_head_in_full():
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ({"dimensions": 95}, "dimensions=95 must be a multiple of the 2 layers"),
-        ({"noise": 0.0}, "method.noise=0.0 does not fit"),
+        ({"embed_dim": 95}, "embed_dim=95 must be a multiple of the 2 layers"),
+        ({"noise_std": 0.0}, "method.noise_std=0.0 does not fit"),
         ({"margin": -1.0}, "method.margin=-1.0 does not fit"),
         ({"clip": 0.0}, "method.clip=0.0 does not fit"),
-        ({"decay_at": 1.5}, "method.decay_at=1.5 does not fit"),
+        ({"lr_decay_at": 1.5}, "method.lr_decay_at=1.5 does not fit"),
         ({"adaptor_weight_decay": -1e-3}, "method.adaptor_weight_decay=-0.001 does not fit"),
         ({"probe_size": 0}, "method.probe_size=0 does not fit"),
         ({"image_score": "mean"}, "method.image_score='mean' does not fit"),

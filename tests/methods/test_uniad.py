@@ -25,22 +25,23 @@ from ader.system.precision import autocast
 from ader.testing.subject import Subject, images, predict
 from ader.training.cost import count_macs, count_parameters
 from ader.training.loader import Loader
-from ader.training.trainer import Optimization, Trainer
+from ader.training.optimization import Optimization
+from ader.training.trainer import Trainer
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 SMALL = {
     "backbone": {"name": "resnet18", "pretrained": False},
-    "width": 64,
-    "heads": 4,
-    "feedforward": 128,
-    "encoder_layers": 2,
-    "decoder_layers": 2,
-    "window": 3,
+    "embed_dim": 64,
+    "num_heads": 4,
+    "dim_feedforward": 128,
+    "num_encoder_layers": 2,
+    "num_decoder_layers": 2,
+    "neighbor_size": 3,
     "stride": 8,
     "layers": (0, 1, 2),
 }
 ALL = ("encoder", "decoder_memory", "decoder_previous")
-OFFICIAL = {"image_size": 224, "clip": 0.1, "window": 7, "decay_all": True}
+OFFICIAL = {"image_size": 224, "clip": 0.1, "neighbor_size": 7, "decay_norms_and_biases": True}
 
 
 def on_meta(**arguments) -> UniAD:
@@ -117,7 +118,11 @@ def test_shapes(whole):
 def test_cut_backbone_gives_the_same_features():
     torch.manual_seed(0)
     method = UniAD(
-        image_size=64, window=3, width=16, heads=2, backbone=BackboneOptions("test_efficientnet", pretrained=False)
+        image_size=64,
+        neighbor_size=3,
+        embed_dim=16,
+        num_heads=2,
+        backbone=BackboneOptions("test_efficientnet", pretrained=False),
     )
     uncut = timm.create_model("test_efficientnet", features_only=True, out_indices=(0, 1, 2, 3)).eval()
     assert len(uncut.blocks) > len(method.backbone.net.blocks) == uncut.feature_info.get_dicts()[-1]["stage"]
@@ -367,7 +372,7 @@ def test_loss_is_the_mean_square(small, monkeypatch):
 
 
 def test_recipe():
-    method = UniAD(image_size=64, epochs=7, window=3, backbone=BackboneOptions("resnet18", pretrained=False))
+    method = UniAD(image_size=64, epochs=7, neighbor_size=3, backbone=BackboneOptions("resnet18", pretrained=False))
     (stage,) = method.stages()
     (optimizer,) = stage.optimizers.values()
     assert stage.modules == [method.jitter, method.transformer]
@@ -412,11 +417,11 @@ def test_official_recipe():
     [
         ({"image_size": 250}, "image_size=250 does not suit uniad: give a multiple of method.stride=16"),
         ({"image_size": 8}, "image_size=8 does not suit uniad"),
-        ({"image_size": 64}, "method.window=9 hides all 4x4 tokens"),
-        ({"image_size": 80, "window": 5}, "method.window=5 hides all 5x5 tokens"),
-        ({"window": 8}, "method.window=8 has no center"),
-        ({"width": 250}, "even multiple of method.heads=8"),
-        ({"width": 15, "heads": 5}, "even multiple of method.heads=5"),
+        ({"image_size": 64}, "method.neighbor_size=9 hides all 4x4 tokens"),
+        ({"image_size": 80, "neighbor_size": 5}, "method.neighbor_size=5 hides all 5x5 tokens"),
+        ({"neighbor_size": 8}, "method.neighbor_size=8 has no center"),
+        ({"embed_dim": 250}, "even multiple of method.num_heads=8"),
+        ({"embed_dim": 15, "num_heads": 5}, "even multiple of method.num_heads=5"),
         ({"dropout": 1.0}, "method.dropout=1.0 does not fit"),
         ({"jitter_probability": 1.5}, "method.jitter_probability=1.5 does not fit"),
         ({"masked": ["decoder"]}, "method.masked"),
@@ -433,7 +438,9 @@ def test_sizes(small):
     with pytest.raises(UserError, match="images of 96x96 pixels do not suit this uniad"):
         predict(small, images(1, 96))
     for size, window, masked in ((80, 3, ALL), (16, 9, ())):  # an odd grid; one token, which sees itself
-        method = build("uniad", **{**SMALL, "stride": 16, "image_size": size, "window": window, "masked": masked})
+        method = build(
+            "uniad", **{**SMALL, "stride": 16, "image_size": size, "neighbor_size": window, "masked": masked}
+        )
         score_B, map_BHW = predict(method, images(2, size))
         assert map_BHW.shape == (2, size, size)
         assert map_BHW.isfinite().all()

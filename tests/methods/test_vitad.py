@@ -201,7 +201,7 @@ def test_defaults():
     (stage,) = method.stages()
     assert (stage.epochs, stage.batch_size) == (100, 8)
     assert (method.teacher.restored, method.teacher.neck, method.decoder.restoring) == ((3, 6, 9), (12,), (3, 6, 9))
-    assert (method.pooling, method.blur.sigma) == (16, 4.0)
+    assert (method.score_window, method.blur.sigma) == (16, 4.0)
 
 
 def known_tokens() -> tuple[list[torch.Tensor], list[torch.Tensor]]:

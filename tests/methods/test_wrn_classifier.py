@@ -84,7 +84,7 @@ def test_recipe():
     trained = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
     assert trained == {id(weight) for weight in method.parameters()}  # all layers
     assert all(weight.requires_grad for weight in method.parameters())
-    assert (method.gamma, method.alpha) == (2.0, None)
+    assert (method.focal_gamma, method.focal_alpha) == (2.0, None)
 
 
 def test_segads_input_is_a_recipe():
@@ -136,7 +136,7 @@ def test_focal_gradients_stay_finite(gamma):
 
 
 def test_a_step_minimizes_the_focal_loss_of_the_logits(monkeypatch):
-    method, minimized = WRNClassifier(gamma=1.0, alpha=0.25, backbone=SMALL), []
+    method, minimized = WRNClassifier(focal_gamma=1.0, focal_alpha=0.25, backbone=SMALL), []
     logit_B, label_B = torch.tensor([1.0, -1.0, 3.0]), torch.tensor([1, 0, 0])
     monkeypatch.setattr(WRNClassifier, "forward", lambda self, image_BCHW: logit_B)
     batch = Batch(image_BCHW=images(3, 32), seed_B=torch.arange(3), label_B=label_B)
@@ -177,7 +177,9 @@ def test_networks_of_one_size_are_refused():
         WRNClassifier(backbone=BackboneOptions("test_vit", pretrained=False))
 
 
-@pytest.mark.parametrize("argument", [{"gamma": -1}, {"alpha": 1.5}, {"share": 0}, {"momentum": 1}, {"lr": 0}])
+@pytest.mark.parametrize(
+    "argument", [{"focal_gamma": -1}, {"focal_alpha": 1.5}, {"share": 0}, {"momentum": 1}, {"lr": 0}]
+)
 def test_values_out_of_range(argument):
     with pytest.raises(UserError, match=rf"^method.{next(iter(argument))}=.* does not fit"):
         build("wrn_classifier", **argument)

@@ -13,9 +13,12 @@ from PIL import Image, ImageEnhance, ImageOps
 from scipy.ndimage import rotate as scipy_rotate
 
 from ader.data.image import load_image
-from ader.nets.synthesis import synthetic
+from ader.nets.synthesis import draws, operations
 from ader.nets.synthesis.draws import integers, uniform
-from ader.nets.synthesis.synthetic import SyntheticAnomalies, Textures, augmented, perlin
+from ader.nets.synthesis.operations import augmented
+from ader.nets.synthesis.perlin import perlin
+from ader.nets.synthesis.synthetic import SyntheticAnomalies
+from ader.nets.synthesis.textures import KINDS_OF_TEXTURE, Textures
 from ader.system.errors import UserError
 
 CPU = torch.device("cpu")
@@ -162,22 +165,22 @@ def test_each_kind_of_procedural_texture():
     """Kinds look as they are called: frequencies of stripes in one direction, of checks in two, areas of blobs."""
     seed_B, size = seeds(60), 64
     power = {}
-    for make in (synthetic._clouds, synthetic._stripes, synthetic._checks, synthetic._blobs):
+    for make in KINDS_OF_TEXTURE:
         texture_BCHW = make(seed_B, "t", size)
         assert texture_BCHW.shape == (60, 3, size, size)
         assert texture_BCHW.isfinite().all()
         power[make.__name__] = texture_BCHW
-    for name in ("_stripes", "_checks", "_blobs"):  # two colors: all channels are one field, up to scale and shift
+    for name in ("stripes", "checks", "blobs"):  # two colors: all channels are one field, up to scale and shift
         field_BCN = power[name].flatten(2)
         field_BCN = field_BCN - field_BCN.mean(dim=2, keepdim=True)
         field_BCN = field_BCN / field_BCN.norm(dim=2, keepdim=True)
         assert (field_BCN @ field_BCN.transpose(1, 2)).abs().min() > 0.99
-    field_BCN = power["_clouds"].flatten(2)
+    field_BCN = power["clouds"].flatten(2)
     assert torch.corrcoef(field_BCN[0]).abs().triu(1).max() < 0.9
 
 
 def anomalies(textures=None, **changed) -> SyntheticAnomalies:
-    arguments = {"probability": 1.0, "opacity": (0.0, 0.8), "augment_textures": True, "rotate_image": 0.0}
+    arguments = {"probability": 1.0, "opacity": (0.0, 0.8), "augment_textures": True, "rotation_probability": 0.0}
     return SyntheticAnomalies(textures or Textures(None, 64), **{**arguments, **changed})
 
 
@@ -266,7 +269,7 @@ def test_probability():
 
 
 def test_an_image_does_not_depend_on_its_batch():
-    module, image_BCHW = anomalies(probability=0.7, rotate_image=0.5), noise_images(10)
+    module, image_BCHW = anomalies(probability=0.7, rotation_probability=0.5), noise_images(10)
     whole = module(image_BCHW, seeds(10))
     for number in range(10):
         alone = module(image_BCHW[[number]], seeds(10)[[number]])
@@ -275,7 +278,7 @@ def test_an_image_does_not_depend_on_its_batch():
 
 
 def test_inputs_are_left_alone_and_autocast_changes_nothing():
-    module, image_BCHW = anomalies(rotate_image=0.5), noise_images(6)
+    module, image_BCHW = anomalies(rotation_probability=0.5), noise_images(6)
     first = module(image_BCHW, seeds(6))
     assert image_BCHW.equal(noise_images(6))
     with torch.autocast("cpu", torch.bfloat16):
@@ -288,7 +291,7 @@ def test_rotated_images():
     """A bright dot right of the center goes round by up to 90 degrees either way; what comes in is black."""
     image_BCHW = torch.full((400, 3, 64, 64), 0.25)
     image_BCHW[:, :, 30:34, 50:54] = 1.0
-    _, clean, _ = anomalies(probability=0.0, rotate_image=0.4)(image_BCHW, seeds(400))
+    _, clean, _ = anomalies(probability=0.0, rotation_probability=0.4)(image_BCHW, seeds(400))
     turned = (clean != image_BCHW).any(dim=(1, 2, 3))
     assert turned.float().mean().item() == pytest.approx(0.4, abs=0.07)
     dot = (clean[turned, 0] - 0.25).clamp(min=0)
@@ -317,7 +320,7 @@ def test_three_distinct_operations_in_random_order(monkeypatch):
 
         return operation
 
-    monkeypatch.setattr(synthetic, "OPERATIONS", tuple(noting(number) for number in range(10)))
+    monkeypatch.setattr(operations, "OPERATIONS", tuple(noting(number) for number in range(10)))
     augmented(torch.rand(1000, 3, 2, 2), seeds(1000))
     assert len(seen) == 1000
     assert all(len(set(order)) == len(order) == 3 for order in seen.values())
@@ -353,9 +356,10 @@ def photos() -> torch.Tensor:
 def drawing(monkeypatch, share: float) -> None:
     """Every random number is ``share`` of its range."""
     shape = lambda seed_B, shape: (len(seed_B), *shape)  # noqa: E731
-    monkeypatch.setattr(synthetic, "uniform", lambda seed_B, purpose, *extra: torch.full(shape(seed_B, extra), share))
+    for module in (draws, operations):
+        monkeypatch.setattr(module, "uniform", lambda seed_B, purpose, *extra: torch.full(shape(seed_B, extra), share))
     monkeypatch.setattr(
-        synthetic,
+        operations,
         "integers",
         lambda seed_B, purpose, count, *extra: torch.full(shape(seed_B, extra), int(share * count)),
     )
@@ -377,28 +381,28 @@ def test_operations_of_pillow(monkeypatch, photos, share):
     drawing(monkeypatch, share)
     seed_B = seeds(3)
     within(
-        synthetic._sharpness(photos, seed_B), pillow(photos, lambda p: ImageEnhance.Sharpness(p).enhance(2 * share)), 1
+        operations.sharpness(photos, seed_B), pillow(photos, lambda p: ImageEnhance.Sharpness(p).enhance(2 * share)), 1
     )
-    within(synthetic._posterize(photos, seed_B), pillow(photos, lambda p: ImageOps.posterize(p, 1 + int(8 * share))), 0)
-    within(synthetic._invert(photos, seed_B), pillow(photos, ImageOps.invert), 0)
+    within(operations.posterize(photos, seed_B), pillow(photos, lambda p: ImageOps.posterize(p, 1 + int(8 * share))), 0)
+    within(operations.invert(photos, seed_B), pillow(photos, ImageOps.invert), 0)
     cutoff = int(21 * share)
-    within(synthetic._autocontrast(photos, seed_B), pillow(photos, lambda p: ImageOps.autocontrast(p, cutoff)), 1)
-    within(synthetic._equalize(photos, seed_B), pillow(photos, ImageOps.equalize), 0)
+    within(operations.autocontrast(photos, seed_B), pillow(photos, lambda p: ImageOps.autocontrast(p, cutoff)), 1)
+    within(operations.equalized(photos, seed_B), pillow(photos, ImageOps.equalize), 0)
     threshold = math.ceil(32 + 96 * share)
     solarized = pillow(photos, lambda p: ImageOps.solarize(p, threshold)) if share < 0.5 else photos.numpy()
-    within(synthetic._solarize(photos, seed_B), solarized, 0)
+    within(operations.solarize(photos, seed_B), solarized, 0)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.999])
 def test_gamma(monkeypatch, photos, share):
     drawing(monkeypatch, share)
     expected = np.round(255 * (photos.double().numpy() / 255) ** (0.5 + 1.5 * share))
-    within(synthetic._gamma(photos, seeds(3)), expected, 1)
+    within(operations.gamma(photos, seeds(3)), expected, 1)
 
 
 def test_gamma_is_drawn_for_each_channel(photos):
     gray = photos[:1, :1].expand(3, 3, -1, -1)
-    result = synthetic._gamma(gray, seeds(3))
+    result = operations.gamma(gray, seeds(3))
     assert not result[0, 0].allclose(result[0, 1])
 
 
@@ -413,7 +417,7 @@ def test_brightness(monkeypatch, photos, share):
         ycc[..., 0] = ycc[..., 0] * factor + shift if share < 0.5 else (ycc[..., 0] + shift) * factor
         return cv2.cvtColor(ycc.clip(0, 255).round().astype(np.uint8), cv2.COLOR_YCrCb2RGB)
 
-    within(synthetic._brightness(photos, seeds(3)), pillow(photos, expected), 3)
+    within(operations.brightness(photos, seeds(3)), pillow(photos, expected), 3)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.7, 0.999])
@@ -429,7 +433,7 @@ def test_hue_and_saturation(monkeypatch, photos, share):
             pixels.append(colorsys.hsv_to_rgb((hue + shift / 255) % 1, saturation, value))
         return np.round(np.reshape(pixels, (40, 48, 3)) * 255)
 
-    within(synthetic._hue_and_saturation(photos, seeds(3)), pillow(photos, expected), 1)
+    within(operations.hue_and_saturation(photos, seeds(3)), pillow(photos, expected), 1)
 
 
 def test_hue_and_saturation_are_independent(photos):
@@ -446,7 +450,7 @@ def test_texture_rotation(monkeypatch, photos, share):
     """SciPy's, but for the rim, where one interpolates with black and the other does not."""
     drawing(monkeypatch, share)
     square = photos[:, :, :40, :40]
-    ours = synthetic._rotate(square, seeds(3))
+    ours = operations.rotated(square, seeds(3))
     degrees = -45 + 90 * share
     expected = scipy_rotate(square.numpy(), degrees, axes=(2, 3), reshape=False, order=1)
     inside = scipy_rotate(np.ones((40, 40)), degrees, reshape=False, order=1, mode="constant") > 0.999
@@ -459,11 +463,11 @@ def test_ranges_of_the_operations(photos):
     """Draws of single images reach both ends: identity and extremes."""
     gray = torch.full((1000, 3, 4, 4), 128.0)
     seed_B = seeds(1000)
-    gamma_B = (synthetic._gamma(gray, seed_B)[:, 0, 0, 0] / 255).log() / math.log(128 / 255)
+    gamma_B = (operations.gamma(gray, seed_B)[:, 0, 0, 0] / 255).log() / math.log(128 / 255)
     assert (gamma_B.min().item(), gamma_B.max().item()) == pytest.approx((0.5, 2.0), abs=0.02)
-    solarized = synthetic._solarize(gray, seed_B)[:, 0, 0, 0] != 128
+    solarized = operations.solarize(gray, seed_B)[:, 0, 0, 0] != 128
     assert solarized.float().mean().item() == pytest.approx(0.5, abs=0.05)
     levels = {
-        len(synthetic._posterize(torch.arange(256.0).view(1, 1, 16, 16), seed_B[[n]]).unique()) for n in range(60)
+        len(operations.posterize(torch.arange(256.0).view(1, 1, 16, 16), seed_B[[n]]).unique()) for n in range(60)
     }
     assert levels == {2**bits for bits in range(1, 9)}

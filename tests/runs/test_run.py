@@ -1,4 +1,4 @@
-"""Whole runs: settings, maps, the evaluation's place, profiles, training curves, the printed table."""
+"""Whole runs: settings, maps, the evaluation's place, kinds of evaluation, training curves, the printed table."""
 
 from __future__ import annotations
 
@@ -33,7 +33,13 @@ def test_a_run_and_the_same_again(bench, capsys):
     record = json.loads((folder / "record.json").read_text())
     assert record["status"] == "done"
     assert record["rows"].keys() == {"bottle", "cable", "mean"}
-    assert record["parts"]["all"]["stage_images"] == {"statistics": 10, "first": 16, "bank": 10, "second": 16}
+    stages = record["models"]["all"]["training"]["stages"]
+    assert {name: stage["images"] for name, stage in stages.items()} == {
+        "statistics": 10,
+        "first": 16,
+        "bank": 10,
+        "second": 16,
+    }
     assert bench.run() == 0
     second = capsys.readouterr()
     assert "This result exists already" in second.out
@@ -131,7 +137,7 @@ def test_exact_agrees_with_histogram_within_its_bounds(bench):
 def test_max_steps_caps_each_descent_and_its_schedule(bench):
     assert bench.run("trainer.max_steps=3") == 0
     record = json.loads((bench.folder() / "record.json").read_text())
-    assert record["parts"]["all"]["stage_images"]["first"] == 12
+    assert record["models"]["all"]["training"]["stages"]["first"]["images"] == 12
     scalars = _scalars(bench.folder() / "tb")
     rates = [event.value for event in scalars.Scalars("second/lr_head")]
     assert rates == pytest.approx([0.01, 0.01 * (1 - 1 / 6), 0.01 * (1 - 2 / 6)])

@@ -26,17 +26,17 @@ class PatchFeatures(nn.Module):
 
     Args:
         channels: of each layer.
-        dimensions: D, divisible by the number of layers.
+        embed_dim: D, divisible by the number of layers.
     """
 
-    def __init__(self, channels: Sequence[int], dimensions: int) -> None:
+    def __init__(self, channels: Sequence[int], embed_dim: int) -> None:
         super().__init__()
-        if not channels or dimensions % len(channels):
-            raise UserError(f"method.dimensions={dimensions} must be a multiple of the {len(channels)} layers")
-        share = dimensions // len(channels)
-        self.groups = [math.gcd(count, dimensions, share) for count in channels]
+        if not channels or embed_dim % len(channels):
+            raise UserError(f"method.embed_dim={embed_dim} must be a multiple of the {len(channels)} layers")
+        share = embed_dim // len(channels)
+        self.groups = [math.gcd(count, embed_dim, share) for count in channels]
         for number, (count, groups) in enumerate(zip(channels, self.groups, strict=True)):
-            kernel = _pooling_kernel(count // groups, dimensions // groups, share // groups)
+            kernel = _pooling_kernel(count // groups, embed_dim // groups, share // groups)
             self.register_buffer(f"kernel{number}", kernel.repeat(groups, 1, 1, 1), persistent=False)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:

@@ -38,6 +38,11 @@ def uniform(seed_B: Tensor, purpose: str, *shape: int) -> Tensor:
     return (bits_BN.float() / 2**24).view(len(seed_B), *shape)
 
 
+def uniform_between(seed_B: Tensor, purpose: str, low: float, high: float, *shape: int) -> Tensor:
+    """Uniform numbers in [low, high), float32, (B, *shape)."""
+    return low + (high - low) * uniform(seed_B, purpose, *shape)
+
+
 def integers(seed_B: Tensor, purpose: str, count: int, *shape: int) -> Tensor:
     """Uniform integers in [0, count), int64, (B, *shape); ``count`` at most 2^24."""
     return (uniform(seed_B, purpose, *shape) * count).long().clamp_(max=count - 1)
