@@ -4,42 +4,23 @@ from __future__ import annotations
 
 import importlib
 import os
+import pkgutil
 import sys
 import traceback
 from collections.abc import Sequence
+from types import ModuleType
 
-from ader import __version__
+from ader import __version__, commands
+from ader.commands._request import Request
 from ader.system.errors import UserError, suggest
 from ader.system.interrupt import Stopped
-
-COMMANDS = {
-    "list": "listing",
-    "doctor": "doctor",
-    "profile": "profile",
-    "eval": "eval",
-    "score": "score",
-    "data": "data",
-}
-
-#: Commands with a help text of their own.
-USAGES = ("eval", "score", "data")
 
 HELP = """\
 ader {version}: benchmark runner for visual anomaly detection
 
-  ader dataset=NAME method=NAME [key=value ...]
-      one run: trains for a fixed number of epochs, evaluates after the last one, writes
-      per-category tables. The same command again resumes it, or shows the finished result.
-  ader eval RUN [key=value ...] evaluates a finished run's model again: metric=ader, save_maps=true ...
-  ader score MAPS dataset=NAME  evaluates anomaly maps that any program saved
-  ader data check dataset=NAME  everything that is wrong with a dataset's files
-  ader data prepare dataset=NAME  unpacks, downloads or converts a dataset, or says where to get it
-  ader experiment=NAME          a named run that differs from its defaults (ader list experiments)
-  ader list KIND                methods, datasets, metrics, settings, trainers or experiments
-  ader profile method=NAME      parameters, multiply-accumulates, memory, speed [format=json]
-  ader doctor                   what this machine lacks, and how to get it
-  ader --cfg dataset=... ...    the composed configuration, without running it
-  ader eval --help, ader score --help, ader data --help
+{summaries}
+  --cfg, after any of them      the composed configuration, without doing anything
+  --help, after any of them     more of it
 
 choices
 {choices}
@@ -89,47 +70,46 @@ def _fail(status: int, message: str, trace: str = "") -> int:
 
 def _dispatch(words: list[str]) -> int:
     name = words[0] if words else "help"
-    helping = name == "help" or bool({"-h", "--help"} & set(words))
-    if helping and name not in USAGES:
-        print(help_text())
-    elif name == "--version":
+    known = command_names()
+    if name in known:
+        command = _command(name)
+        request = Request.of(f"ader {name}", words[1:])
+        if request.help:
+            print(command.USAGE, end="")
+            return 0
+        return int(command.main(request))
+    if name == "--version":
         print(__version__)
-    elif name in COMMANDS:
-        command = importlib.import_module(f"ader.commands.{COMMANDS[name]}")
-        if not helping:
-            return int(command.main(words[1:]))
-        print(command.USAGE, end="")
-    elif "=" not in name and not name.startswith(("-", "~")):
-        raise UserError(f"{name!r} is neither a command nor key=value: {suggest(name, COMMANDS)}")
-    else:
-        _run(words)
-    return 0
+        return 0
+    if name == "help" or {"-h", "--help"} & set(words):
+        print(help_text(), end="")
+        return 0
+    if "=" not in name and not name.startswith(("-", "~")):
+        raise UserError(f"{name!r} is neither a command nor key=value: {suggest(name, known)}")
+    return int(_command("_run").main(Request.of("ader", words)))
 
 
-def _run(words: list[str]) -> None:
-    from ader.config.compose import compose, take_flags
+def command_names() -> list[str]:
+    """The commands: modules of ``ader.commands``, whose name begins with no underscore."""
+    return sorted(info.name for info in pkgutil.iter_modules(commands.__path__) if not info.name.startswith("_"))
 
-    flags, overrides = take_flags(words)
-    composed = compose(overrides, flags.config_dir)
-    if flags.cfg:
-        print(composed.as_yaml(), end="")
-        return
-    from ader.runs.run import run
 
-    run(composed)
+def _command(name: str) -> ModuleType:
+    return importlib.import_module(f"ader.commands.{name}")
 
 
 def help_text() -> str:
-    """What ``ader --help`` prints; the choices are read from the config folder."""
-    from textwrap import fill
+    """What ``ader --help`` prints: put together from the commands' summaries and the options of the config folders."""
+    from textwrap import fill, indent
 
     from ader.config.options import GROUPS, options
 
-    lines = []
+    summaries = [_command(name).SUMMARY.strip() for name in ("_run", *command_names())]
+    choices = []
     for group in GROUPS:
         names = ", ".join(options(group)) or "(none)"
-        lines.append(fill(names, 100, initial_indent=f"  {group + '=':<13}", subsequent_indent=15 * " "))
-    return HELP.format(version=__version__, choices="\n".join(lines))
+        choices.append(fill(names, 100, initial_indent=f"  {group + '=':<13}", subsequent_indent=15 * " "))
+    return HELP.format(version=__version__, summaries=indent("\n".join(summaries), "  "), choices="\n".join(choices))
 
 
 if __name__ == "__main__":

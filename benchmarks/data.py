@@ -13,7 +13,6 @@ cached batch differs from the decoded one.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -32,9 +31,12 @@ from torchvision import transforms
 from ader.data import Index, load_index
 from ader.data.image_cache import CachedImages, cache_images, needed_bytes, remove
 from ader.methods._base import Batch, Tags, TrainStage
+from ader.report.renderers import terminal
+from ader.report.tables import Column, Row, Table
 from ader.results.provenance import provenance
 from ader.results.schema import plain
 from ader.training.loader import Loader
+from benchmarks._common import write_json
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BATCH = 16
@@ -131,8 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = describe(bench, measure(bench, options.rounds))
     show(result)
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(options.json, result)
     return 0
 
 
@@ -222,11 +223,17 @@ def show(result: dict[str, Any]) -> None:
         f"{result['workers']} workers, batches of {result['batch']} on {result['device']}"
     )
     print(f"{hardware['cpu']}, {hardware['cores']} cores{', ' + hardware['gpus'][0] if hardware['gpus'] else ''}")
-    print(f"\n{'':24}{'images/s':>10}{'ratio':>8}{'spread':>16}")
-    for name, pace in result["images_per_second"].items():
-        values = result["rounds"][name]
-        spread = f"{min(values):.0f} to {max(values):.0f}"
-        print(f"{name:24}{pace:10.0f}{result['ratio_to_ader'][name]:8.1f}{spread:>16}")
+    print(f"\n{terminal(table(result), gap=3)}")
+
+
+def table(result: dict[str, Any]) -> Table:
+    """The paces, beside that of ADer's recipe."""
+    columns = (Column(""), Column("images/s", kind="count"), Column("ratio", kind="number"), Column("spread"))
+    paces = result["images_per_second"]
+    spreads = {name: f"{min(values):,.0f} to {max(values):,.0f}" for name, values in result["rounds"].items()}
+    return Table(
+        columns, tuple(Row.of(name, paces[name], result["ratio_to_ader"][name], spreads[name]) for name in paces)
+    )
 
 
 if __name__ == "__main__":

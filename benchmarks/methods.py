@@ -15,8 +15,6 @@ said to be; those that are not named keep the rows of an earlier ``--json`` file
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
 import json
 import statistics
 import subprocess
@@ -28,9 +26,12 @@ from typing import Any
 
 import torch
 
+from ader.report.renderers import markdown as pipe_table
+from ader.report.tables import Cell, Column, Row, Table
 from ader.results.provenance import provenance
 from ader.results.schema import plain
 from ader.training.cost import count_macs, count_parameters
+from benchmarks._common import forget_peak, resident, write_json
 from parity import SIZE, Pair, Run, load, names, published
 
 
@@ -68,8 +69,7 @@ def main() -> int:
     about = {"size": SIZE, "batch": options.batch, "repeats": options.repeats, "threads": options.threads}
     if options.json:
         rows = {name: rows[name] for name in names() if name in rows}
-        text = json.dumps({"about": about, "methods": rows, **plain(provenance())}, indent=1)
-        options.json.write_text(text + "\n", encoding="utf-8")
+        write_json(options.json, {"about": about, "methods": rows, **plain(provenance())})
     if options.markdown:
         options.markdown.write_text(markdown(rows, about), encoding="utf-8")
     return int(bool(failed))
@@ -140,20 +140,11 @@ def timed(runs: Sequence[Run], repeats: int) -> list[float]:
 
 def peak(run: Callable[[], object]) -> int | None:
     """Bytes of resident memory that a run needs at its peak above what was there before; None where unknown."""
-    reset = Path("/proc/self/clear_refs")
-    if not reset.exists():
+    if not forget_peak():
         return None
-    gc.collect()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what earlier runs freed must not serve this one
-    reset.write_text("5")  # forgets the peak so far (Linux, proc(5))
-    before = _status("VmRSS")
+    before = resident()
     run()
-    return max(0, _status("VmHWM") - before)
-
-
-def _status(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(1024 * int(text.split()[1]) for text in lines if text.startswith(f"{key}:"))
+    return max(0, resident("VmHWM") - before)
 
 
 def relative(row: Mapping[str, Any], *words: str, without: str = "") -> float | None:
@@ -176,10 +167,6 @@ def line(name: str, row: Mapping[str, Any]) -> str:
 
 def markdown(rows: Mapping[str, Mapping[str, Any]], about: Mapping[str, Any]) -> str:
     """The table, with what one must know to read it."""
-    head = (
-        "| method | parameters (M) | trained (M) | GMAC | map | score | loss | gradients "
-        "| train, x | test, x | train memory (MiB) | test memory (MiB) | reference |"
-    )
     lines = [
         "# Methods beside their reference implementations",
         "",
@@ -190,17 +177,24 @@ def markdown(rows: Mapping[str, Mapping[str, Any]], about: Mapping[str, Any]) ->
         "ours is faster. **memory**: peak above the loaded networks, ours / the reference's. All quantities, seconds "
         "and notes: the JSON file of the same name.",
         "",
-        head,
-        "|---" * head.count(" | ") + "|---|",
+        pipe_table(Table(COLUMNS, tuple(Row(tuple(cells(name, row))) for name, row in rows.items()))).rstrip(),
     ]
-    for name, row in rows.items():
-        lines.append(f"| {' | '.join(cells(name, row))} |")
     counts = [f"- `{name}`, counts: {of.why}" for name in rows if (of := published(name)) and of.why]
     notes = [f"- `{name}`, comparison: {row['note']}" for name, row in rows.items() if row["note"]]
     return "\n".join([*lines, "", *counts, *notes, ""])
 
 
-def cells(name: str, row: Mapping[str, Any]) -> list[str]:
+#: Of the table.
+COLUMNS = (
+    Column("method"),
+    *(Column(heading, kind="number", digits=2) for heading in ("parameters (M)", "trained (M)", "GMAC")),
+    *(Column(heading, kind="power", digits=0) for heading in ("map", "score", "loss", "gradients")),
+    *(Column(heading, kind="number", digits=2) for heading in ("train, x", "test, x")),
+    *(Column(heading) for heading in ("train memory (MiB)", "test memory (MiB)", "reference")),
+)
+
+
+def cells(name: str, row: Mapping[str, Any]) -> list[Cell]:
     """One line of the table."""
     table = published(name)
     gradients = relative(row, "gradients (float64)")
@@ -211,20 +205,21 @@ def cells(name: str, row: Mapping[str, Any]) -> list[str]:
         gradients if gradients is not None else relative(row, "gradient"),
     )
     return [
-        name,
-        f"{row['params'] / 1e6:.2f}" + (f" ({table.params:g})" if table else ""),
-        f"{row['trained'] / 1e6:.2f}",
-        f"{row['macs'] / 1e9:.2f}" + (f" ({table.macs:g})" if table else ""),
-        *("-" if value is None else f"{value:.0e}" for value in values),
-        *(f"{row[phase]['ratio']:.2f}" if phase in row else "-" for phase in ("train", "test")),
-        *(_memory(row.get(phase)) for phase in ("train", "test")),
-        row["upstream"],
+        Cell(name),
+        Cell(row["params"] / 1e6, published=table.params if table else None),
+        Cell(row["trained"] / 1e6),
+        Cell(row["macs"] / 1e9, published=table.macs if table else None),
+        *map(Cell, values),
+        *(Cell(row[phase]["ratio"] if phase in row else None) for phase in ("train", "test")),
+        *(Cell(memory(row.get(phase))) for phase in ("train", "test")),
+        Cell(row["upstream"]),
     ]
 
 
-def _memory(figures: Mapping[str, Any] | None) -> str:
+def memory(figures: Mapping[str, Any] | None) -> str | None:
+    """Ours / the reference's, in MiB."""
     if figures is None or figures["bytes"] is None:
-        return "-"
+        return None
     return f"{figures['bytes'] / 2**20:,.0f} / {figures['reference_bytes'] / 2**20:,.0f}"
 
 

@@ -17,10 +17,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
-
 from ader.config.options import options
-from ader.metrics.names import METRICS
+from ader.metrics import METRICS
+from ader.report.renderers import markdown
+from ader.report.tables import Column, Row, Table
 from ader.results import record
 
 COLUMNS = ("image_auroc", "image_ap", "image_f1max", "image_fpr95", "pixel_auroc", "pixel_ap", "pixel_aupro", "mad")
@@ -81,15 +81,11 @@ def section(name: str, results: Path, words: Sequence[str]) -> str:
     frame = record.read_table(folder / "metrics.csv")
     frame = frame[[column for column in COLUMNS if column in frame]]
     headings = {metric.slug: metric.heading for metric in METRICS}
-    head = ["category", *(headings[str(column)] for column in frame)]
-    rows = [
-        [str(row), *("-" if pd.isna(value) else f"{100 * value:.1f}" for value in values)]
-        for row, values in zip(frame.index, frame.to_numpy(), strict=True)
-    ]
+    columns = [Column("category"), *(Column(headings[str(slug)], kind="percent") for slug in frame)]
+    rows = [Row.of(str(name), *map(float, values)) for name, values in zip(frame.index, frame.to_numpy(), strict=True)]
     shown = [word for word in words if not word.startswith(("dataset.root", "paths.results"))]
-    lines = [f"## {name}", "", f"`ader {' '.join(shown)}`", ""]
-    lines += [f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows]]
-    return "\n".join([*lines, ""])
+    table = markdown(Table(tuple(columns), tuple(rows)))
+    return "\n".join([f"## {name}", "", f"`ader {' '.join(shown)}`", "", table])
 
 
 def newest(results: Path, name: str) -> Path:

@@ -27,7 +27,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from ader.methods._base import Batch, Method, Stage, TrainStage
-from ader.training.trainer import Optimization
+from ader.training.optimization import Optimization
 
 #: Images are (SIZE, SIZE) pixels.
 SIZE = 256

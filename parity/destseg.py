@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ader.methods import Batch, TrainStage, build
 from ader.nets.synthesis.synthetic import Synthetic
-from ader.training.trainer import Optimization
+from ader.training.optimization import Optimization
 from parity import (
     SIZE,
     Difference,

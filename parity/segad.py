@@ -47,12 +47,12 @@ def pair(upstreams: Path, batch: int) -> Pair:
         torch.manual_seed(reference.torch_seed)
         for first in range(0, TRAINED, ours.batch_size):
             part = slice(first, min(first + ours.batch_size, TRAINED))
-            extra = {LABELS: segment_BHW[part]}
-            stage.update(Batch(image_BCHW[part], torch.arange(first, part.stop), label_B[part], extra=extra))
+            inputs = {LABELS: segment_BHW[part]}
+            stage.update(Batch(image_BCHW[part], torch.arange(first, part.stop), label_B[part], inputs=inputs))
         stage.finish()
 
     def test_ours() -> Tensor:
-        score_B: Tensor = ours.predict_with(image_BCHW[test], {LABELS: segment_BHW[test]}).score_B
+        score_B: Tensor = ours.predict(image_BCHW[test], segments=segment_BHW[test]).score_B
         return score_B
 
     def differences() -> Iterator[Difference]:

@@ -22,6 +22,8 @@ from scipy.ndimage import label as label_regions
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from ader.data import Sample, load_index
+from ader.report.renderers import terminal
+from ader.report.tables import Column, Row, Table
 from ader.results.trained import open_run
 
 Array = np.ndarray[Any, Any]
@@ -46,8 +48,8 @@ def main() -> int:
         for slug, value in recompute(options.run, index.root, samples).items():
             difference = abs(value - float(table.loc[category, slug]))  # type: ignore[arg-type]
             worst[slug] = max(worst.get(slug, (0.0, "")), (difference, category))
-    for slug, (difference, category) in worst.items():
-        print(f"{slug:18} largest difference {difference:.2e}  {category}")
+    columns = Column("metric"), Column("largest difference", kind="power", digits=2), Column("category")
+    print(terminal(Table(columns, tuple(Row.of(slug, *found) for slug, found in worst.items())), gap=3))
     largest = max(difference for difference, _ in worst.values())
     print(f"largest of all: {largest:.2e}, tolerance {options.tolerance:g}")
     return int(not largest <= options.tolerance)

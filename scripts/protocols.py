@@ -27,7 +27,9 @@ from pathlib import Path
 import pandas as pd
 
 from ader.config.compose import compose
+from ader.report.renderers import csv, markdown
 from ader.report.seeds import IMAGE_METRICS, Spread, image_metric, read_scores, unseen_defects
+from ader.report.tables import Column, Row, Table
 from ader.runs.run import run
 from ader.system.errors import UserError
 
@@ -169,27 +171,25 @@ def _spreads(
 
 def publish(spreads: Mapping[tuple[str, str, str], Spread], titles: Mapping[str, str], path: Path) -> None:
     """Writes ``<path>.csv`` and ``<path>.md``, and prints the latter."""
-    lines = [(*key, *spread) for key, spread in spreads.items()]
-    pd.DataFrame(lines, columns=["row", "column", "value", *Spread._fields]).to_csv(
-        path.with_suffix(".csv"), index=False
-    )
-    text = markdown(spreads, titles)
+    columns = [*map(Column, ("row", "column", "value")), *(Column(name, kind="number") for name in Spread._fields)]
+    flat = Table(tuple(columns), tuple(Row.of(*key, *spread) for key, spread in spreads.items()))
+    path.with_suffix(".csv").write_text(csv(flat), encoding="utf-8")
+    text = markdown(table(spreads, titles))
     path.with_suffix(".md").write_text(text, encoding="utf-8")
     print(f"\n{text}\nwritten to {path}.csv and {path}.md")
 
 
-def markdown(spreads: Mapping[tuple[str, str, str], Spread], titles: Mapping[str, str]) -> str:
+def table(spreads: Mapping[tuple[str, str, str], Spread], titles: Mapping[str, str]) -> Table:
     """Detectors alone first, then with SegAD."""
     columns = list(dict.fromkeys(column for _, column, _ in spreads))
-    rows = sorted(dict.fromkeys(row for row, _, _ in spreads), key=lambda row: row.endswith("SegAD"))
+    rows = sorted(dict.fromkeys(name for name, _, _ in spreads), key=lambda name: name.endswith("SegAD"))
     seeds = max(spread.seeds for spread in spreads.values())
-    head = [f"{column}: {' / '.join(titles.values())}" for column in columns]
     over = "1 seed" if seeds == 1 else f"{seeds} seeds"
-    lines = [f"| percent, {over} | {' | '.join(head)} |", "|---" * (1 + len(columns)) + "|"]
-    for row in rows:
-        cells = [" / ".join(str(spreads[row, column, name]) for name in titles) for column in columns]
-        lines.append(f"| {row} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    heads = [Column(title, column, "number") for column in columns for title in titles.values()]
+    lines = [
+        Row.of(name, *(spreads[name, column, value].cell() for column in columns for value in titles)) for name in rows
+    ]
+    return Table((Column(f"percent, {over}"), *heads), tuple(lines))
 
 
 if __name__ == "__main__":

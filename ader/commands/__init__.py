@@ -1,1 +1,1 @@
-"""The sub-commands: each module has ``main(arguments)``."""
+"""The commands: each module has ``SUMMARY``, ``USAGE`` and ``main(request)``; an underscore is no command."""

@@ -6,31 +6,41 @@ import importlib
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
+from ader.commands._request import Request
 from ader.config.options import options, read_option
+from ader.config.paths import default_folder
 from ader.system.errors import UserError
+
+SUMMARY = "ader doctor                    what this machine lacks, and how to get it"
+
+USAGE = """\
+ader doctor
+
+Looks at packages, devices, folders, pretrained weights and datasets, and says what is there, what is
+missing, and how to get it. Exit status 1 when something is broken without which nothing runs.
+"""
 
 OK, LACKS, BROKEN = "ok", "lacks", "BROKEN"
 
 Finding = tuple[str, str, str]
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(request: Request) -> int:
     """Prints a table of findings; status 1 when something without which nothing runs is broken."""
-    if arguments:
-        raise UserError(f"ader doctor takes no arguments, got {' '.join(arguments)}")
+    request.nothing_composed()
+    if request.words:
+        raise UserError(f"ader doctor takes no arguments, got {' '.join(request.words)}")
+    from rich.console import Console
+
+    from ader.report.renderers import rich_table
+    from ader.report.tables import Column, Row, Table
+
     findings = [*_packages(), *_devices(), *_folders(), *_weights(), *_datasets()]
-    table = Table("what", "state", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column("detail, and how to get it", overflow="fold")
-    for finding in findings:
-        table.add_row(*finding)
-    Console(highlight=False).print(table)
+    headings = Column("what"), Column("state"), Column("detail, and how to get it")
+    Console(highlight=False).print(rich_table(Table(headings, tuple(Row.of(*each) for each in findings)), gap=3))
     return 1 if any(state == BROKEN for _, state, _ in findings) else 0
 
 
@@ -70,22 +80,19 @@ def _devices() -> Iterator[Finding]:
 
 
 def _folders() -> Iterator[Finding]:
-    for key, variable, default in (
-        ("results", "ADER_RESULTS", "results"),
-        ("cache", "ADER_CACHE", "~/.cache/ader"),
-    ):
-        folder = Path(os.environ.get(variable, default)).expanduser()
+    for key in ("results", "cache"):
+        folder = default_folder(key)
         nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         free = shutil.disk_usage(nearest).free / 2**30
         if os.access(nearest, os.W_OK):
             yield f"{key} folder", OK, f"{folder}, {free:.0f} GiB free"
         else:
-            yield f"{key} folder", BROKEN, f"{folder} cannot be written: set {variable} or paths.{key}"
+            yield f"{key} folder", BROKEN, f"{folder} cannot be written: set ADER_{key.upper()} or paths.{key}"
 
 
 def _weights() -> Iterator[Finding]:
     """The weights that the methods' recipes ask for."""
-    folder = Path(os.environ.get("ADER_WEIGHTS", "weights")).expanduser()
+    folder = default_folder("weights")
     wanted: dict[str, list[str]] = {}
     for method in options("method"):
         backbone = read_option("method", method).get("backbone")
@@ -106,7 +113,7 @@ def _weights() -> Iterator[Finding]:
 
 def _datasets() -> Iterator[Finding]:
     """A finding for each folder; several options may read one."""
-    data = Path(os.environ.get("ADER_DATA", "data")).expanduser()
+    data = default_folder("data")
     places: dict[Path, list[str]] = {}
     for name in options("dataset"):
         root = str(read_option("dataset", name).get("root"))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from ader.commands._request import Request
 
-from ader.system.errors import UserError
+SUMMARY = "ader eval RUN [key=value ...]  evaluates a finished run's model again: metric=ader, save_maps=true ..."
 
 USAGE = """\
 ader eval RUN [key=value ...]
@@ -29,19 +28,12 @@ needs another name for those.
 """
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(request: Request) -> int:
     """Evaluates, and prints the table that a run prints."""
-    from ader.config.compose import take_flags
-
-    flags, words = take_flags(arguments)
-    if not words:
-        raise UserError("the run's folder is not given: ader eval RUN [key=value ...] (ader eval --help)")
-    from ader.results.trained import open_run
+    path, rest = request.take("the run's folder is not given: ader eval RUN")
     from ader.runs.evaluate_again import evaluate, recompose
 
-    path, *overrides = Path(words[0]), *words[1:]
-    if flags.cfg:
-        print(recompose(open_run(path), overrides, flags.config_dir).as_yaml(), end="")
-    else:
-        evaluate(path, overrides, flags.config_dir)
+    config = request.show(recompose(path, rest.words, rest.config_dir))
+    if config is not None:
+        evaluate(path, config)
     return 0

@@ -3,43 +3,54 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from dataclasses import replace
 
-from ader.config.compose import compose, take_flags
-from ader.config.validate import without_weights
-from ader.system.errors import UserError
+from ader.commands._request import Request
+
+SUMMARY = "ader profile method=NAME       parameters, multiply-accumulates, memory, speed [format=json]"
+
+USAGE = """\
+ader profile method=NAME [key=value ...]
+
+What a method costs: builds it without pretrained weights, trains and tests it on random images for a
+few steps, and prints parameters, multiply-accumulates, peak memory and images per second.
+
+  image_size=256  trainer.device=auto|cpu|cuda:1  trainer.precision=fp32|tf32|bf16
+  trainer.test_batch_size=16  method.batch_size=N  recipe=NAME
+  format=text|json              json: the same for programs
+  --config-dir DIR              a folder with options of your own
+  --cfg                         print the composed configuration
+"""
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(request: Request) -> int:
     """Builds a method, trains and tests it on random images for a few steps, and prints its cost."""
-    flags, overrides = take_flags(arguments)
-    form = [word.partition("=")[2] for word in overrides if word.startswith("format=")]
-    if form and form[-1] not in ("json", "text"):
-        raise UserError(f"format={form[-1]} is not known: choose from json, text")
-    overrides = [word for word in overrides if not word.startswith("format=")]
-    named = {word.partition("=")[0] for word in overrides}
-    if not named & {"dataset", "experiment"}:
-        overrides.append("dataset=demo")  # only to complete the configuration: no image is read
-    composed = compose(overrides, flags.config_dir)
+    form, request = request.option("format", ("text", "json"))
+    if not {word.partition("=")[0] for word in request.words} & {"dataset", "experiment"}:
+        # only to complete the configuration: no image is read
+        request = replace(request, words=(*request.words, "dataset=demo"))
+    from ader.config.schema import RunConfig
 
+    config = request.compose(RunConfig)
+    if config is None:
+        return 0
+    from ader.config.validate import without_weights
     from ader.methods._base import find_class, recipe_arguments
-    from ader.runs.job import run_options, trainer_options
     from ader.system.device import resolve_device
     from ader.system.precision import set_precision
     from ader.system.randomness import seed_all
     from ader.training.cost import measure
 
-    options, trainer = run_options(composed), trainer_options(composed)
+    trainer, name = config.trainer, config.composition.choices["method"]
     device = resolve_device(trainer.device)
     set_precision(trainer.precision)
-    seed_all(options.seed)
-    values = without_weights(composed.values["method"])
-    method_class = find_class(values.pop("name"))
-    method = method_class(**recipe_arguments(method_class, options.image_size, values))
-    cost = measure(method, options.image_size, trainer.test_batch_size, device, trainer.precision)
-    if form and form[-1] == "json":
-        print(json.dumps({"method": composed.choices["method"], **cost.as_dict()}, indent=2))
+    seed_all(config.seed)
+    method_class = find_class(config.method.name)
+    method = method_class(**recipe_arguments(method_class, config.image_size, without_weights(config.method.rest)))
+    cost = measure(method, config.image_size, trainer.test_batch_size, device, trainer.precision)
+    if form == "json":
+        print(json.dumps({"method": name, **cost.as_dict()}, indent=2))
     else:
-        heading = f"{composed.choices['method']} at {cost.image_size}x{cost.image_size} on {cost.device}"
+        heading = f"{name} at {cost.image_size}x{cost.image_size} on {cost.device}"
         print("\n".join([heading, *cost.lines()]))
     return 0

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from ader.commands._request import Request
 
-from ader.system.errors import UserError
+SUMMARY = "ader score MAPS dataset=NAME   evaluates anomaly maps that any program saved"
 
 USAGE = """\
 ader score MAPS dataset=NAME [key=value ...]
@@ -28,18 +27,14 @@ RESULTS/<dataset>/maps/<name>/<run>; the scores.csv of a run is a file for score
 """
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(request: Request) -> int:
     """Evaluates, and prints the table that a run prints."""
-    from ader.config.compose import compose, take_flags
+    maps, rest = request.take("the maps are not given: ader score MAPS dataset=NAME")
+    from ader.config.schema import ScoreConfig
 
-    flags, words = take_flags(arguments)
-    if not words or ("=" in words[0] and not Path(words[0]).exists()):
-        raise UserError("the maps are not given: ader score MAPS dataset=NAME [key=value ...] (ader score --help)")
-    composed = compose(words[1:], flags.config_dir, root="score")
-    if flags.cfg:
-        print(composed.as_yaml(), end="")
-        return 0
-    from ader.runs.score_maps import score
+    config = rest.compose(ScoreConfig)
+    if config is not None:
+        from ader.runs.score_maps import score
 
-    score(composed, Path(words[0]).expanduser())
+        score(config, maps)
     return 0

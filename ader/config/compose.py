@@ -1,16 +1,16 @@
 """Composes a configuration with Hydra, and explains what is wrong with a command line.
 
-Outside this module a configuration is plain dictionaries; no other code sees Hydra.
+Outside this module a configuration is a typed ``Config`` of the schema; no other code sees Hydra.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from hydra import compose as hydra_compose
@@ -24,73 +24,49 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from ader.config.options import config_folder
+from ader.config.schema import Composition, Config, RunConfig
+from ader.config.validate import typed
 from ader.system.errors import UserError, suggest
 
 MISSING = "???"
 
-
-@dataclass(frozen=True)
-class Composed:
-    """A composed configuration.
-
-    Attributes:
-        values: all groups, interpolations resolved.
-        defaults: the same choices without any value overridden (and without the experiment), but with the default
-            trainer's values for these epochs and this seed.
-        choices: the option taken in each group.
-        overrides, config_dir: what it was composed from.
-    """
-
-    values: dict[str, Any]
-    defaults: dict[str, Any]
-    choices: dict[str, str]
-    overrides: tuple[str, ...] = ()
-    config_dir: str | None = None
-
-    def as_yaml(self) -> str:
-        """The configuration as YAML, as ``--cfg`` prints it."""
-        return OmegaConf.to_yaml(OmegaConf.create(self.values))
+C = TypeVar("C", bound=Config)
 
 
-@dataclass(frozen=True)
-class Flags:
-    """What a command line says besides overrides."""
-
-    cfg: bool = False
-    config_dir: str | None = None
-
-
-def take_flags(words: Sequence[str]) -> tuple[Flags, list[str]]:
-    """Separates ``--cfg`` and ``--config-dir DIR`` from the overrides.
-
-    Raises:
-        UserError: an unknown flag, or a folder is missing.
-    """
-    cfg, config_dir, overrides = False, None, []
-    rest = iter(words)
-    for word in rest:
-        if word == "--cfg":
-            cfg = True
-        elif word.startswith("--config-dir"):
-            config_dir = word.partition("=")[2] or next(rest, None)
-            if not config_dir:
-                raise UserError("--config-dir needs a folder: --config-dir DIR")
-        elif word in ("-m", "--multirun"):
-            raise UserError(f"{word}: this version has no sweeps yet: give one command per run")
-        elif word.startswith("-"):
-            raise UserError(f"{word} is not a flag: {suggest(word, ['--cfg', '--config-dir', '--help', '--version'])}")
-        else:
-            overrides.append(word)
-    return Flags(cfg, config_dir), overrides
-
-
-def compose(overrides: Sequence[str], config_dir: str | None = None, root: str = "run") -> Composed:
-    """Composes ``configs/<root>.yaml`` with command-line overrides.
+def compose(overrides: Sequence[str], config_dir: str | None = None) -> RunConfig:
+    """The configuration of a run: ``configs/run.yaml`` with command-line overrides, typed and checked.
 
     Args:
         overrides: Hydra's ``group=option`` and ``key=value``.
         config_dir: a folder with further options, searched as well.
-        root: what is composed: ``"run"`` or ``"score"``.
+
+    Raises:
+        UserError: anything wrong with the overrides; the message names near choices.
+    """
+    return compose_as(RunConfig, overrides, config_dir)
+
+
+def compose_as(config_class: type[C], overrides: Sequence[str], config_dir: str | None = None) -> C:
+    """As ``compose``, for any config of the schema."""
+    return of(config_class, composition(config_class.ROOT, overrides, config_dir))
+
+
+def of(config_class: type[C], composed: Composition) -> C:
+    """The typed config of plain values."""
+    return typed(config_class, composed.values, composition=composed)
+
+
+def changed(config: C, values: Mapping[str, Any]) -> C:
+    """The same config with other values, by dotted key: what a command settles itself, not an override."""
+    composed = OmegaConf.create(dict(config.composition.values))
+    _apply(composed, values)
+    plain = OmegaConf.to_container(composed)
+    assert isinstance(plain, dict)
+    return of(type(config), replace(config.composition, values={str(key): value for key, value in plain.items()}))
+
+
+def composition(root: str, overrides: Sequence[str], config_dir: str | None = None) -> Composition:
+    """What Hydra composes of ``configs/<root>.yaml``, as plain values: known keys, values not yet checked.
 
     Raises:
         UserError: anything wrong with the overrides; the message names near choices.
@@ -104,7 +80,7 @@ def compose(overrides: Sequence[str], config_dir: str | None = None, root: str =
         config_dir = str(folder)
     quoted = ",".join('"' + place.replace("\\", "\\\\").replace('"', '\\"') + '"' for place in search)
     extra = [f"hydra.searchpath=[{quoted}]"] if search else []
-    typed, overrides = tuple(overrides), [_quoted(text) for text in overrides]
+    given_words, overrides = tuple(overrides), [_quoted(text) for text in overrides]
     with initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
         parsed = _parse(overrides)
         _check_options(parsed, extra, root)
@@ -112,7 +88,9 @@ def compose(overrides: Sequence[str], config_dir: str | None = None, root: str =
         choices = _choices(config)
         recipe = _recipe(config)
         given = {key_of(text) for text in overrides} - {*choices}
-        _apply(config, {key: recipe[key] for key in recipe if not any(_holds(typed, key) for typed in given)})
+        _apply(
+            config, {key: recipe[key] for key in recipe if not any(f"{key}.".startswith(f"{word}.") for word in given)}
+        )
         # a trainer is known by its values: another one with the default's values is the same recipe
         chosen = [f"{group}={choices[group]}" for group in choices if group != "trainer"]
         base = _compose(chosen, overrides, extra, root)
@@ -120,7 +98,8 @@ def compose(overrides: Sequence[str], config_dir: str | None = None, root: str =
         for key in ("seed", "trainer.epochs"):
             if OmegaConf.select(base, key) is not None:
                 OmegaConf.update(base, key, OmegaConf.select(config, key))  # and what is interpolated from them
-    return Composed(_plain(config, strict=True), _plain(base, strict=False), choices, typed, config_dir)
+    values, defaults = _plain(config, strict=True), _plain(base, strict=False)
+    return Composition(values, defaults, choices, given_words, config_dir)
 
 
 def _recipe(config: DictConfig) -> dict[str, Any]:
@@ -142,11 +121,6 @@ def _recipe(config: DictConfig) -> dict[str, Any]:
 def _apply(config: DictConfig, values: Mapping[str, Any]) -> None:
     for key, value in values.items():
         OmegaConf.update(config, key, value, merge=False)
-
-
-def _holds(typed: str, key: str) -> bool:
-    """Whether an override of ``typed`` decides the value of ``key``."""
-    return key == typed or key.startswith(f"{typed}.")
 
 
 def key_of(override: str) -> str:
@@ -213,9 +187,10 @@ def _groups(root: str) -> dict[str, str | None]:
 
 
 def _options(group: str, extra: Sequence[str]) -> list[str]:
-    """The options of a group in all folders, those that ``extra`` names included."""
+    """The options of a group in all folders, those that ``extra`` names included; ``_name.yaml`` is none."""
     loader = GlobalHydra.instance().config_loader()
-    return list(loader.get_group_options(group, ObjectType.CONFIG, config_name="run", overrides=list(extra)))
+    found = loader.get_group_options(group, ObjectType.CONFIG, config_name="run", overrides=list(extra))
+    return [name for name in found if not name.startswith("_")]
 
 
 def _compose(overrides: Sequence[str], typed: Sequence[str], extra: Sequence[str], root: str) -> DictConfig:
@@ -224,6 +199,8 @@ def _compose(overrides: Sequence[str], typed: Sequence[str], extra: Sequence[str
         return config
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_explain(error, typed, extra, root)) from error
+    except RecursionError as error:  # which file began it, Hydra does not say
+        raise UserError("the defaults of the chosen YAML files lead in a circle: remove one of them") from error
 
 
 def _explain(error: Exception, typed: Sequence[str], extra: Sequence[str], root: str) -> str:
@@ -231,7 +208,7 @@ def _explain(error: Exception, typed: Sequence[str], extra: Sequence[str], root:
     text = " ".join(filter(None, (str(error), str(error.__cause__ or ""))))
     group = re.search(r"You must specify '([\w/]+)'", text)
     if group:
-        options = re.findall(r"^\t(\S+)$", text, flags=re.M)
+        options = re.findall(r"^\t([^\s_]\S*)$", text, flags=re.M)
         return f"{group[1]} is not given: add {group[1]}=NAME; {suggest('', options)}"
     for override in typed:
         key = key_of(override)

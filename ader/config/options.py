@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from ader.system.errors import UserError, suggest
+
 GROUPS = ("dataset", "method", "setting", "trainer", "metric", "experiment")
 
 
@@ -30,29 +32,71 @@ def config_folders() -> list[Path]:
 
 
 def option_file(group: str, name: str) -> Path:
-    """The YAML file of one option."""
-    return next(file for folder in config_folders() if (file := folder / group / f"{name}.yaml").is_file())
+    """The YAML file of one option or base; this package's own folder comes first, as it does for Hydra.
+
+    Raises:
+        UserError: no folder has it.
+    """
+    for folder in config_folders():
+        file = folder / group / f"{name}.yaml"
+        if file.is_file():
+            return file
+    raise UserError(f"no config folder has {group}/{name}.yaml: {suggest(name, _stems(group))}")
 
 
-def read_option(group: str, name: str) -> dict[str, Any]:
-    """What that file says, on top of the options of the group that its ``defaults`` name; interpolations as they
-    stand."""
-    own: dict[str, Any] = yaml.safe_load(option_file(group, name).read_text(encoding="utf-8"))
+def read_option(group: str, name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
+    """What composes under ``<group>=<name>``, without Hydra: the values of its file over those of its bases.
+
+    Bases are the entries of the file's ``defaults`` that name other files of the group, in this package's folder or
+    another's. Choices of other groups, as experiments make them, are not followed.
+
+    Args:
+        group, name: of the option, or of a base.
+        above: the files whose bases led here, from the option down.
+
+    Returns:
+        Interpolations and ``???`` as they stand.
+
+    Raises:
+        UserError: there is no such file, a base is missing, or a file is a base of its own.
+    """
+    try:
+        file = option_file(group, name)
+    except UserError as error:
+        if not above:
+            raise
+        raise UserError(f"{option_file(group, above[-1])}, in its defaults: {error}") from error
+    if name in above:
+        circle = " -> ".join((*above[above.index(name) :], name))
+        raise UserError(f"{file}: the defaults lead in a circle, {circle}: remove one of them")
+    own: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    entries = own.pop("defaults", [])
     values: dict[str, Any] = {}
-    for base in own.pop("defaults", ()):
-        values = merged(values, read_option(group, base))
-    return merged(values, own)
+    # bases after _self_ win over the file's own values; without it the file's own win over all
+    for entry in entries if "_self_" in entries else [*entries, "_self_"]:
+        if entry == "_self_":
+            values = merged(values, own)
+        elif isinstance(entry, str):
+            values = merged(values, read_option(group, entry, (*above, name)))
+    return values
 
 
-def merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """``own`` over ``base``: mappings key by key, all else as a whole."""
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``over`` laid over ``base`` as OmegaConf does it: mappings key by key; lists and single values replace."""
     values = dict(base)
-    for key, value in own.items():
-        both = isinstance(value, Mapping) and isinstance(values.get(key), Mapping)
-        values[key] = merged(values[key], value) if both else value
+    for key, value in over.items():
+        below = values.get(key)
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            value = merged(below, value)
+        values[key] = value
     return values
 
 
 def options(group: str) -> list[str]:
-    """The options that ``<group>/`` holds in any of the folders, sorted."""
-    return sorted({path.stem for folder in config_folders() for path in (folder / group).glob("*.yaml")})
+    """The options that ``<group>/`` holds in any of the folders, sorted; ``_name.yaml`` is a base and no option."""
+    return [name for name in _stems(group) if not name.startswith("_")]
+
+
+def _stems(group: str) -> list[str]:
+    """The names of a group's files, sorted, bases included."""
+    return sorted({file.stem for folder in config_folders() for file in (folder / group).glob("*.yaml")})

@@ -1,16 +1,55 @@
-"""Checks a config's values against the signature of what they are passed to."""
+"""Checks a config's values: against its schema, and against the signature of what they are passed to."""
 
 from __future__ import annotations
 
 import inspect
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import MISSING, fields
+from typing import Any, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
+from ader.config.keys import REST, hints_of, is_group
 from ader.system.errors import UserError, suggest
+
+C = TypeVar("C")
+
+
+def typed(cls: type[C], values: Mapping[str, Any], where: str = "", **given: Any) -> C:
+    """A group of the schema, and the groups in it, from plain values.
+
+    Args:
+        cls: a class that ``ader.config.keys.group`` has marked.
+        values: as YAML and the command line give them.
+        where: the group, for messages; empty for a whole config.
+        **given: fields that are no keys.
+
+    Raises:
+        UserError: an unknown or missing key, or a value of the wrong kind.
+    """
+    hints, prefix = hints_of(cls), f"{where}." if where else ""
+    rest = {str(name): value for name, value in values.items() if name not in hints or name == REST}
+    if rest and REST not in hints:
+        name = next(iter(rest))
+        raise UserError(f"there is no key {prefix}{name}: {suggest(name, hints)}")
+    read: dict[str, Any] = {REST: rest} if REST in hints else {}
+    for each in fields(cls):  # type: ignore[arg-type]
+        if each.name not in hints or each.name == REST:
+            continue
+        if each.name not in values:
+            if each.default is MISSING:
+                raise UserError(f"{prefix}{each.name} has no value: give {prefix}{each.name}=...")
+            continue
+        value, place = values[each.name], f"{prefix}{each.name}"
+        if not is_group(hints[each.name]):
+            read[each.name] = _convert(hints[each.name], value, place)
+        elif isinstance(value, Mapping):
+            read[each.name] = typed(hints[each.name], value, place)
+        else:
+            raise UserError(f"{place}={value!r} is not a group of keys: choose one of its options")
+    return cls(**given, **read)
 
 
 def validated(target: Callable[..., Any], arguments: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -42,8 +81,10 @@ def validated(target: Callable[..., Any], arguments: Mapping[str, Any], where: s
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
+    # pydantic refuses a setting for types that carry their own (dataclasses)
+    config = None if hasattr(hint, "__dataclass_fields__") else ConfigDict(arbitrary_types_allowed=False)
     try:
-        adapter = TypeAdapter(hint, config=_config(hint))
+        adapter = TypeAdapter(hint, config=config)
     except PydanticSchemaGenerationError:
         return value  # a type only Python code can pass, such as a module
     try:
@@ -55,11 +96,6 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         tried = [first, *others] if not isinstance(value, Mapping) else [first]  # what each type of a union says
         reasons = "; or ".join(dict.fromkeys(each["msg"].lower() for each in tried))
         raise UserError(f"{where}{'.' + place if place else ''}={first['input']!r} does not fit: {reasons}") from error
-
-
-def _config(hint: Any) -> ConfigDict | None:
-    """None for types that carry their own pydantic settings (dataclasses): pydantic refuses to have both."""
-    return None if hasattr(hint, "__dataclass_fields__") else ConfigDict(arbitrary_types_allowed=False)
 
 
 def without_weights(values: Mapping[str, Any]) -> dict[str, Any]:

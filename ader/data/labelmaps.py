@@ -9,7 +9,7 @@ Shapes in names: H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ader.data.image import BadImageError, read_size
-from ader.data.index import Index
+from ader.data.index import Index, Sample
 from ader.system.errors import UserError
 from ader.system.parallel import threads
 
@@ -73,20 +73,29 @@ def find_label_map(folder: Path, image: str) -> Path:
     )
 
 
-def check_label_maps(index: Index, folders: Mapping[str, Path], workers: int) -> None:
-    """Checks that every image of an index has its maps.
+@dataclass(frozen=True)
+class LabelMaps:
+    """The maps of a folder as an input of a method (``ader.data.sources.Source``).
 
-    Raises:
-        UserError: one is missing, unreadable, or neither as large as its image nor a square (of the size at which
-            methods see images).
+    Attributes:
+        folder: has a map for every image, under the image's own path with the ending of the map.
     """
-    for folder in folders.values():
-        if not folder.is_dir():
-            raise UserError(f"{folder} is not a folder: it should have a label map for every image")
 
-        def look(image: str, folder: Path = folder) -> str | None:
+    folder: Path
+
+    def check(self, index: Index, workers: int) -> None:
+        """Checks that every image of an index has its map.
+
+        Raises:
+            UserError: one is missing, unreadable, or neither as large as its image nor a square (of the size at which
+                methods see images).
+        """
+        if not self.folder.is_dir():
+            raise UserError(f"{self.folder} is not a folder: it should have a label map for every image")
+
+        def look(image: str) -> str | None:
             try:
-                file = find_label_map(folder, image)
+                file = find_label_map(self.folder, image)
                 height, width = read_label_map(file).shape
                 own = read_size(index.path(image))
             except BadImageError:
@@ -101,6 +110,10 @@ def check_label_maps(index: Index, folders: Mapping[str, Path], workers: int) ->
             found = [problem for problem in pool.map(look, (sample.image for sample in index)) if problem]
         if found:
             raise UserError(found[0] + (f" ({len(found) - 1} more like it)" if len(found) > 1 else ""))
+
+    def read(self, sample: Sample, size: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+        """One image's map at the size at which methods see images: (size, size), labels from 0."""
+        return resized(read_label_map(find_label_map(self.folder, sample.image)), size).astype(np.int64)
 
 
 def _pixels(path: Path) -> npt.NDArray[Any]:

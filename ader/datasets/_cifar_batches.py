@@ -24,8 +24,8 @@ import numpy.typing as npt
 
 from ader.data.index import TEST, TRAIN
 from ader.data.listing import AGAIN, image_files, relative
-from ader.datasets._base import settle
 from ader.datasets._class_splits import Images
+from ader.datasets._locating import find_root
 from ader.datasets._preparing import Work, keep_or_write, make_files, png
 from ader.mapfiles.pickled import Array, ForeignError, Span, Walker, explained
 from ader.system.errors import UserError
@@ -36,7 +36,7 @@ SIDE = 32  # pixels
 
 @dataclass(frozen=True)
 class Archive:
-    """One of the two.
+    """The archive of CIFAR-10 or of CIFAR-100: its files, and how they name classes.
 
     Attributes:
         name: of the dataset.
@@ -94,7 +94,7 @@ def make_images(root: Path, source: Path, work: Work, archive: Archive) -> None:
         work.console.say(f"{root} is prepared already; to do it again, delete {MARKER} there")
         return
     names = [name for _, name in archive.batches]
-    source = settle(source, lambda f: all((f / name).is_file() for name in names), f"{names[0]} of {archive.file}")
+    source = find_root(source, lambda f: all((f / name).is_file() for name in names), f"{names[0]} of {archive.file}")
     for split, _ in archive.batches:
         if (root / split).is_file():  # a batch of CIFAR-100
             raise UserError(f"{root / split} is a file where a folder is to be made: move {archive.file}'s folder down")

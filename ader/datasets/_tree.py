@@ -16,7 +16,8 @@ from pathlib import Path
 
 from ader.data.index import TEST, TRAIN, Index, Sample
 from ader.data.listing import AGAIN, KINDS, SUFFIXES, folders, image_files, listing, relative
-from ader.datasets._base import NORMAL, choose, find_categories, masks_by_name
+from ader.datasets._locating import NORMAL, choose_categories, find_categories
+from ader.datasets._masks import masks_by_name
 from ader.system.errors import UserError, some
 
 
@@ -81,7 +82,7 @@ def read_tree(
         UserError: a folder is missing or empty, or images and masks cannot be paired by name.
     """
     if known is None:
-        wanted = choose(name, root, categories, _categories_on_disk(root, tree))
+        wanted = choose_categories(name, root, categories, _categories_on_disk(root, tree))
     else:
         if root.name in known and is_category(root, tree):
             raise UserError(f"dataset.root: {root} {_is_one(root)}")
@@ -124,7 +125,7 @@ def _categories_on_disk(root: Path, tree: Tree) -> tuple[str, ...]:
 
 
 def is_category(folder: Path, tree: Tree = MVTEC) -> bool:
-    """Whether a folder looks like a category's."""
+    """Whether a folder looks like a category's: it has the folder of training or of test images."""
     return (folder / tree.train).exists() or (folder / tree.test).exists()
 
 

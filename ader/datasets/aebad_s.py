@@ -20,14 +20,14 @@ from pathlib import Path
 
 from ader.data.index import TRAIN, Index, Sample
 from ader.data.listing import folders
-from ader.datasets._base import choose, settle
+from ader.datasets._locating import choose_categories, find_root
 from ader.datasets._tree import read_part
 
 DOMAINS = ("same", "background", "illumination", "view")
 
 
 def aebad_s(root: Path, categories: Sequence[str] | None = None) -> Index:
-    """Lists AeBAD-S.
+    """Lists AeBAD-S: images of blades with masks; categories are the conditions of the test.
 
     Args:
         root: ``AeBAD_S``, or a folder above it.
@@ -37,9 +37,9 @@ def aebad_s(root: Path, categories: Sequence[str] | None = None) -> Index:
         UserError: a folder of images or a mask is missing.
     """
     layout = "AeBAD_S (train/good/<domain>, test/<good or defect>/<domain>, ground_truth/<defect>/<domain>)"
-    root = settle(root, lambda folder: _holds(folder) or _holds(folder / "AeBAD_S"), layout)
-    root = settle(root, _holds, layout)
-    wanted = choose("aebad_s", root, categories, DOMAINS)
+    root = find_root(root, lambda folder: _holds(folder) or _holds(folder / "AeBAD_S"), layout)
+    root = find_root(root, _holds, layout)
+    wanted = choose_categories("aebad_s", root, categories, DOMAINS)
     samples = [sample for domain in wanted for sample in _read_domain(root, domain)]
     return Index("aebad_s", root, tuple(samples), wanted)
 

@@ -17,14 +17,14 @@ from pathlib import Path
 
 from ader.data.index import TRAIN, Index, Sample
 from ader.data.listing import folders
-from ader.datasets._base import choose, settle
+from ader.datasets._locating import choose_categories, find_root
 from ader.datasets._tree import read_part
 
 VIDEOS = ("video1", "video2", "video3")
 
 
 def aebad_v(root: Path, categories: Sequence[str] | None = None) -> Index:
-    """Lists AeBAD-V.
+    """Lists AeBAD-V: frames of videos of blades, without masks; categories are the videos.
 
     Args:
         root: ``AeBAD_V``, or a folder above it.
@@ -34,9 +34,9 @@ def aebad_v(root: Path, categories: Sequence[str] | None = None) -> Index:
         UserError: a folder of images is missing.
     """
     layout = "AeBAD_V (train/good/<video>_train, test/<video>/<good or anomaly>)"
-    root = settle(root, lambda folder: _holds(folder) or _holds(folder / "AeBAD_V"), layout)
-    root = settle(root, _holds, layout)
-    wanted = choose("aebad_v", root, categories, sorted({*VIDEOS, *_on_disk(root)}))
+    root = find_root(root, lambda folder: _holds(folder) or _holds(folder / "AeBAD_V"), layout)
+    root = find_root(root, _holds, layout)
+    wanted = choose_categories("aebad_v", root, categories, sorted({*VIDEOS, *_on_disk(root)}))
     samples = [sample for video in wanted for sample in _read_video(root, video)]
     return Index("aebad_v", root, tuple(samples), wanted, has_masks=False)
 

@@ -21,7 +21,8 @@ from pathlib import Path
 
 from ader.data.index import TEST, TRAIN, Index, Sample
 from ader.data.listing import AGAIN, SUFFIXES, image_files, listing, relative
-from ader.datasets._base import choose, pair_masks, settle
+from ader.datasets._locating import choose_categories, find_root
+from ader.datasets._masks import pair_masks
 from ader.system.errors import UserError
 
 CATEGORIES = tuple(f"Class{number}" for number in range(1, 11))
@@ -29,7 +30,7 @@ FOLDERS = {TEST: "Test", TRAIN: "Train"}
 
 
 def dagm(root: Path, categories: Sequence[str] | None = None) -> Index:
-    """Lists DAGM 2007.
+    """Lists DAGM 2007: ten textures, labeled defects in training and test, ellipses as masks.
 
     An image is defective if it has a label file. Defective training images have label 1.
 
@@ -40,8 +41,8 @@ def dagm(root: Path, categories: Sequence[str] | None = None) -> Index:
     Raises:
         UserError: a folder is missing or has no images, or a label file has no image.
     """
-    root = settle(root, lambda folder: bool(_on_disk(folder)), "Class1/Train and Class1/Test")
-    wanted = choose("dagm", root, categories, _on_disk(root), CATEGORIES)
+    root = find_root(root, lambda folder: bool(_on_disk(folder)), "Class1/Train and Class1/Test")
+    wanted = choose_categories("dagm", root, categories, _on_disk(root), CATEGORIES)
     samples = [s for category in wanted for split in FOLDERS for s in _read(root, category, split)]
     return Index("dagm", root, tuple(samples), wanted)
 

@@ -21,7 +21,9 @@ from pathlib import Path
 
 from ader.data.index import TRAIN, Index, Sample
 from ader.data.listing import AGAIN, image_files, relative
-from ader.datasets._base import choose, hold_out_share, pair_masks, settle
+from ader.datasets._hold_out import hold_out_share
+from ader.datasets._locating import choose_categories, find_root
+from ader.datasets._masks import pair_masks
 from ader.system.errors import UserError
 
 CATEGORIES = ("magnetic_tile",)
@@ -46,8 +48,8 @@ def mtd(root: Path, categories: Sequence[str] | None = None, train_share: float 
     Raises:
         UserError: a folder or a mask is missing, or a part of the split would be empty.
     """
-    wanted = choose("mtd", root, categories, CATEGORIES, CATEGORIES)
-    root = settle(root, lambda folder: (folder / "MT_Free").is_dir(), "MT_Free, MT_Blowhole and so on")
+    wanted = choose_categories("mtd", root, categories, CATEGORIES, CATEGORIES)
+    root = find_root(root, lambda folder: (folder / "MT_Free").is_dir(), "MT_Free, MT_Blowhole and so on")
     samples = [sample for name in FOLDERS for sample in _read(root, name)]
     return Index(
         "mtd",

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from ader.data.index import TRAIN, Index, Sample
 from ader.data.listing import folders
-from ader.datasets._base import find_categories
+from ader.datasets._locating import find_categories
 from ader.datasets._tree import read_part
 
 CATEGORIES = ("bagel", "cable_gland", "carrot", "cookie", "dowel", "foam", "peach", "potato", "rope", "tire")

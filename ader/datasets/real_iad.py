@@ -29,7 +29,7 @@ from typing import Literal, get_args
 
 from ader.data.index import TEST, TRAIN, Index, Sample
 from ader.data.listing import AGAIN
-from ader.datasets._base import choose, inside, settle
+from ader.datasets._locating import checked_path, choose_categories, find_root
 from ader.system.errors import UserError
 
 CATEGORIES = (
@@ -67,9 +67,9 @@ def real_iad(
         UserError: images or JSONs are missing, or a JSON is not as expected.
     """
     expected = f"realiad_{resolution}/audiojack or audiojack"
-    root = settle(root, lambda folder: bool(_image_folders(folder, resolution)), expected)
+    root = find_root(root, lambda folder: bool(_image_folders(folder, resolution)), expected)
     images = _image_folders(root, resolution)[0]
-    wanted = choose("real_iad", images, categories, _on_disk(images), CATEGORIES)
+    wanted = choose_categories("real_iad", images, categories, _on_disk(images), CATEGORIES)
     jsons = _json_folder(root, images, split)
     several_views = split != "single_view"
     samples = [s for name in wanted for s in _read_category(jsons / f"{name}.json", name, several_views)]
@@ -107,9 +107,9 @@ def _read_category(file: Path, category: str, several_views: bool) -> list[Sampl
         match entry:
             case {"anomaly_class": str() as kind, "image_path": str() as image, "mask_path": str() | None as mask}:
                 where = f"{file}, entry {number} of {split!r}"
-                path, defect = inside(posixpath.join(prefix, image), where), "good" if kind == normal else kind
+                path, defect = checked_path(posixpath.join(prefix, image), where), "good" if kind == normal else kind
                 label = int(kind != normal and split == TEST)  # a defect in the training data is noise
-                masks = (inside(posixpath.join(prefix, mask), where),) if label and mask else ()
+                masks = (checked_path(posixpath.join(prefix, mask), where),) if label and mask else ()
                 samples.append(Sample(path, category, split, label, masks, defect, _group(path, several_views)))
             case _:
                 what = "anomaly_class, image_path or mask_path"

@@ -28,7 +28,9 @@ from typing import Any, Literal, NoReturn
 
 from ader.data.index import TEST, TRAIN, Index, Sample
 from ader.data.listing import AGAIN, image_files, relative
-from ader.datasets._base import choose, hold_out, pair_masks, settle
+from ader.datasets._hold_out import hold_out
+from ader.datasets._locating import choose_categories, find_root
+from ader.datasets._masks import pair_masks
 from ader.system.errors import UserError
 
 CATEGORIES = ("capsule", "softgel")
@@ -42,7 +44,7 @@ def sensum_sodf(
     test_good: int = 150,
     seed: int = 143,
 ) -> Index:
-    """Lists SensumSODF.
+    """Lists SensumSODF: capsules and softgels, split by a draw or by a fold of the published cross-validation.
 
     Args:
         root: the folder that holds ``capsule`` and ``softgel``.
@@ -55,8 +57,8 @@ def sensum_sodf(
     Raises:
         UserError: a folder, a mask or a list is missing, or a list does not fit the images.
     """
-    root = settle(root, lambda folder: bool(_on_disk(folder)), "capsule/negative/data and capsule/positive/data")
-    wanted = choose("sensum_sodf", root, categories, _on_disk(root), CATEGORIES)
+    root = find_root(root, lambda folder: bool(_on_disk(folder)), "capsule/negative/data and capsule/positive/data")
+    wanted = choose_categories("sensum_sodf", root, categories, _on_disk(root), CATEGORIES)
     samples: list[Sample] = []
     left_out: list[str] = []
     for category in wanted:

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from ader.data.index import Index
 from ader.data.listing import AGAIN, folders, image_files, relative
-from ader.datasets._base import settle
 from ader.datasets._class_splits import Images, class_index, unified
+from ader.datasets._locating import find_root
 from ader.system.errors import UserError, some
 
 CLASSES = 200
@@ -37,7 +37,9 @@ def tiny_imagenet(root: Path, categories: Sequence[str] | None = None, split: in
     Raises:
         UserError: a class, an image or the list of labels is missing, or there is no such split.
     """
-    root = settle(root, lambda folder: (folder / "train").is_dir() and (folder / LIST).is_file(), f"train and {LIST}")
+    root = find_root(
+        root, lambda folder: (folder / "train").is_dir() and (folder / LIST).is_file(), f"train and {LIST}"
+    )
     classes = folders(root / "train")
     if len(classes) != CLASSES:
         raise UserError(f"{root / 'train'} holds {len(classes)} folders, one for each of {CLASSES} classes: {AGAIN}")

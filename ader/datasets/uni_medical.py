@@ -29,7 +29,8 @@ from pathlib import Path
 
 from ader.data.index import Index
 from ader.data.listing import AGAIN, folders, image_files, stem_of
-from ader.datasets._base import NORMAL, masks_by_name
+from ader.datasets._locating import NORMAL
+from ader.datasets._masks import masks_by_name
 from ader.datasets._preparing import Work, copy
 from ader.datasets._tree import Tree, read_tree
 from ader.system.errors import UserError, some
@@ -42,7 +43,7 @@ log = logging.getLogger(__name__)
 
 
 def uni_medical(root: Path, categories: Sequence[str] | None = None) -> Index:
-    """Lists Uni-Medical.
+    """Lists Uni-Medical: slices of brain, liver and retina, a category each, with masks.
 
     Args:
         root: the folder that holds ``brain``, ``liver`` and ``retinal``.

@@ -33,7 +33,7 @@ from typing import Literal, get_args
 from ader.data.image import read_mask
 from ader.data.index import TEST, TRAIN, Index, Sample
 from ader.data.listing import AGAIN, folders
-from ader.datasets._base import choose, inside, settle
+from ader.datasets._locating import checked_path, choose_categories, find_root
 from ader.datasets._preparing import Work, copy, for_all
 from ader.datasets._tree import MVTEC, Tree, read_tree
 from ader.system.errors import UserError
@@ -63,7 +63,7 @@ def visa(root: Path, categories: Sequence[str] | None = None, split: Split = "1c
         UserError: neither layout is there, an object is missing, a list is wrong, or images and masks do not fit.
     """
     expected = f"{_list(Path(), split)} (as in the archive) or {split}/candle/train/good (converted)"
-    root = settle(root, lambda folder: _list(folder, split).is_file() or bool(_converted(folder, split)), expected)
+    root = find_root(root, lambda folder: _list(folder, split).is_file() or bool(_converted(folder, split)), expected)
     if _list(root, split).is_file():
         return _read_raw(root, categories, split)
     tree = MVTEC if split == "1cls" else TWO_CLASS
@@ -87,7 +87,7 @@ def _is_object(folder: Path, split: Split) -> bool:
 def _read_raw(root: Path, categories: Sequence[str] | None, split: Split) -> Index:
     """The samples of a list; whether their files exist is left to the check of files."""
     on_disk = [name for name in CATEGORIES if (root / name).is_dir()]
-    wanted = choose("visa", root, categories, on_disk, CATEGORIES)
+    wanted = choose_categories("visa", root, categories, on_disk, CATEGORIES)
     listed = sorted(_read_list(_list(root, split)), key=lambda sample: sample.image)
     samples = [sample for name in wanted for sample in listed if sample.category == name]
     # anomalib converts in place
@@ -110,8 +110,8 @@ def _read_list(file: Path) -> Iterator[Sample]:
                     raise UserError(f"{where}: {problem}: {AGAIN}")
                 category, split, label, image, mask = row
                 seen.add(image)
-                masks, defect = ((inside(mask, where),), "bad") if mask else ((), "good")
-                yield Sample(inside(image, where), category, split, LABELS[label], masks, defect)
+                masks, defect = ((checked_path(mask, where),), "bad") if mask else ((), "good")
+                yield Sample(checked_path(image, where), category, split, LABELS[label], masks, defect)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{file} cannot be read ({error}): {AGAIN}") from error
 

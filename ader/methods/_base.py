@@ -11,7 +11,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -21,10 +20,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ader.config import plugins
+from ader.config.tags import Supervision as Supervision
+from ader.config.tags import Tags as Tags
 from ader.config.validate import validated
 from ader.data.index import Index
+from ader.data.sources import Source
 from ader.nets.optim.schedules import Schedule
 from ader.settings import check_supervision
+from ader.system.errors import UserError
 
 Array = npt.NDArray[Any]
 
@@ -39,8 +42,9 @@ Share = Annotated[float, Field(gt=0, le=1)]
 #: The stream depends on the seed, the epoch and the image only.
 Augment = Callable[[Array, np.random.Generator], Mapping[str, Array]]
 
-#: The labels that training sees: none (normal images only), image labels, or pixel masks as well.
-Supervision = Literal["normal", "image", "pixel"]
+#: The order of a stage's images: a new permutation for each epoch; the index's own order; or as many normal as
+#: defective images in every batch, the rarer kind repeated in fresh permutations (``ader.training.order``).
+Sampling = Literal["shuffled", "sequential", "balanced"]
 
 
 class Prediction(NamedTuple):
@@ -64,7 +68,8 @@ class Batch:
             image, for synthetic anomalies made on the device.
         label_B: 0 or 1; None unless the method's tags declare supervision.
         mask_BHW: 0 or 1; None unless the method's tags declare pixel supervision.
-        extra: what the stage's ``augment`` made, and the label maps that the stage asks for.
+        extra: what the stage's ``augment`` made, by name.
+        inputs: what the method's declared ``inputs`` have for these images, by name; as ``predict`` gets them.
     """
 
     image_BCHW: Tensor
@@ -72,6 +77,7 @@ class Batch:
     label_B: Tensor | None = None
     mask_BHW: Tensor | None = None
     extra: Mapping[str, Tensor] = field(default_factory=dict)
+    inputs: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Optimize(Protocol):
@@ -79,6 +85,8 @@ class Optimize(Protocol):
 
     Clears the gradients of the named optimizers (all when none is named), back-propagates ``loss``, averages the
     gradients over processes, clips each optimizer's gradient norm and steps. May be called many times per batch.
+    With ``trainer.accumulate`` an optimizer steps at every N-th call that concerns it
+    (``ader.training.optimization``); a method needs to know nothing of that.
     """
 
     def __call__(self, loss: Tensor, *names: str) -> None: ...
@@ -86,18 +94,22 @@ class Optimize(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """What passes and descents share.
+    """What a ``FitPass`` and a ``TrainStage`` share: which images come, in which order, with which labels.
 
     Attributes:
         name: unique within the method; appears in logs, checkpoints and the record.
-        batch_size: images per step, over all processes.
+        batch_size: images per step, over all processes; even where ``sampler`` is ``"balanced"``.
         split: which part of the training data: ``"train"``, or one named in ``Method.holdout`` or by the setting; or
             several of them together.
         share: of each category's normal and of its defective images that the stage sees, drawn by the run's seed.
         supervision: the labels it trains with, where it is less than the method's tags say (a detector inside a
             supervised method); None: as the tags say. A stage with ``"normal"`` never sees a labeled defect.
-        augment: makes extra inputs in loader workers.
-        label_maps: those of ``Method.label_maps`` that its batches have, by name.
+        augment: makes ``Batch.extra`` in loader workers.
+        inputs: the names of those of ``Method.inputs`` that its batches have; None: all.
+        sampler: in which order the images come; ``"balanced"`` wants image labels.
+
+    Raises:
+        UserError: balanced batches of an odd size.
     """
 
     name: str
@@ -106,7 +118,15 @@ class Stage:
     share: float = 1.0
     supervision: Supervision | None = None
     augment: Augment | None = None
-    label_maps: tuple[str, ...] = ()
+    inputs: tuple[str, ...] | None = None
+    sampler: Sampling = "shuffled"
+
+    def __post_init__(self) -> None:
+        if self.sampler == "balanced" and self.batch_size % 2:
+            raise UserError(
+                f"stage {self.name!r} has as many normal as defective images in a batch, and a batch size of "
+                f"{self.batch_size}: give an even batch_size"
+            )
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -124,19 +144,19 @@ class FitPass(Stage):
     Attributes:
         update: takes each batch.
         finish: called once after the last batch.
-        shuffle: whether images come in a seeded random order instead of the index's.
+        sampler: the index's own order, unless another is given.
         batches: stop after so many batches (None: all images once, the last batch may be smaller).
     """
 
     update: Callable[[Batch], None]
     finish: Callable[[], None]
-    shuffle: bool = False
+    sampler: Sampling = "sequential"
     batches: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainStage(Stage):
-    """Gradient descent.
+    """Gradient descent: batches, each given to ``step``, for so many epochs or steps.
 
     Attributes:
         step: minimizes on one batch and returns the losses to log, by name (scalar tensors).
@@ -159,29 +179,12 @@ class TrainStage(Stage):
     drop_last: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if (self.epochs is None) == (self.steps is None):
             raise ValueError(f"stage {self.name!r}: give epochs or steps, one of them")
         unknown = set(self.schedules) - set(self.optimizers)
         if unknown:
             raise ValueError(f"stage {self.name!r}: schedules for unknown optimizers {sorted(unknown)}")
-
-
-@dataclass(frozen=True)
-class Tags:
-    """What a method is, for the runner's checks and for tables.
-
-    Attributes:
-        maps: whether it localizes.
-        supervision: the labels it trains with: none (``"normal"``), image labels, or pixel masks.
-        paper: short citation, for ``ader list methods``.
-        reference: what the method was compared with, as repositories with commits, or ``"none: why"``. ``parity/`` has
-            the comparison.
-    """
-
-    maps: bool = True
-    supervision: Supervision = "normal"
-    paper: str = ""
-    reference: str = ""
 
 
 class Method(nn.Module):
@@ -214,9 +217,16 @@ class Method(nn.Module):
         return arguments
 
     @classmethod
-    def label_maps(cls, arguments: Mapping[str, Any]) -> Mapping[str, Path]:
-        """Folders with an integer map for every image, under the image's own path with another ending
-        (``ader.data.labelmaps``), by the name under which ``Batch.extra`` and ``predict_with`` have them."""
+    def inputs(cls, arguments: Mapping[str, Any]) -> Mapping[str, Source]:
+        """What the method gets of every image besides its pixels, e.g. ``{"segments": LabelMaps(folder)}``.
+
+        One declaration for training and test: a training batch has them in ``Batch.inputs``, and ``predict`` gets them
+        as keyword arguments of the same names. They are checked before anything is trained and read in the loader's
+        workers. Most methods have none.
+
+        Args:
+            arguments: the constructor's, as configured.
+        """
         return {}
 
     @property
@@ -234,12 +244,12 @@ class Method(nn.Module):
 
     def predict(self, image_BCHW: Tensor) -> Prediction:
         """Scores images (RGB in [0, 1]); evaluation mode, no gradients. Each image's result is independent of the
-        others in its batch."""
-        raise NotImplementedError(f"{type(self).__name__} must define predict")  # abstract
+        others in its batch.
 
-    def predict_with(self, image_BCHW: Tensor, extra: Mapping[str, Tensor]) -> Prediction:
-        """As ``predict``, for methods with ``label_maps``: ``extra`` has those of the images, (B, H, W) each."""
-        return self.predict(image_BCHW)
+        A method that declares ``inputs`` takes each as a further keyword argument: it is called as
+        ``predict(image_BCHW, **inputs)``, with tensors (B, ...) on the images' device.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define predict")  # abstract
 
     def forward(self, image_BCHW: Tensor) -> Any:
         """The network pass whose multiply-accumulates the papers count; ``predict`` unless a method says otherwise."""

@@ -61,6 +61,7 @@ from ader.nets.flows import CouplingBlock, Flow, log_likelihood
 from ader.nets.optim.schedules import Schedule
 from ader.nets.scoring.maps import pooled_maximum, upsample
 from ader.nets.state.late_tensor import LateTensor
+from ader.nets.state.rows import Rows
 from ader.nets.synthesis.draws import uniform
 from ader.nets.synthesis.geometry import rotate
 from ader.system import dist
@@ -130,7 +131,7 @@ class CFlow(Method):
         )
         self.codes = PositionalCodes(condition_dim)
         self.offset = LateTensor()
-        self._largest: Tensor | None = None
+        self.rows = Rows()
 
     def stages(self) -> Iterator[TrainStage | FitPass]:
         yield TrainStage(
@@ -142,7 +143,7 @@ class CFlow(Method):
             epochs=self.epochs,
             schedules=dict.fromkeys(self.names, self.schedule),
         )
-        self._largest = None
+        self.rows.clear()
         yield FitPass(name="offset", batch_size=self.batch_size, update=self._compare, finish=self._finish)
 
     def _adam(self, flow: nn.Module) -> torch.optim.Adam:
@@ -198,13 +199,12 @@ class CFlow(Method):
         return maps
 
     def _compare(self, batch: Batch) -> None:
-        largest_K = torch.stack([value_BHW.amax() for value_BHW in self(batch.image_BCHW)])
-        self._largest = largest_K if self._largest is None else torch.maximum(self._largest, largest_K)
+        self.rows.add(torch.stack([value_BHW.amax() for value_BHW in self(batch.image_BCHW)])[None])
 
     def _finish(self) -> None:
-        """Keeps each scale's largest likelihood; a process without images has nothing to say."""
-        none = self.offset.anchor.new_empty(0, len(self.names))
-        self.offset.value = dist.gather_rows(none if self._largest is None else self._largest[None]).amax(dim=0)
+        """Keeps each scale's largest likelihood."""
+        self.offset.value = self.rows.gathered().amax(dim=0)
+        self.rows.clear()
 
     def predict(self, image_BCHW: Tensor) -> Prediction:
         pairs = zip(self(image_BCHW), self.offset.get(), strict=True)

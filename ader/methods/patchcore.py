@@ -36,7 +36,7 @@ from ader.nets.scoring.maps import GaussianBlur, upsample
 from ader.nets.scoring.neighbors import greedy_coreset, nearest, squared_distances
 from ader.nets.scoring.patches import PatchFeatures, probe_in_training_mode
 from ader.nets.state.late_tensor import LateTensor
-from ader.system import dist
+from ader.nets.state.rows import Rows
 
 
 class PatchCore(Method):
@@ -85,33 +85,26 @@ class PatchCore(Method):
         self.patches = PatchFeatures(self.backbone.channels, embed_dim)
         self.bank = LateTensor()
         self.blur = GaussianBlur(sigma)
-        self._collected: list[Tensor] = []
+        self.rows = Rows()
 
     def stages(self) -> Iterator[FitPass]:
-        self._collected = []
+        self.rows.clear()
         yield FitPass(name="bank", batch_size=self.batch_size, update=self._collect, finish=self._reduce)
 
     def _collect(self, batch: Batch) -> None:
-        self._collected.append(self(batch.image_BCHW).flatten(0, 2).float())
+        self.rows.add(self(batch.image_BCHW).flatten(0, 2).float())
 
     def _reduce(self) -> None:
         """Keeps the coreset, in the order of the images. All patches are never copied into one tensor: they are
         what limits the size of the data (15 GB for MVTec AD)."""
-        none_ND = self.bank.anchor.new_empty(0, self.embed_dim)  # a process may have had no image
-        collected, self._collected = [none_ND, *self._collected], []
         if self.coreset == 1:
-            self.bank.value = dist.gather_rows(torch.cat(collected))
-            return
-        mapper = nn.Linear(self.embed_dim, self.projection_dim, bias=False)  # upstream's draw, with its scale
-        weight_DP = mapper.weight.detach().T.to(none_ND.device)
-        chosen = self._choose(dist.gather_rows(torch.cat([patch_ND @ weight_DP for patch_ND in collected])))
-        counts = dist.gather_objects(sum(map(len, collected)))
-        chosen = chosen.sort().values - sum(counts[: dist.rank()])  # positions in this process's patches
-        kept = []
-        for patch_ND in collected:
-            kept.append(patch_ND[chosen[(chosen >= 0) & (chosen < len(patch_ND))]])
-            chosen = chosen - len(patch_ND)
-        self.bank.value = dist.gather_rows(torch.cat(kept))
+            self.bank.value = self.rows.gathered()
+        else:
+            mapper = nn.Linear(self.embed_dim, self.projection_dim, bias=False)  # upstream's draw, with its scale
+            weight_DP = mapper.weight.detach().T.to(self.bank.anchor.device)
+            chosen = self._choose(self.rows.map(lambda patch_ND: patch_ND @ weight_DP).gathered())
+            self.bank.value = self.rows.gathered(chosen.sort().values)
+        self.rows.clear()
 
     def _choose(self, point_NP: Tensor) -> Tensor:
         """Approximate greedy coreset (section 3.2) of projected patches, started from random points."""

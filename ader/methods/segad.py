@@ -30,38 +30,35 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ader.config.validate import validated
-from ader.data.index import TRAIN, Index
-from ader.data.labelmaps import MOST, read_label_map, resized
+from ader.data.index import Index
+from ader.data.labelmaps import MOST, LabelMaps, read_label_map, resized
 from ader.methods._base import Batch, Count, FitPass, Method, Prediction, Share, Stage, Tags
-from ader.methods._finished import Model
-from ader.methods._options import option_arguments, option_class
+from ader.methods._ensemble import Ensemble, finished_part, new_part, part_arguments
+from ader.methods._options import option_class
 from ader.nets.backbone import BackboneOptions
 from ader.nets.scoring.maps import full
 from ader.nets.scoring.segments import STATISTICS, Segments, segment_statistics
 from ader.nets.state.forest import BoostedForest, ForestOptions
 from ader.nets.state.late_tensor import LateTensor
+from ader.nets.state.rows import Rows
 from ader.nets.synthesis.blemishes import BlemishOptions, blemished
-from ader.results.schema import plain
 from ader.settings import FOREST
-from ader.system import dist
 from ader.system.errors import UserError
 
 #: Rows and columns of a grid of segments.
 GRID = re.compile(r"(\d+)x(\d+)")
 
-#: The name under which label maps of single images come.
+#: The declared input: each image's own label map. ``predict`` has an argument of this name.
 LABELS = "segments"
 
 
-class SegAD(Method):
+class SegAD(Ensemble):
     """Detectors that learn from normal images, and a forest that learns from image labels what their maps mean.
 
     Args:
@@ -111,22 +108,22 @@ class SegAD(Method):
         self.quantile, self.map_maximum, self.generated = quantile, map_maximum, generated
         self.batch_size = batch_size
         common = {"epochs": epochs, "backbone": backbone, "image_size": image_size}
-        finished = {name: model_at(name, runs[name], image_size) for name in runs}
-        self.finished = finished
+        self.finished = {name: finished_part(name, runs[name], image_size) for name in runs}
         self.detectors = nn.ModuleDict()
         for name in detectors:
             own = options.get(name, {})
-            self.detectors[name] = finished[name].restore() if name in runs else made(name, own, **common)
+            self.detectors[name] = self.finished[name].restore() if name in runs else new_part(name, own, **common)
         self.classifier: Method | None = None
         self.classifier_name = classifier
         if classifier is not None:
-            self.classifier = made(classifier, {"share": classifier_share, **options.get(classifier, {})}, **common)
+            own = {"share": classifier_share, **options.get(classifier, {})}
+            self.classifier = new_part(classifier, own, **common)
         self.per_image, label_HW = segment_source(segments, image_size)
         self.register_buffer("label_1HW", label_HW[None])  # saved: a forest needs the segments that it was grown with
         self._common: tuple[object, Segments] | None = None
         self.table = LateTensor()
         self.forest = BoostedForest(forest)
-        self._rows: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.rows = Rows()
 
     @classmethod
     def arguments_for(cls, arguments: Mapping[str, Any], training: Index, data_hash: str) -> Mapping[str, Any]:
@@ -141,70 +138,62 @@ class SegAD(Method):
         common = {name: given[name] for name in ("epochs", "backbone", "image_size")}
         for name in (*given["detectors"], given["classifier"]):
             if name is not None and name not in runs:
-                arguments_of(name, options.get(name, {}), **common)
+                part_arguments(name, options.get(name, {}), **common)
         check_forest(training.split(FOREST), given["generated"] is not None, given["classifier"])
         models = {
-            name: model_at(name, folder, given["image_size"], training.categories) for name, folder in runs.items()
+            name: finished_part(name, folder, given["image_size"], training.categories) for name, folder in runs.items()
         }
         for model in models.values():
             model.check_data(training, data_hash)
         return {**arguments, "runs": {name: str(model.path) for name, model in models.items()} or None}
 
     @classmethod
-    def label_maps(cls, arguments: Mapping[str, Any]) -> Mapping[str, Path]:
+    def inputs(cls, arguments: Mapping[str, Any]) -> Mapping[str, LabelMaps]:
         segments = arguments.get("segments")
         if segments is None or GRID.fullmatch(segments) or Path(segments).expanduser().is_file():
             return {}
-        return {LABELS: Path(segments).expanduser()}
+        return {LABELS: LabelMaps(Path(segments).expanduser())}
 
     @property
     def trained(self) -> dict[str, Method]:
-        """The methods that are trained here, by name."""
         methods = {name: each for name, each in self.detectors.items() if name not in self.finished}
         if self.classifier is not None and self.classifier_name is not None:
             methods[self.classifier_name] = self.classifier
         return methods  # type: ignore[return-value]
 
-    @property
-    def holdout(self) -> Mapping[str, float]:
-        return {
-            f"{name}/{split}": share for name, method in self.trained.items() for split, share in method.holdout.items()
-        }
-
     def stages(self) -> Iterator[Stage]:
-        for name, method in self.trained.items():
-            for stage in method.stages():
-                yield self._placed(name, method, stage)
-        maps = (LABELS,) if self.per_image else ()
-        common: dict[str, Any] = {"batch_size": self.batch_size, "split": FOREST, "label_maps": maps}
-        self._rows = []
+        for name in self.trained:
+            if name == self.classifier_name:
+                yield from self.stages_of(name)
+            else:
+                yield from self.stages_of(name, supervision="normal", barred=FOREST)
+        common: dict[str, Any] = {"batch_size": self.batch_size, "split": FOREST}
+        self.rows.clear()
         yield FitPass(name="forest", update=self._collect, finish=self._conclude, **common)
         if self.generated is not None and not self.table.get()[:, 0].any():
-            self._rows = []
+            self.rows.clear()
             yield FitPass(name="generated", update=self._collect_generated, finish=self._conclude_generated, **common)
-
-    def _placed(self, name: str, method: Method, stage: Stage) -> Stage:
-        """A part's stage as one of the whole's. What others hold out is training data to it as any."""
-        splits: list[str] = []
-        for split in stage.splits:
-            held = [other for other in self.holdout if not other.startswith(f"{name}/")]
-            splits += [TRAIN, *held] if split == TRAIN else [f"{name}/{split}" if split in method.holdout else split]
-        detects = name != self.classifier_name
-        assert not (detects and FOREST in splits), f"{name} asks for what the forest learns from"
-        supervision = "normal" if detects else stage.supervision
-        return replace(stage, name=f"{name}/{stage.name}", split=tuple(splits), supervision=supervision)
 
     def _collect(self, batch: Batch) -> None:
         assert batch.label_B is not None  # the tags ask for it
-        self._rows.append((batch.label_B, *self._features(batch.image_BCHW, batch.extra)))
+        self._add(batch.label_B, batch.image_BCHW, batch.inputs.get(LABELS))
 
     def _collect_generated(self, batch: Batch) -> None:
         assert self.generated is not None
-        label_BHW = batch.extra[LABELS] if self.per_image else self._labels(batch.image_BCHW)
+        label_BHW = batch.inputs[LABELS] if self.per_image else self._labels(batch.image_BCHW)
         for copy in range(self.generated.copies):
             image_BCHW = blemished(batch.image_BCHW, label_BHW, batch.seed_B, self.generated, f"{copy}")
-            rows = self._features(image_BCHW, batch.extra)
-            self._rows.append((torch.ones(len(image_BCHW), device=image_BCHW.device), *rows))
+            defective_B = torch.ones(len(image_BCHW), device=image_BCHW.device)
+            self._add(defective_B, image_BCHW, batch.inputs.get(LABELS))
+
+    def _add(self, label_B: Tensor, image_BCHW: Tensor, segment_BHW: Tensor | None) -> None:
+        """A row for each image: its label, the number L of the batch's segments, what the image as a whole adds, and
+        the statistics, for rows of one length those of as many segments as there can be."""
+        stats_BLK4, rest_BR = self._features(image_BCHW, segment_BHW)
+        segments = stats_BLK4.shape[1]
+        filled_BF = nn.functional.pad(stats_BLK4, (0, 0, 0, 0, 0, MOST - segments)).flatten(1).float()
+        facts_B2 = torch.stack([label_B.float(), torch.full_like(label_B, segments, dtype=torch.float)], dim=1)
+        self.rows.add(torch.cat([facts_B2, rest_BR, filled_BF], dim=1))
 
     def _conclude(self) -> None:
         self.table.value = self._gathered()
@@ -217,14 +206,11 @@ class SegAD(Method):
 
     def _gathered(self) -> Tensor:
         """Labels and features of all processes' images, (N, 1 + F). Segments that a batch did not have are empty."""
-        rows, self._rows = self._rows, []
-        most = max(dist.gather_objects(max((stats_BLK4.shape[1] for _, stats_BLK4, _ in rows), default=0)))
-        table = [self.forest.model.anchor.new_empty(0, 1 + self._width(most))]  # a process may have had no image
-        for label_B, stats_BLK4, rest_BR in rows:
-            missing = most - stats_BLK4.shape[1]
-            stats_BLK4 = nn.functional.pad(stats_BLK4, (0, 0, 0, 0, 0, missing))
-            table.append(torch.cat([label_B[:, None].float(), stats_BLK4.flatten(1).float(), rest_BR], dim=1))
-        return dist.gather_rows(torch.cat(table))
+        label_N, count_N, row_NF = self.rows.gathered().tensor_split([1, 2], dim=1)
+        self.rows.clear()
+        rest, most = self._width(0), int(count_N.max())
+        statistics = self._width(most) - rest
+        return torch.cat([label_N, row_NF[:, rest : rest + statistics], row_NF[:, :rest]], dim=1)
 
     def _grow(self) -> None:
         table_NF = self.table.get()
@@ -232,23 +218,23 @@ class SegAD(Method):
         self.forest.fit(table_NF[:, 1:], table_NF[:, 0], seed)
 
     def _features(
-        self, image_BCHW: Tensor, extra: Mapping[str, Tensor], count: int | None = None
+        self, image_BCHW: Tensor, segment_BHW: Tensor | None, count: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Statistics (B, L, K, 4), and what the image as a whole adds (B, R)."""
+        """Statistics (B, L, K, 4), and what the image as a whole adds (B, R); ``count`` fixes L."""
         maps = [method.predict(image_BCHW).map_BHW for method in self.detectors.values()]  # type: ignore[operator]
         map_BKHW = torch.stack([full(map_BHW) for map_BHW in maps], dim=1)
-        stats_BLK4 = segment_statistics(map_BKHW, self._segments(image_BCHW, extra, count), self.quantile)
+        stats_BLK4 = segment_statistics(map_BKHW, self._segments(image_BCHW, segment_BHW, count), self.quantile)
         rest = [map_BKHW.amax(dim=(2, 3))] if self.map_maximum else []
         if self.classifier is not None:
             rest.append(full(self.classifier.predict(image_BCHW).score_B)[:, None])
         rest_BR = torch.cat([map_BKHW.new_empty(len(map_BKHW), 0), *rest], dim=1)
         return stats_BLK4, rest_BR
 
-    def _segments(self, image_BCHW: Tensor, extra: Mapping[str, Tensor], count: int | None) -> Segments:
+    def _segments(self, image_BCHW: Tensor, segment_BHW: Tensor | None, count: int | None) -> Segments:
         if self.per_image:
-            if LABELS not in extra:
+            if segment_BHW is None:
                 raise UserError("segad with a folder of segment maps cannot score images without them: give the maps")
-            return Segments.of(extra[LABELS], count)
+            return Segments.of(segment_BHW, count)
         state = (image_BCHW.shape[2:], image_BCHW.device, self.label_1HW._version)
         if self._common is None or self._common[0] != state:
             self._common = (state, Segments.of(self._labels(image_BCHW)))
@@ -271,28 +257,20 @@ class SegAD(Method):
         parts = [*self.detectors.values(), *([self.classifier] if self.classifier is not None else [])]
         return [part(image_BCHW) for part in parts]
 
-    def predict(self, image_BCHW: Tensor) -> Prediction:
-        return self.predict_with(image_BCHW, {})
+    def predict(self, image_BCHW: Tensor, segments: Tensor | None = None) -> Prediction:
+        """Scores images.
 
-    def predict_with(self, image_BCHW: Tensor, extra: Mapping[str, Tensor]) -> Prediction:
+        Args:
+            image_BCHW: RGB in [0, 1].
+            segments: (B, H, W) int64, each image's own label map, where the method was given a folder of them.
+
+        Raises:
+            UserError: the forest was grown with a label map for each image, and there is none.
+        """
         per_segment = self._width(1) - self._width(0)
-        segments = (self.table.get().shape[1] - 1 - self._width(0)) // per_segment
-        stats_BLK4, rest_BR = self._features(image_BCHW, extra, segments)
+        count = (self.table.get().shape[1] - 1 - self._width(0)) // per_segment
+        stats_BLK4, rest_BR = self._features(image_BCHW, segments, count)
         return Prediction(self.forest(torch.cat([stats_BLK4.flatten(1).float(), rest_BR], dim=1)))
-
-    def warnings(self) -> list[str]:
-        """Those of the parts; what another run trained has the warnings of that run."""
-        texts = [text for method in self.trained.values() for text in method.warnings()]
-        texts += [text for model in self.finished.values() for text in model.record.network.warnings]
-        return list(dict.fromkeys(texts))
-
-    def weights(self) -> list[dict[str, Any]]:
-        """Those of the parts, and the runs that they are from."""
-        found = [entry for method in self.trained.values() for entry in method.weights()]
-        for name, model in self.finished.items():
-            found += [plain(weights) for weights in model.record.network.weights]
-            found.append({"name": name, "source": str(model.path), "sha256": model.record.checkpoint.sha256})
-        return found
 
 
 def check_names(
@@ -340,53 +318,6 @@ def check_forest(forest: Index, generates: bool, classifier: str | None) -> None
         )
     if not defective and classifier is not None:
         raise UserError(f"method.classifier={classifier} needs labeled defects and the setting gives none: set it null")
-
-
-def arguments_of(
-    name: str, own: Mapping[str, Any], *, epochs: int, backbone: BackboneOptions, image_size: int
-) -> dict[str, Any]:
-    """A part's constructor arguments: its option's, what is common to all parts, and its own.
-
-    Raises:
-        UserError: unknown argument, or a value of the wrong kind.
-    """
-    method_class = option_class(name)
-    parameters = inspect.signature(method_class).parameters
-    given = option_arguments(name) | ({"epochs": epochs} if "epochs" in parameters else {})
-    for key, parameter in parameters.items():
-        if isinstance(parameter.default, BackboneOptions):
-            network = backbone if backbone.name else replace(parameter.default, **given.get(key, {}))
-            given[key] = vars(replace(network, pretrained=backbone.pretrained, weights=backbone.weights))
-    for key, value in own.items():
-        given[key] = (
-            {**given[key], **value} if isinstance(value, Mapping) and isinstance(given.get(key), dict) else value
-        )
-    if "image_size" in parameters:
-        given.setdefault("image_size", image_size)
-    return validated(method_class, given, where=f"method.options.{name}")
-
-
-def made(name: str, own: Mapping[str, Any], **common: Any) -> Method:
-    """A part that is trained here."""
-    return option_class(name)(**arguments_of(name, own, **common))
-
-
-def model_at(name: str, folder: str, image_size: int, categories: Sequence[str] | None = None) -> Model:
-    """A detector that another run trained.
-
-    Raises:
-        UserError: it is not one of this name and image size.
-    """
-    model = Model.at(Path(folder).expanduser(), categories)
-    there = model.trained.record.choices["method"]
-    if there != name:
-        raise UserError(f"method.runs.{name}={folder} is a run of {there}: give one of {name}")
-    if model.image_size != image_size:
-        raise UserError(
-            f"method.runs.{name}={folder} saw images of {model.image_size} pixels, this run's have {image_size}: set "
-            f"image_size={model.image_size}, or train it again"
-        )
-    return model
 
 
 def segment_source(segments: str | None, image_size: int) -> tuple[bool, Tensor]:

@@ -5,8 +5,7 @@ distinct score is its own bin: ties then get scikit-learn's value. A wider bin h
 that every metric comes with the smallest and the largest value that any order (ties included) could give.
 
 Letters: K bins, P defective and N normal pixels in total; a curve "above" bin k counts the bins before it.
-Definitions: metrics.md of the project; AP and F1 as in scikit-learn, AUPRO after Bergmann et al., "Uninformed
-Students" (2020), section 4.1.
+Definitions: AP and F1 as in scikit-learn, AUPRO after Bergmann et al., "Uninformed Students" (2020), section 4.1.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ Array = npt.NDArray[np.float64]
 
 AUPRO_LIMIT = 0.3
 RANGE_SHARES = tuple(tenth / 10 for tenth in range(2, 9))
+PRESORTED = 0.02  # share of one kind of image that may be lost when images are sorted without being looked at
 
 
 class Certified(NamedTuple):
@@ -68,6 +68,17 @@ class Bins:
         )
         edge_K = value_K[::-1].astype(np.float64)
         return cls(defective_K, normal_K, weight_K, edge_K, edge_K)
+
+    @classmethod
+    def from_two(cls, defective_N: npt.NDArray[np.floating], normal_N: npt.NDArray[np.floating]) -> Bins:
+        """One bin per distinct score of defective and normal images, or pixels without weights."""
+        label_N = np.arange(len(defective_N) + len(normal_N)) < len(defective_N)
+        return cls.from_scores(np.concatenate([defective_N, normal_N]), label_N)
+
+    def scores(self) -> tuple[Array, Array]:
+        """The scores behind the bins, defective and normal ones, in descending order. No bin may be wide."""
+        assert not self.wide_K.any(), "the scores inside a wide bin are not known"
+        return np.repeat(self.low_K, self.defective_K.astype(int)), np.repeat(self.low_K, self.normal_K.astype(int))
 
     def joined(self) -> Bins:
         """Neighboring bins without a defective pixel as one: no curve depends on the order of normal pixels alone.
@@ -268,16 +279,23 @@ def quantile(score_N: Array, share: float) -> float:
     return float(np.quantile(ordered, share)) if np.isfinite(high) else float(high)
 
 
-def fpr_at_95_tpr(defective_N: Array, normal_N: Array) -> float:
-    """SegAD's FPR@95TPR: share of normal scores at or above the 5 % quantile of the defective scores."""
-    return 1.0 - float(np.mean(normal_N < quantile(defective_N, 0.05)))
+def fpr_at_95_tpr(bins: Bins) -> Certified:
+    """SegAD's FPR@95TPR: share of normal scores at or above the 5 % quantile of the defective scores. No wide bins."""
+    defective_N, normal_N = bins.scores()
+    return _exact(1.0 - float(np.mean(normal_N < quantile(defective_N, 0.05))))
 
 
-def presorted_good(defective_N: Array, normal_N: Array, share: float = 0.02) -> float:
-    """PG: share of normal scores below the ``share`` quantile of the defective scores."""
-    return float(np.mean(normal_N < quantile(defective_N, share)))
+def presorted_good(bins: Bins) -> Certified:
+    """PG: share of normal scores below the 2 % quantile of the defective scores. No wide bins."""
+    defective_N, normal_N = bins.scores()
+    return _exact(float(np.mean(normal_N < quantile(defective_N, PRESORTED))))
 
 
-def presorted_bad(defective_N: Array, normal_N: Array, share: float = 0.02) -> float:
-    """PB: share of defective scores above the ``1 - share`` quantile of the normal scores."""
-    return float(np.mean(defective_N > quantile(normal_N, 1 - share)))
+def presorted_bad(bins: Bins) -> Certified:
+    """PB: share of defective scores above the 98 % quantile of the normal scores. No wide bins."""
+    defective_N, normal_N = bins.scores()
+    return _exact(float(np.mean(defective_N > quantile(normal_N, 1 - PRESORTED))))
+
+
+def _exact(value: float) -> Certified:
+    return Certified(value, value, value)

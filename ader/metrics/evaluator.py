@@ -19,12 +19,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ader.metrics.batch import Batch, BatchChecker, Pixels, as_tensor, equal_runs, stacked
+from ader.metrics.checks import Observations, Pixels, UpdateChecker
 from ader.metrics.curves import Bins
+from ader.metrics.definitions import SLUGS, check_kind
 from ader.metrics.exact import ExactState, Images, ImageState
 from ader.metrics.histogram import BINS, HistogramState
 from ader.metrics.kernels import Scan
-from ader.metrics.names import SLUGS, check_profile
 from ader.metrics.regions import label_regions
 from ader.metrics.results import (
     Row,
@@ -36,14 +36,13 @@ from ader.metrics.results import (
 )
 from ader.system.errors import UserError
 
-STATE_VERSION = 2
+STATE_VERSION = 3
 MEAN = "mean"
-BATCH = 32  # images that `evaluate` counts at a time
 _TALLIES = ("regions", "vanished", "pixel_images", "normal_pixels", "defective_pixels", "mapped")
 
 
 class PixelState(Protocol):
-    """What a metric profile has to offer; see `HistogramState`. Rows are categories, or parts of them."""
+    """Where a kind of evaluation keeps its pixels; see `HistogramState`. Rows are categories, or parts of them."""
 
     def extend(self, rows: int) -> None:
         """Adds empty rows."""
@@ -73,14 +72,14 @@ class Evaluator:
     Args:
         categories: names, in the order of the table's rows; ``"mean"`` is taken.
         device: where maps and masks are and the counting is done.
-        profile: ``"histogram"`` (memory independent of the number of pixels, values with bounds), ``"exact"``
-            (keeps and sorts every score) or ``"ader"`` (the definitions of the published ADer tables, see
-            `published`: keeps every score, and takes image labels from the masks where those are known).
-        bins: budget per category of the histogram, see `layout`; no effect on the other profiles.
+        metric: the kind of evaluation. ``"histogram"``: memory independent of the number of pixels, values with
+            bounds. ``"exact"``: keeps and sorts every score. ``"ader"``: the definitions of the published ADer
+            tables, see `published`; keeps every score, and takes image labels from the masks where those are known.
+        bins: budget per category of the histogram, see `layout`; no effect on the other kinds.
         by_defect: keep the kinds of defect apart, for `breakdown`; the histogram then has a budget for each.
 
     Raises:
-        UserError: unknown profile; no, repeated or reserved category names.
+        UserError: unknown ``metric``; no, repeated or reserved category names.
         ValueError: too few ``bins``.
     """
 
@@ -88,22 +87,22 @@ class Evaluator:
         self,
         categories: Sequence[str],
         device: torch.device | str = "cpu",
-        profile: str = "histogram",
+        metric: str = "histogram",
         bins: int = BINS,
         by_defect: bool = False,
     ) -> None:
         self.categories = _check_categories(categories)
-        self.profile = check_profile(profile)
+        self.metric = check_kind(metric)
         self.bins = bins
         self.by_defect = by_defect
         self.device = torch.empty(0, device=device).device  # "cuda" becomes "cuda:0", as tensors report it
-        self._checker = BatchChecker(self.categories, self.device)
+        self._checker = UpdateChecker(self.categories, self.device)
         self._images = ImageState()
         # A row of the pixel state for each category; by defect: for its normal images, and for each kind of defect.
         self._row_of = {(category, ""): category for category in range(len(self.categories))}
         self._pixels: PixelState = (
             HistogramState(len(self.categories), self.device, bins)
-            if profile == "histogram"
+            if metric == "histogram"
             else ExactState(len(self.categories))
         )
         self._tally = torch.zeros((len(self.categories), len(_TALLIES)), dtype=torch.int64)
@@ -142,42 +141,42 @@ class Evaluator:
             UserError: NaN in a score or map, a normal image with a defective mask, an unknown category name.
             ValueError: a shape, dtype, device or index other than expected.
         """
-        batch = self._checker.check(category, score, label, map, mask, pixel_truth, names, group, defect)
-        if len(batch.category_B) == 0:
+        observed = self._checker.check(category, score, label, map, mask, pixel_truth, names, group, defect)
+        if len(observed.category_B) == 0:
             return
         self._rows = None
-        label_B = batch.label_B
-        if self.profile == "ader" and batch.pixels is not None:
-            label_B = label_B.clone()
-            label_B[batch.pixels.image_B] = batch.pixels.scan.marked_B
-        self._images.add(batch.category_B, batch.score_B, label_B, batch.groups, batch.defects)
-        if batch.mapped:
-            self._add_tally("mapped", batch.category_B, torch.ones_like(batch.category_B))
-        if batch.pixels is not None:
-            self._add_pixels(batch, batch.pixels)
+        label_B = observed.label_B
+        if self.metric == "ader" and observed.pixels is not None:
+            label_B = label_B.clone()  # ADer calls an image defective if its mask is, at the size of evaluation
+            label_B[observed.pixels.image_B] = observed.pixels.scan.marked_B
+        self._images.add(observed.category_B, observed.score_B, label_B, observed.groups, observed.defects)
+        if observed.mapped:
+            self._add_tally("mapped", observed.category_B, torch.ones_like(observed.category_B))
+        if observed.pixels is not None:
+            self._add_pixels(observed, observed.pixels)
 
-    def _add_pixels(self, batch: Batch, pixels: Pixels) -> None:
+    def _add_pixels(self, observed: Observations, pixels: Pixels) -> None:
         marked_B, image_B = pixels.scan.marked_B, pixels.image_B
         mask_BHW = pixels.mask_BHW if self.device.type == "cpu" else _to_host(pixels.mask_BHW, marked_B)
         regions = label_regions(mask_BHW.numpy(), marked_B.numpy())
         position_M, weight_M = (torch.from_numpy(each).to(self.device) for each in regions[:2])
-        self._pixels.add(self._rows_for(batch, image_B), pixels.map_BHW, position_M, weight_M, pixels.scan)
-        category_B, size = batch.category_B[image_B], pixels.map_BHW[0].numel()
+        self._pixels.add(self._rows_for(observed, image_B), pixels.map_BHW, position_M, weight_M, pixels.scan)
+        category_B, size = observed.category_B[image_B], pixels.map_BHW[0].numel()
         defective_B = torch.from_numpy(regions.size_B)
         self._add_tally("pixel_images", category_B, torch.ones_like(category_B))
         self._add_tally("defective_pixels", category_B, defective_B)
         self._add_tally("normal_pixels", category_B, size - defective_B)
-        self._add_tally("vanished", category_B, (batch.label_B[image_B] & ~marked_B).long())
+        self._add_tally("vanished", category_B, (observed.label_B[image_B] & ~marked_B).long())
         self._add_tally("regions", category_B, torch.from_numpy(regions.count_B))
 
-    def _rows_for(self, batch: Batch, image_B: Tensor) -> Tensor:
+    def _rows_for(self, observed: Observations, image_B: Tensor) -> Tensor:
         """Rows of the pixel state, made as they are met."""
         if not self.by_defect:
-            return batch.category_B[image_B]
+            return observed.category_B[image_B]
         rows = []
         for image in image_B.tolist():
-            name = batch.defects[image] if batch.label_B[image] else ""
-            rows.append(self._row((int(batch.category_B[image]), name)))
+            name = observed.defects[image] if observed.label_B[image] else ""
+            rows.append(self._row((int(observed.category_B[image]), name)))
         return torch.tensor(rows, dtype=torch.int64)
 
     def _row(self, part: tuple[int, str]) -> int:
@@ -193,9 +192,9 @@ class Evaluator:
         """Adds all that ``other`` has counted; ``other`` stays as it is and may live on another device.
 
         Raises:
-            ValueError: profile, bins, by_defect or category names (their order included) differ.
+            ValueError: metric, bins, by_defect or category names (their order included) differ.
         """
-        for setting in ("profile", "categories", "bins", "by_defect"):
+        for setting in ("metric", "categories", "bins", "by_defect"):
             mine, theirs = getattr(self, setting), getattr(other, setting)
             if mine != theirs:
                 raise ValueError(f"merge: expected an evaluator with {setting} {mine!r}, got {theirs!r}")
@@ -212,7 +211,7 @@ class Evaluator:
         """
         states: list[Any] = [None] * torch.distributed.get_world_size(group)
         torch.distributed.all_gather_object(states, self.state_dict(), group)
-        whole = Evaluator(self.categories, self.device, self.profile, self.bins, self.by_defect)
+        whole = Evaluator(self.categories, self.device, self.metric, self.bins, self.by_defect)
         for state in states:
             whole.merge(Evaluator.from_state_dict(state, self.device))
         self.__dict__.update(whole.__dict__)
@@ -281,7 +280,7 @@ class Evaluator:
         return {
             "version": STATE_VERSION,
             "categories": list(self.categories),
-            "profile": self.profile,
+            "metric": self.metric,
             "bins": self.bins,
             "by_defect": self.by_defect,
             "parts": list(self._row_of),
@@ -300,7 +299,7 @@ class Evaluator:
         if state.get("version") != STATE_VERSION:
             found = state.get("version")
             raise UserError(f"evaluator state has version {found!r}, expected {STATE_VERSION}: evaluate again")
-        evaluator = cls(state["categories"], device, state["profile"], state["bins"], state["by_defect"])
+        evaluator = cls(state["categories"], device, state["metric"], state["bins"], state["by_defect"])
         for category, defect in state["parts"]:
             evaluator._row((category, defect))
         evaluator._images.load_state_dict(state["images"])
@@ -311,12 +310,11 @@ class Evaluator:
     def _results(self) -> list[Row]:
         """Values, bounds and reasons per category; kept until something is added."""
         if self._rows is None:
-            self._rows = [self._category_result(category) for category in range(len(self.categories))]
+            self._rows = []
+            for category in range(len(self.categories)):
+                rows = [row for (owner, _), row in self._row_of.items() if owner == category]
+                self._rows.append(self._result(category, self._images.images(category), rows))
         return self._rows
-
-    def _category_result(self, category: int) -> Row:
-        rows = [row for (owner, _), row in self._row_of.items() if owner == category]
-        return self._result(category, self._images.images(category), rows)
 
     def _result(self, category: int, images: Images, rows: Sequence[int]) -> Row:
         """All metrics of some images of a category, and the rows of the pixel state that hold their pixels."""
@@ -324,7 +322,7 @@ class Evaluator:
         add_image_metrics(row, images)
         add_object_metrics(row, images)
         mapped = int(self._tally[category, _TALLIES.index("mapped")])
-        if self.profile == "ader":
+        if self.metric == "ader":
             assert isinstance(self._pixels, ExactState)
             add_published_metrics(row, *self._pixels.scores(rows), mapped)
         else:
@@ -357,68 +355,3 @@ def _to_host(mask_BHW: Tensor, marked_B: Tensor) -> Tensor:
     host_BHW = torch.zeros(mask_BHW.shape, dtype=torch.uint8)
     host_BHW[marked_B] = mask_BHW[marked_B.to(mask_BHW.device)].cpu()
     return host_BHW
-
-
-def evaluate(
-    maps: Any,
-    masks: Any,
-    scores: Any = None,
-    labels: Any = None,
-    categories: Sequence[str] | None = None,
-    profile: str = "histogram",
-    groups: Sequence[str | None] | None = None,
-) -> pd.DataFrame:
-    """All metrics of arrays in memory, in one call: `Evaluator.compute` of everything.
-
-    Args:
-        maps: (N, H, W) array or tensor, or a list of (H, W) of any sizes; floating. None: image metrics only.
-        masks: as ``maps``, bool or integer, nonzero where defective; on the device of ``maps``.
-            None: image metrics only.
-        scores: (N,) floating; default: the maximum of each map.
-        labels: (N,) 0 or 1; default: whether the mask has a defective pixel.
-        categories: per image, its category's name; rows appear in the order of first mention.
-            Default: all images belong to one category, ``"all"``.
-        profile: as for `Evaluator`.
-        groups: per image, the object that it shows, or None.
-
-    Raises:
-        UserError, ValueError: as for `Evaluator.update`; or what a default would be made from is missing.
-    """
-    maps, masks = _to_tensors(maps), _to_tensors(masks)
-    scores = _default(scores, maps, "scores", "maps", lambda map: map.max())
-    labels = _default(labels, masks, "labels", "masks", lambda mask: (mask != 0).any())
-    names = ["all"] * len(scores) if categories is None else list(categories)
-    given = {"maps": maps, "masks": masks, "labels": labels, "categories": names, "groups": groups}
-    for what, values in given.items():
-        if values is not None and len(values) != len(scores):
-            raise ValueError(f"{what}: expected {len(scores)} entries, got {len(values)}")
-    device = maps[0].device if maps is not None and len(maps) else "cpu"
-    evaluator = Evaluator(list(dict.fromkeys(names)) or ["all"], device, profile)
-    for part in equal_runs([each for each in (maps, masks) if each is not None], len(scores), lambda _: BATCH):
-        image, truth = (None if each is None else stacked(each[part]) for each in (maps, masks))
-        evaluator.update(
-            names[part],
-            scores[part],
-            labels[part],
-            image,
-            truth,
-            names=[f"{i}" for i in range(part.start, part.stop)],
-            group=None if groups is None else groups[part],
-        )
-    return evaluator.compute()
-
-
-def _to_tensors(images: Any) -> Any:
-    """A tensor (N, H, W) stays one; a list becomes a list of tensors (H, W)."""
-    if images is None or isinstance(images, Tensor):
-        return images
-    return [as_tensor(image) for image in images]
-
-
-def _default(given: Any, images: Any, what: str, source: str, reduce: Any) -> Tensor:
-    """``given`` as a tensor, or one value per image made from ``images``."""
-    if given is not None:
-        return as_tensor(given)
-    if images is None:
-        raise ValueError(f"{what}: expected values, as there are no {source} to take them from")
-    return torch.stack([reduce(image) for image in images]) if len(images) else torch.zeros(0)

@@ -1,4 +1,4 @@
-"""States that keep every score: the image scores of all profiles, and the reference for the pixel histogram.
+"""States that keep every score: the image scores of all kinds of evaluation, and the reference for the pixel histogram.
 
 Letters: B images, H rows, W columns, M defective pixels, N scores kept.
 """

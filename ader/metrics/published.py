@@ -1,4 +1,4 @@
-"""The metric profile ``ader``: pixel metrics as the published ADer tables were computed, to compare with them.
+"""``metric=ader``: pixel metrics as the published ADer tables were computed, to compare with them.
 
 Source: ADer paper, section 3.6 "Efficient evaluation"; https://github.com/zhangzjn/ADer at commit 902937a,
 ``util/metric.py`` (``Evaluator.run`` with ``use_adeval=True``); ADEval 1.1.0 with 50 strips, its accumulator for
@@ -30,7 +30,7 @@ Differences from upstream:
   whose maps ``Evaluator.cal_anomaly_map`` adds up) keep maps in float64, here always float32. Both move only scores
   within float32 rounding of an edge or threshold.
 - Region weights are float64 here, float32 in ADEval: below 1e-7 in AUPRO.
-- Undefined is NaN (see `pixel_metrics`), where ADEval gives NaN or stops and ADer's F1, recall and IoU are 0. Where
+- Undefined is NaN (see `count_pixels`), where ADEval gives NaN or stops and ADer's F1, recall and IoU are 0. Where
   PRO is 0 on both sides of 0.3, AUPRO is 0 here and NaN in ADEval.
 
 Compared with, largest difference over 13 distributions (uniform, gaussian, exp(40x), x**6, 8 bit, saturated, around
@@ -38,7 +38,7 @@ Compared with, largest difference over 13 distributions (uniform, gaussian, exp(
 
 - ADEval 1.1.0, ``EvalAccumulator`` (CPU): AUROC and AP 1e-16, AUPRO 5e-10. A smaller form of it, in an environment
   of its own: ``pip install "numpy<2" adeval==1.1.0 opencv-python-headless pytest hypothesis``, then
-  ``PYTHONPATH=. python -m pytest tests/test_published.py -k adeval``.
+  ``PYTHONPATH=. python -m pytest tests/metrics/test_published.py -k adeval``.
 - ADer's ``Evaluator.run``, for F1, recall and IoU: 0 with NumPy 1.26. With NumPy 2.3 up to 1e-6 for scores without
   grid, 7e-4 around -1e5, 2e-3 for 8 bit and 3e-2 for multiples of 1/20: scores that lie on thresholds.
 - CUDA's counting, emulated in NumPy, not run: AUROC 7e-5, AP 3e-4, AUPRO 8e-5 where s is at most 2e-4
@@ -54,8 +54,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-
-from ader.metrics.names import PIXEL_METRICS
 
 Array = npt.NDArray[np.float64]
 Scores = npt.NDArray[np.float32]
@@ -89,12 +87,23 @@ class Counts(NamedTuple):
         return self._replace(tp_T=self.tp_T[which], fp_T=self.fp_T[which], weight_T=self.weight_T[which])
 
 
-def pixel_metrics(score_N: Scores, defective_N: npt.NDArray[np.bool_], weight_N: Array) -> dict[str, float]:
-    """The pixel metrics of one category: slug -> fraction in [0, 1], in the order of `PIXEL_METRICS`.
+class PublishedCounts(NamedTuple):
+    """Counts of one category at all thresholds that the published tables use.
 
-    All are NaN if there is no defective or no normal pixel; if all scores are equal (ADEval refuses them: no
-    strips, no normalization); and if the smallest or largest score, or their difference in float32, is not finite.
-    ``pixel_aupro`` alone is NaN if more than 0.3 of the normal pixels reach the highest edge.
+    ``strips``: at the edges of the strips; ``grid``: at `MAX_THRESHOLDS`; ``range``: at `RANGE_THRESHOLDS`.
+    """
+
+    strips: Counts
+    grid: Counts
+    range: Counts
+
+
+def count_pixels(score_N: Scores, defective_N: npt.NDArray[np.bool_], weight_N: Array) -> PublishedCounts | None:
+    """Counts the pixels of one category at all thresholds.
+
+    None, as all metrics are undefined: if there is no defective or no normal pixel; if all scores are equal (ADEval
+    refuses them: no strips, no normalization); and if the smallest or largest score, or their difference in float32,
+    is not finite.
 
     Args:
         score_N: float32 scores of all pixels, any range and order, higher is more anomalous.
@@ -102,27 +111,15 @@ def pixel_metrics(score_N: Scores, defective_N: npt.NDArray[np.bool_], weight_N:
         weight_N: float64, 1 / (area of its region, pixels) for defective pixels; ignored elsewhere.
     """
     assert score_N.dtype == np.float32, score_N.dtype
-    positives = np.count_nonzero(defective_N)
-    if not 0 < positives < len(score_N):
-        return dict.fromkeys(PIXEL_METRICS, math.nan)
+    if not 0 < np.count_nonzero(defective_N) < len(score_N):
+        return None
     span = (score_N.min(), score_N.max())
     if not _has_width(span):
-        return dict.fromkeys(PIXEL_METRICS, math.nan)
+        return None
     edges = (strip_edges(span), first_above(MAX_THRESHOLDS, span), first_above(RANGE_THRESHOLDS, span))
-    counts = count_from(np.concatenate(edges), span, score_N, defective_N, weight_N)
+    every = count_from(np.concatenate(edges), span, score_N, defective_N, weight_N)
     ends = np.cumsum([len(each) for each in edges])
-    strips, best, mean = (counts.at(slice(end - len(each), end)) for end, each in zip(ends, edges, strict=True))
-    values = {
-        "pixel_auroc": auroc(strips),
-        "pixel_ap": average_precision(strips),
-        "pixel_f1max": float(f1(best).max()),
-        "pixel_aupro": aupro(strips),
-        "pixel_ioumax": float(iou(best).max()),
-        "pixel_f1_02_08": float(f1(mean).mean()),
-        "pixel_acc_02_08": float(recall(mean).mean()),
-        "pixel_iou_02_08": float(iou(mean).mean()),
-    }
-    return {slug: values[slug] for slug in PIXEL_METRICS}
+    return PublishedCounts(*(every.at(slice(end - len(each), end)) for end, each in zip(ends, edges, strict=True)))
 
 
 def _has_width(span: Span) -> bool:
@@ -178,7 +175,7 @@ def count_from(
     Args:
         edge_T: float32, in any order, none below the smallest score, inf allowed.
         span: smallest and largest score.
-        score_N, defective_N, weight_N: as for `pixel_metrics`.
+        score_N, defective_N, weight_N: as for `count_pixels`.
     """
     edge_E = np.unique(edge_T)
     binning = Binning(edge_E, span)
@@ -238,20 +235,23 @@ class Binning:
         return rank_N
 
 
-def auroc(strips: Counts) -> float:
+def auroc(counts: PublishedCounts) -> float:
     """Area under TPR(FPR) between the strips' edges, trapezoidal."""
+    strips = counts.strips
     return _area(strips.fp_T / strips.negatives, strips.tp_T / strips.positives)
 
 
-def average_precision(strips: Counts) -> float:
+def average_precision(counts: PublishedCounts) -> float:
     """Area under precision(recall) between the strips' edges, trapezoidal; precision 1 where nothing is predicted."""
+    strips = counts.strips
     predicted_T = strips.tp_T + strips.fp_T
     precision_T = np.where(predicted_T > 0, strips.tp_T / np.maximum(predicted_T, 1.0), 1.0)
     return _area(strips.tp_T / strips.positives, precision_T)
 
 
-def aupro(strips: Counts) -> float:
+def aupro(counts: PublishedCounts) -> float:
     """Area under PRO(FPR) up to FPR 0.3, divided by 0.3; NaN if the curve starts beyond."""
+    strips = counts.strips
     fpr_T, pro_T = strips.fp_T / strips.negatives, strips.weight_T / strips.regions
     inside_T = fpr_T <= AUPRO_LIMIT
     if not inside_T[-1]:
@@ -267,18 +267,41 @@ def _area(x_T: Array, y_T: Array) -> float:
     return float(np.dot(x_T[:-1] - x_T[1:], (y_T[:-1] + y_T[1:]) / 2))
 
 
-def f1(counts: Counts) -> Array:
-    """F1 at each threshold, with ADer's 1e-8 in precision, recall and F1."""
+def f1_max(counts: PublishedCounts) -> float:
+    """Largest F1 at the 21 thresholds."""
+    return float(_f1(counts.grid).max())
+
+
+def iou_max(counts: PublishedCounts) -> float:
+    """Largest IoU at the 21 thresholds."""
+    return float(_iou(counts.grid).max())
+
+
+def range_f1(counts: PublishedCounts) -> float:
+    """Mean F1 at 0.2, 0.3, ... 0.8 of the score range."""
+    return float(_f1(counts.range).mean())
+
+
+def range_recall(counts: PublishedCounts) -> float:
+    """Mean recall ("Acc") at 0.2, 0.3, ... 0.8 of the score range."""
+    return float(_recall(counts.range).mean())
+
+
+def range_iou(counts: PublishedCounts) -> float:
+    """Mean IoU at 0.2, 0.3, ... 0.8 of the score range."""
+    return float(_iou(counts.range).mean())
+
+
+def _f1(counts: Counts) -> Array:
+    """F1 at each threshold. ADer's 1e-8 stands in all denominators: it shows where few pixels are defective."""
     precision_T = counts.tp_T / (counts.tp_T + counts.fp_T + EPS)
-    recall_T = recall(counts)
+    recall_T = _recall(counts)
     return 2 * precision_T * recall_T / (precision_T + recall_T + EPS)
 
 
-def recall(counts: Counts) -> Array:
-    """TP / (defective pixels + 1e-8) at each threshold."""
+def _recall(counts: Counts) -> Array:
     return counts.tp_T / (counts.positives + EPS)
 
 
-def iou(counts: Counts) -> Array:
-    """TP / (TP + FP + FN + 1e-8) at each threshold."""
+def _iou(counts: Counts) -> Array:
     return counts.tp_T / (counts.positives + counts.fp_T + EPS)

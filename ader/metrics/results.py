@@ -6,32 +6,21 @@ Letters: N images of the category.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from ader.metrics import curves, published
 from ader.metrics.curves import Array, Bins
+from ader.metrics.definitions import AVERAGES, PIXEL_METRICS, Group, in_group
 from ader.metrics.exact import Images
-from ader.metrics.names import AVERAGES, IMAGE_METRICS, OBJECT_METRICS, PIXEL_METRICS
+from ader.metrics.published import count_pixels
 
 #: Why most datasets have no object metrics.
 NO_GROUP = "no image belongs to a group"
-
-_PIXEL: dict[str, Callable[[Bins], curves.Certified]] = {
-    "pixel_auroc": curves.auroc,
-    "pixel_ap": curves.average_precision,
-    "pixel_f1max": curves.f1_max,
-    "pixel_aupro": curves.aupro,
-    "pixel_ioumax": curves.iou_max,
-    "pixel_f1_02_08": curves.range_f1,
-    "pixel_acc_02_08": curves.range_recall,
-    "pixel_iou_02_08": curves.range_iou,
-}
-# Metrics that ask where bins lie, not only in which order.
-_BY_SCORE = ("pixel_f1_02_08", "pixel_acc_02_08", "pixel_iou_02_08")
+#: Why ``metric=ader`` has no value of a metric that ADer does not have.
+NOT_IN_ADER = "ADer does not define it"
 
 
 @dataclass
@@ -42,72 +31,58 @@ class Row:
     half: dict[str, float] = field(default_factory=dict)
     undefined: dict[str, str] = field(default_factory=dict)
 
-    def leave_out(self, slugs: tuple[str, ...], reason: str) -> None:
-        """Marks metrics as undefined."""
-        for slug in slugs:
-            self.value[slug] = self.half[slug] = math.nan
-            self.undefined[slug] = reason
+    def add(self, slug: str, value: float, half: float, why_nan: str) -> None:
+        """Fills in one metric, undefined if its value is NaN."""
+        if math.isnan(value):
+            self.leave_out(slug, why_nan)
+        else:
+            self.value[slug], self.half[slug] = value, half
+
+    def leave_out(self, slug: str, reason: str) -> None:
+        """Marks one metric as undefined."""
+        self.value[slug] = self.half[slug] = math.nan
+        self.undefined[slug] = reason
+
+    def add_group(self, group: Group, bins: Bins) -> None:
+        """Fills in the metrics of a group; ``bins`` hold both defective and normal ones of what it counts."""
+        joined = bins.joined()
+        for metric in in_group(group):
+            assert metric.value is not None, metric.slug
+            value, low, high = metric.value(bins if metric.by_score else joined)
+            half = max(high - value, value - low) + bins.rounding
+            self.add(metric.slug, min(max(value, 0.0), 1.0), half, metric.why_nan)
+
+    def leave_out_group(self, group: Group, reason: str) -> None:
+        """Marks the metrics of a group as undefined."""
+        for metric in in_group(group):
+            self.leave_out(metric.slug, reason)
 
 
-def add_image_metrics(row: Row, images: Images) -> None:
-    """Fills in the image metrics, which are exact."""
-    reason = _missing_image(images.label_N, "image")
-    if reason:
-        row.leave_out(IMAGE_METRICS, reason)
-        return
+def add_image_metrics(row: Row, images: Images, group: Literal["image", "object"] = "image") -> None:
+    """Fills in the metrics of images, or of objects given as such; every score is known, so they are exact."""
     bins = Bins.from_scores(images.score_N, images.label_N)
-    defective, normal = images.score_N[images.label_N], images.score_N[~images.label_N]
-    row.value.update(
-        image_auroc=curves.auroc(bins).value,
-        image_ap=curves.average_precision(bins).value,
-        image_f1max=curves.f1_max(bins).value,
-        image_fpr95=curves.fpr_at_95_tpr(defective, normal),
-        image_pg2=curves.presorted_good(defective, normal),
-        image_pb2=curves.presorted_bad(defective, normal),
-    )
-    row.half.update(dict.fromkeys(IMAGE_METRICS, 0.0))
+    reason = _missing(bins.positives, bins.negatives, group, f"no {group}")
+    if reason:
+        row.leave_out_group(group, reason)
+    else:
+        row.add_group(group, bins)
 
 
 def add_object_metrics(row: Row, images: Images) -> None:
     """Fills in the object metrics: an object's score is the largest of its views'."""
     if (images.group_N == "").all():
-        row.leave_out(OBJECT_METRICS, NO_GROUP)
-        return
-    objects = images.objects()
-    reason = _missing_image(objects.label_N, "object")
-    if reason:
-        row.leave_out(OBJECT_METRICS, reason)
-        return
-    bins = Bins.from_scores(objects.score_N, objects.label_N)
-    row.value.update(
-        object_auroc=curves.auroc(bins).value,
-        object_ap=curves.average_precision(bins).value,
-        object_f1max=curves.f1_max(bins).value,
-    )
-    row.half.update(dict.fromkeys(OBJECT_METRICS, 0.0))
-
-
-def _missing_image(label_N: npt.NDArray[np.bool_], what: str) -> str | None:
-    if len(label_N) == 0:
-        return f"no {what}"
-    if not label_N.any():
-        return f"no defective {what}"
-    return f"no normal {what}" if label_N.all() else None
+        row.leave_out_group("object", NO_GROUP)
+    else:
+        add_image_metrics(row, images.objects(), "object")
 
 
 def add_pixel_metrics(row: Row, bins: Bins, mapped: int) -> None:
     """Fills in the pixel metrics with their half-widths. ``mapped``: images that came with a map."""
-    reason = _missing_pixel(bins.positives, bins.negatives, mapped)
+    reason = _missing(bins.positives, bins.negatives, "pixel", _no_map(mapped))
     if reason:
-        row.leave_out(PIXEL_METRICS, reason)
-        return
-    joined = bins.joined()
-    for slug, metric in _PIXEL.items():
-        value, low, high = metric(bins if slug in _BY_SCORE else joined)
-        row.value[slug] = min(max(value, 0.0), 1.0)
-        row.half[slug] = max(high - value, value - low) + bins.rounding
-        if math.isnan(value):
-            row.leave_out((slug,), "infinite scores: no range to take 0.2 to 0.8 of")
+        row.leave_out_group("pixel", reason)
+    else:
+        row.add_group("pixel", bins)
 
 
 def add_published_metrics(
@@ -115,27 +90,43 @@ def add_published_metrics(
 ) -> None:
     """Fills in the pixel metrics as the published ADer tables define them: exact for that definition."""
     defective = float(defective_N.sum())
-    reason = _missing_pixel(defective, len(defective_N) - defective, mapped)
+    reason = _missing(defective, len(defective_N) - defective, "pixel", _no_map(mapped))
     if reason is None and not np.isfinite(score_N).all():
         reason = "infinite scores: no range to cut into strips"
     if reason is None and score_N.min() == score_N.max():
         reason = "constant scores: no range to cut into strips"
     if reason:
-        row.leave_out(PIXEL_METRICS, reason)
+        row.leave_out_group("pixel", reason)
         return
-    for slug, value in published.pixel_metrics(score_N, defective_N, weight_N).items():
-        row.value[slug], row.half[slug] = value, 0.0
-        if math.isnan(value):
-            row.leave_out((slug,), "not defined by ADer's formulas for these scores")
+    values = published_metrics(score_N, defective_N, weight_N)
+    for slug in PIXEL_METRICS:
+        if slug in values:
+            row.add(slug, values[slug], 0.0, "not defined by ADer's formulas for these scores")
+        else:
+            row.leave_out(slug, NOT_IN_ADER)
 
 
-def _missing_pixel(defective: float, normal: float, mapped: int) -> str | None:
-    """Why there can be no pixel metrics."""
+def published_metrics(
+    score_N: npt.NDArray[np.float32], defective_N: npt.NDArray[np.bool_], weight_N: Array
+) -> dict[str, float]:
+    """The pixel metrics that ADer has, by slug: fractions, NaN where undefined. Arguments: see `count_pixels`."""
+    counts = count_pixels(score_N, defective_N, weight_N)
+    values = {each.slug: each.published for each in in_group("pixel") if each.published is not None}
+    return {slug: math.nan if counts is None else value(counts) for slug, value in values.items()}
+
+
+def _no_map(mapped: int) -> str:
+    """What is missing where no pixel was counted."""
+    return "no pixel mask" if mapped else "no anomaly map"
+
+
+def _missing(defective: float, normal: float, what: str, nothing: str) -> str | None:
+    """Why there is nothing to rank: a reason if one kind is missing, ``nothing`` if both are."""
     if defective + normal == 0:
-        return "no pixel mask" if mapped else "no anomaly map"
+        return nothing
     if defective == 0:
-        return "no defective pixel"
-    return "no normal pixel" if normal == 0 else None
+        return f"no defective {what}"
+    return f"no normal {what}" if normal == 0 else None
 
 
 def add_averages(row: Row) -> None:
@@ -143,7 +134,7 @@ def add_averages(row: Row) -> None:
     for slug, components in AVERAGES.items():
         missing = [each for each in components if each in row.undefined]
         if missing:
-            row.leave_out((slug,), f"{missing[0]} is undefined: {row.undefined[missing[0]]}")
+            row.leave_out(slug, f"{missing[0]} is undefined: {row.undefined[missing[0]]}")
             continue
         row.value[slug] = float(np.mean([row.value[each] for each in components]))
         row.half[slug] = float(np.mean([row.half[each] for each in components]))

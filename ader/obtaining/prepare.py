@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ader.config import plugins
+from ader.config.schema import DatasetOptions
 from ader.data import Index
 from ader.data.counts import differing
 from ader.data.listing import listing
@@ -47,28 +48,28 @@ class Preparation:
     work: Work
 
 
-def preparation(option: str, values: Mapping[str, Any], data: Path, work: Work) -> Preparation:
+def preparation(option: str, dataset: DatasetOptions, data: Path, work: Work) -> Preparation:
     """Of a configured dataset.
 
     Args:
         option: its name on the command line.
-        values: the group ``dataset``.
+        dataset: the group ``dataset``.
         data: the folder of all datasets.
         work: console, interruption and threads.
     """
-    root = Path(os.path.abspath(Path(values["root"]).expanduser()))
+    root = Path(os.path.abspath(Path(dataset.root).expanduser()))
 
     def read() -> Index:
-        return read_published({**values, "root": root})
+        return read_published(replace(dataset, root=str(root)))
 
-    module = plugins.load("datasets", values["name"])
+    module = plugins.load("datasets", dataset.name)
     return Preparation(
         option=option,
         root=root,
         read=read,
         convert=getattr(module, "prepare", None),
-        about=values.get("about") or {},
-        counts=values["counts"] if values["check_counts"] else None,
+        about=dataset.about or {},
+        counts=dataset.counts if dataset.check_counts else None,
         downloads=data / "archives",
         work=work,
     )

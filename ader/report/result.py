@@ -2,44 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from ader.data.sizes import Sizes
-from ader.report.table import chance, render, render_defects
+from ader.metrics import chance
+from ader.report.renderers import terminal
+from ader.report.result_tables import category_tables, defect_table, roots
+from ader.report.tables import Table
 from ader.results import record
 from ader.results.schema import Record
 from ader.system.console import Console, duration
 from ader.system.errors import some
 
-#: What one must know of a metric profile to read its numbers.
-PROFILES = {
+#: What one must know of a kind of evaluation to read its numbers.
+KINDS = {
     "exact": "metric=exact: pixel metrics are exact, every score was sorted",
-    "ader": "metric=ader: as ADer's published tables were computed; other profiles give other numbers",
+    "ader": "metric=ader: as ADer's published tables were computed; other kinds of evaluation give other numbers",
 }
 
 
 def show(folder: Path, console: Console) -> None:
     """Prints a result's tables, and what one must know to read them."""
+    *tables, last = result_tables(folder)
+    for table in tables:
+        console.say("\n" + terminal(table))
+    for line in ["\n" + terminal(replace(last, notes=())), "", *last.notes, f"written to {folder}"]:
+        console.say(line)
+
+
+def result_tables(folder: Path) -> list[Table]:
+    """A result's tables: the title is the first one's, the notes are the last one's.
+
+    Raises:
+        UserError: its record is damaged.
+    """
     result = record.read(folder)
     assert result is not None
     frame, bounds, counts = (record.read_table(folder / f"{name}.csv") for name in ("metrics", "bounds", "counts"))
     frame.loc["chance"] = chance(counts)
-    profile = "" if result.metric == "histogram" else f"  metric={result.metric}"
-    console.say("\n" + render(frame, f"{result.title}{profile}  (percent)"))
+    tables = category_tables(frame, bounds, result)
     if result.by_defect:
-        console.say("\n" + render_defects(record.read_table(folder / "defects.csv")))
-    for line in ["", *_footnotes(frame, bounds, counts, result), f"written to {folder}"]:
-        console.say(line)
+        tables.append(defect_table(record.read_table(folder / "defects.csv")))
+    return [*tables[:-1], replace(tables[-1], notes=tuple(_footnotes(frame, bounds, counts, result)))]
 
 
 def _footnotes(frame: pd.DataFrame, bounds: pd.DataFrame, counts: pd.DataFrame, result: Record) -> list[str]:
     lines = []
     widest = bounds.drop(index="mean").filter(like="pixel_").max()
-    if result.metric in PROFILES:
-        lines.append(PROFILES[result.metric])
+    if result.metric in KINDS:
+        lines.append(KINDS[result.metric])
     elif widest.notna().any():
         lines.append(
             f"pixel metrics are certified: the exact value is within {100 * widest.max():.4f} points "
@@ -61,7 +75,7 @@ def _footnotes(frame: pd.DataFrame, bounds: pd.DataFrame, counts: pd.DataFrame, 
     partial = [f"{slug} {count}" for slug, count in defined.items() if 0 < count < len(counts)]
     if partial:
         lines.append(f"the mean is over fewer than the {len(counts)} categories for: {some(partial)}")
-    lines += [f"'-': {reason} ({some(where, 3)})" for reason, where in _roots(result.undefined).items()]
+    lines += [f"'-': {reason} ({some(where, 3)})" for reason, where in roots(result.undefined).items()]
     vanished = counts["vanished"]
     for category, count in vanished[vanished > 0].items():
         lines.append(
@@ -86,12 +100,3 @@ def _times(result: Record) -> str:
         evaluating += source.reading.evaluate_seconds
         texts.append(f"reading {duration(source.reading.seconds)}")
     return ", ".join([*texts, f"evaluation {duration(evaluating)}"])
-
-
-def _roots(reasons: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """Without what is undefined only because another metric is."""
-    roots: dict[str, list[str]] = {}
-    for reason, where in reasons.items():
-        found = roots.setdefault(reason.rpartition(" is undefined: ")[2], [])
-        found += [name for name in where if name not in found]
-    return roots

@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from ader.metrics import METRICS, SLUGS
 from ader.metrics.curves import Bins, auroc, fpr_at_95_tpr, quantile
-from ader.report.table import MAIN, MORE
+from ader.report.tables import Cell, Column, Row, Table
 from ader.results import record
 from ader.results.folder import differences
 from ader.results.identity import recipe
@@ -43,11 +44,13 @@ class Spread(NamedTuple):
         std = float(np.std(value_S, ddof=DDOF)) if len(value_S) > DDOF else float("nan")
         return cls(float(np.mean(value_S)) if len(value_S) else float("nan"), std, len(value_S))
 
+    def cell(self) -> Cell:
+        """Of a table; a single seed has no deviation."""
+        return Cell(self.mean, deviation=None if np.isnan(self.std) else self.std)
+
     def __str__(self) -> str:
-        """``90.2 +- 0.4``; a single seed has no deviation."""
-        if np.isnan(self.mean):
-            return "-"
-        return f"{self.mean:.1f}" + ("" if np.isnan(self.std) else f" +- {self.std:.1f}")
+        """``90.2 +- 0.4``"""
+        return Column("", kind="number").text(self.cell())
 
 
 def over_seeds(runs: Sequence[Path], metrics: Collection[str]) -> pd.DataFrame:
@@ -71,14 +74,25 @@ def over_seeds(runs: Sequence[Path], metrics: Collection[str]) -> pd.DataFrame:
     tables = [record.read_table(run / "metrics.csv") for run in runs]
     for slug in metrics:
         if slug not in tables[0]:
-            known = [name for name, _, _ in (*MAIN, *MORE)]
-            raise UserError(f"{slug!r} is no metric: choose from {', '.join(known)}")
+            raise UserError(f"{slug!r} is no metric: choose from {', '.join(SLUGS)}")
     columns: dict[tuple[str, str], list[float]] = {}
     for slug in metrics:
         spreads = [Spread.of([float(table.loc[row, slug]) for table in tables]) for row in tables[0].index]
         for place, name in enumerate(Spread._fields):
             columns[slug, name] = [spread[place] for spread in spreads]
     return pd.DataFrame(columns, index=tables[0].index)
+
+
+def seeds_table(frame: pd.DataFrame) -> Table:
+    """What ``over_seeds`` found, as a table: percent, mean and deviation in one cell."""
+    places = {each.slug: each.column for each in METRICS}
+    metrics = [str(slug) for slug in dict.fromkeys(frame.columns.get_level_values(0))]
+    columns = [Column(places[slug][1], places[slug][0], "number") for slug in metrics]
+    rows = [
+        Row.of(str(name), *(Spread._make(values[slug]).cell() for slug in metrics), section=name == "mean")
+        for name, values in frame.iterrows()
+    ]
+    return Table((Column("category", wrap="ellipsis"), *columns), tuple(rows))
 
 
 def read_scores(run: Path) -> pd.DataFrame:
@@ -97,13 +111,14 @@ def image_auroc(defective_N: npt.NDArray[np.float64], normal_N: npt.NDArray[np.f
     """As the evaluator's; NaN where one kind of image is missing."""
     if not len(defective_N) or not len(normal_N):
         return float("nan")
-    labels = np.arange(len(defective_N) + len(normal_N)) < len(defective_N)
-    return auroc(Bins.from_scores(np.concatenate([defective_N, normal_N]), labels)).value
+    return auroc(Bins.from_two(defective_N, normal_N)).value
 
 
 def image_fpr95(defective_N: npt.NDArray[np.float64], normal_N: npt.NDArray[np.float64]) -> float:
     """SegAD's FPR@95TPR; NaN where one kind of image is missing."""
-    return fpr_at_95_tpr(defective_N, normal_N) if len(defective_N) and len(normal_N) else float("nan")
+    if not len(defective_N) or not len(normal_N):
+        return float("nan")
+    return fpr_at_95_tpr(Bins.from_two(defective_N, normal_N)).value
 
 
 IMAGE_METRICS: Mapping[str, Metric] = {"image_auroc": image_auroc, "image_fpr95": image_fpr95}

@@ -14,19 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ader.config.compose import Composed
+from ader.config.keys import RECIPE, find
+from ader.config.schema import Composition, Config, RunConfig, ScoreConfig
 from ader.data.index import Index
 from ader.system.errors import UserError
 from ader.system.files import glimpse
-
-#: Keys that do not change what a run computes.
-NOT_RECIPE = re.compile(
-    r"(paths|run|save_maps|force"
-    r"|name|scores|device|workers"  # of scored maps; the files themselves are known by their content
-    r"|metric\.by_defect"
-    r"|trainer\.(device|workers|test_batch_size|checkpoint_minutes)"
-    r"|dataset\.(root|label|about|counts|check_counts|cache|cache_above))(\..*)?"
-)
 
 #: Keys that the folder's name begins with.
 IN_NAME = {"seed", "trainer.epochs"}
@@ -35,7 +27,7 @@ LONGEST = 160  # characters, all ASCII; file systems allow 255 bytes
 
 
 @dataclass(frozen=True)
-class Place:
+class RunId:
     """A run's identity.
 
     Attributes:
@@ -49,24 +41,23 @@ class Place:
     fingerprint: Mapping[str, Any]
 
 
-def locate(composed: Composed, index: Index, **more: str) -> Place:
+def identify(config: RunConfig | ScoreConfig, index: Index, **more: str) -> RunId:
     """``<results>/<dataset>/<setting>/<method>/<run>``, and whose folder that is.
 
     Args:
-        composed: the configuration.
+        config: the configuration.
         index: all samples.
         more: what else decides the result, as checksums.
 
     Raises:
         UserError: ``run`` or ``dataset.label`` cannot name a folder.
     """
-    values, choices = composed.values, composed.choices
-    data = content(index) if is_anonymous(composed, index) else index.digest()
-    label = dataset_label(composed, index, data)
-    name = check_name("run", values["run"]) if values["run"] is not None else run_name(composed)
-    results = Path(values["paths"]["results"]).expanduser()
-    folder = results / label / choices["setting"] / choices["method"] / name
-    return Place(label, folder, {**recipe(values), "data": data, **more})
+    choices = config.composition.choices
+    data = content(index) if is_anonymous(config, index) else index.digest()
+    label = dataset_label(config, index, data)
+    name = run_name(config.composition, type(config)) if config.run is None else check_name("run", config.run)
+    folder = config.paths.results / label / choices["setting"] / choices["method"] / name
+    return RunId(label, folder, {**recipe(config.values, type(config)), "data": data, **more})
 
 
 def check_name(key: str, name: object) -> str:
@@ -81,19 +72,18 @@ def check_name(key: str, name: object) -> str:
     return text
 
 
-def is_anonymous(composed: Composed, index: Index) -> bool:
+def is_anonymous(config: RunConfig | ScoreConfig, index: Index) -> bool:
     """Whether these are images of the user's own, which no published name stands for."""
-    return bool(index.name != composed.values["dataset"]["name"])
+    return index.name != config.dataset.name
 
 
-def dataset_label(composed: Composed, index: Index, data: str) -> str:
+def dataset_label(config: RunConfig | ScoreConfig, index: Index, data: str) -> str:
     """The dataset's folder: its option, or for the user's own images their folder's name and a mark of the content."""
-    given = composed.values["dataset"].get("label")
-    if given is not None:
-        return check_name("dataset.label", given)
-    if is_anonymous(composed, index):
+    if config.dataset.label is not None:
+        return check_name("dataset.label", config.dataset.label)
+    if is_anonymous(config, index):
         return f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', index.name)[:80]}-{data[:6]}"
-    return composed.choices["dataset"]
+    return config.composition.choices["dataset"]
 
 
 def content(index: Index) -> str:
@@ -120,19 +110,27 @@ def flatten(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix, values
 
 
-def recipe(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides a run's result, besides the data: dotted keys and values."""
-    flat = dict(flatten(values))
-    kept = {key: value for key, value in flat.items() if not NOT_RECIPE.fullmatch(key) and not _is_folder(key, flat)}
+def recipe(values: Mapping[str, Any], config_class: type[Config] | None = None) -> dict[str, Any]:
+    """What decides a run's result, besides the data: dotted keys and values.
+
+    Args:
+        values: of a composed config, such as a record has.
+        config_class: whose marks say which keys those are; None: a run's, or those of scored maps.
+    """
+    if config_class is None:
+        config_class = RunConfig if "trainer" in values else ScoreConfig
+    flat, kept = dict(flatten(values)), {}
+    for key, value in flat.items():
+        mark = find(config_class, key)
+        parent, _, name = key.rpartition(".")
+        # beside `pretrained` it says where a backbone's weights lie, not which they are
+        is_folder = name == "weights" and f"{parent}.pretrained" in flat
+        # a key that no schema knows decides, too: that keeps results apart
+        if (mark is None or mark.role is RECIPE) and not is_folder:
+            kept[key] = value
     if isinstance(kept.get("dataset.categories"), str):  # one name is the same as a list of one
         kept["dataset.categories"] = [kept["dataset.categories"]]
     return kept
-
-
-def _is_folder(key: str, flat: Mapping[str, Any]) -> bool:
-    """``weights`` beside ``pretrained`` says where a backbone's weights lie, not which they are."""
-    parent, _, name = key.rpartition(".")
-    return name == "weights" and f"{parent}.pretrained" in flat
 
 
 def canonical(value: Any) -> str:
@@ -146,9 +144,9 @@ def canonical(value: Any) -> str:
     return json.dumps(value)
 
 
-def marks(composed: Composed) -> list[str]:
+def marks(composed: Composition, config_class: type[Config] | None = None) -> list[str]:
     """A readable mark for every recipe value that differs from the chosen options' defaults."""
-    base, own = recipe(composed.defaults), recipe(composed.values)
+    base, own = recipe(composed.defaults, config_class), recipe(composed.values, config_class)
     found = []
     if composed.choices["metric"] != "histogram":
         found.append(f"metric={readable(composed.choices['metric'])}")
@@ -160,13 +158,18 @@ def marks(composed: Composed) -> list[str]:
     return found
 
 
-def run_name(composed: Composed) -> str:
-    """``e100-s42``, and the marks; for scored maps, which have neither epochs nor seed, the marks or ``default``."""
+def run_name(composed: Composition, config_class: type[Config] | None = None) -> str:
+    """``e100-s42``, and the marks; for scored maps, which have neither epochs nor seed, the marks or ``default``.
+
+    Args:
+        composed: what the name is of.
+        config_class: as for ``recipe``.
+    """
     values = composed.values
     first = []
     if "trainer" in values:
         first = [f"e{readable(values['trainer']['epochs'])}", f"s{readable(values['seed'])}"]
-    name = "-".join([*first, *marks(composed)]) or "default"
+    name = "-".join([*first, *marks(composed, config_class)]) or "default"
     if len(name) <= LONGEST:
         return name
     return f"{name[: LONGEST - 13]}-{_hash(name, 12)}"
@@ -191,17 +194,13 @@ def readable(value: Any) -> str:
 
 def _simple(value: Any) -> bool:
     """Whether it can stand as it is: a number, or a word that is not the text of something else."""
-    if isinstance(value, str):
-        return re.fullmatch(r"[A-Za-z0-9_.+-]+", value) is not None and not _reads_otherwise(value)
-    return value is None or isinstance(value, (bool, int, float))
-
-
-def _reads_otherwise(text: str) -> bool:
+    if not isinstance(value, str):
+        return value is None or isinstance(value, (bool, int, float))
     try:
-        json.loads(text)
+        json.loads(value)
     except ValueError:
-        return False
-    return True
+        return re.fullmatch(r"[A-Za-z0-9_.+-]+", value) is not None
+    return False  # "12" and "true" read as a number and a truth value
 
 
 def _plain(value: Any) -> str:

@@ -3,48 +3,33 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ader.config.compose import Composed, compose, key_of
+from ader.config.compose import changed, compose, key_of
+from ader.config.keys import all_changeable, changeable
+from ader.config.schema import RunConfig
+from ader.methods._base import Method
 from ader.report.result import show
 from ader.results import record
 from ader.results.folder import differences, owner_of
 from ader.results.identity import flatten, recipe
 from ader.results.schema import EvaluatedFrom
 from ader.results.trained import Trained, open_run
-from ader.runs import facts as telling
-from ader.runs.job import Job
-from ader.runs.run import check, conclude, prepare, set_up, test
-from ader.runs.task import at_work
+from ader.runs.facts import announce, describe, device_line, write_result
+from ader.runs.plan import RunPlan, make_plan
+from ader.runs.run import build, check_data, test
+from ader.runs.session import Session, working_on
 from ader.system import dist
 from ader.system.errors import UserError, some, suggest
 from ader.system.files import sha256
 from ader.system.interrupt import Interrupt
 from ader.training.trainer import Trainer
 
-#: What an evaluation may change: nothing that the model was trained with.
-FREE_KEYS = (
-    "metric",
-    "save_maps",
-    "trainer.device",
-    "trainer.workers",
-    "trainer.test_batch_size",
-    "trainer.precision",
-    "dataset.root",
-    "dataset.cache",
-    "dataset.cache_above",
-    "paths",
-    "run",
-    "force",
-)
-FREE = re.compile(f"({'|'.join(map(re.escape, FREE_KEYS))})(\\..*)?")
 
-
-def evaluate(path: Path, words: Sequence[str], config_dir: str | None = None) -> Path:
+def evaluate(path: Path, config: RunConfig) -> Path:
     """Evaluates a run's model with other metrics, on another device or by another program version.
 
     The result goes where a run of that configuration would put it: to the run's own folder, whose tables are then
@@ -52,8 +37,7 @@ def evaluate(path: Path, words: Sequence[str], config_dir: str | None = None) ->
 
     Args:
         path: the run's results folder.
-        words: overrides, of ``FREE_KEYS`` only.
-        config_dir: a folder with further options; None: the run's own.
+        config: of ``recompose``.
 
     Returns:
         The folder with the result.
@@ -63,17 +47,41 @@ def evaluate(path: Path, words: Sequence[str], config_dir: str | None = None) ->
         Stopped: as for ``ader.runs.run.run``.
     """
     trained = open_run(path)
-    composed = recompose(trained, words, config_dir)
-    with Interrupt().listening() as interrupt:
-        interrupt.activity = "before predicting"
-        job = prepare(composed, interrupt)
-        dist.on_main(lambda: check_run(trained, job))
-        job.evaluated_from = origin_of(trained, job.folder)
-        with at_work(job, force=job.options.force and not trained.is_at(job.folder)):
-            make(job, trained)
-            show(job.folder, job.console)
+    with Interrupt().listening() as interrupt, interrupt.during("before predicting"):
+        plan = make_plan(config)
+        dist.on_main(lambda: check_run(trained, plan))
+        with working_on(plan, interrupt, config.force and not trained.is_at(plan.folder)) as session:
+            announce(session, f"model    {trained.home}", device_line(plan))
+            check_data(session)
+            for model in plan.models:
+                method, loader = build(model, session)
+                network = describe(session, model, method)
+                file = trained.checkpoint(model.name)
+                precision = config.trainer.precision
+                Trainer(device=plan.device, precision=precision, checkpoint=file, console=session.console).restore(
+                    method
+                )
+                evaluator, prediction, scores = test(method, loader, session)
+                before = trained.record.models[model.name]
+                checkpoint = replace(before.checkpoint, file=seen_from(plan.folder, file))
+                after = replace(before, network=network, checkpoint=checkpoint, prediction=prediction)
+                session.add_model(model.name, after, evaluator, scores)
+            write_result(session, evaluated_from=origin_of(trained, plan.folder))
+            show(plan.folder, session.console)
     dist.stop()
-    return job.folder
+    return plan.folder
+
+
+def restore(method: Method, checkpoint: Path, session: Session[RunPlan]) -> None:
+    """Puts the weights of a finished training into the method."""
+    plan, options = session.plan, session.plan.config.trainer
+    Trainer(
+        device=plan.device,
+        precision=options.precision,
+        channels_last=options.channels_last,
+        checkpoint=checkpoint,
+        console=session.console,
+    ).restore(method)
 
 
 def seen_from(folder: Path, path: Path) -> str:
@@ -81,102 +89,86 @@ def seen_from(folder: Path, path: Path) -> str:
     return os.path.relpath(os.path.realpath(path), os.path.realpath(folder))
 
 
-def make(job: Job, trained: Trained) -> None:
-    """Makes the result: predictions of all models, then the tables and the record."""
-    telling.announce(job, f"model    {trained.home}", telling.device_line(job))
-    check(job)
-    job.interrupt.activity = "before predicting"
-    for part in job.parts:
-        file = trained.checkpoint(part.name)
-        method, loader = set_up(job, part)
-        earlier, network = trained.record.models[part.name], telling.describe(job, part, method)
-        trainer = Trainer(device=job.device, precision=job.trainer.precision, checkpoint=file, console=job.console)
-        trainer.restore(method)
-        evaluator, prediction, scores = test(job, method, loader)
-        checkpoint = replace(earlier.checkpoint, file=seen_from(job.folder, file))
-        model = replace(earlier, network=network, checkpoint=checkpoint, prediction=prediction)
-        job.add_model(part.name, model, evaluator, scores)
-    conclude(job)
+def recompose(path: Path, words: Sequence[str], config_dir: str | None) -> RunConfig:
+    """A run's configuration with further overrides.
 
-
-def recompose(trained: Trained, words: Sequence[str], config_dir: str | None) -> Composed:
-    """The run's configuration with further overrides.
+    Args:
+        path: the run's results folder.
+        words: overrides of what an evaluation may change.
+        config_dir: a folder with further options; None: the run's own.
 
     Raises:
         UserError: an override would need another model, or the configs have changed since the run.
     """
+    trained = open_run(path)
     _check_free(words, trained.record.config)
     # what a run leaves behind besides its tables is made again where it is asked for, or was there before
     kept = [word for word in trained.record.overrides if key_of(word) not in ("force", "save_maps")]
-    composed = compose([*kept, *words], config_dir or trained.record.config_dir)
+    config = compose([*kept, *words], config_dir or trained.record.config_dir)
     theirs, mine = (
-        {key: value for key, value in recipe(values).items() if not FREE.fullmatch(key)}
-        for values in (trained.record.config, composed.values)
+        {key: value for key, value in recipe(values).items() if not changeable(RunConfig, key)}
+        for values in (trained.record.config, config.composition.values)
     )
-    changed = differences(theirs, mine)
-    if changed:
+    if differing := differences(theirs, mine):
         raise UserError(
-            f"the configs say otherwise than when {trained.folder} was trained: {some(changed, 3)}: undo that, or "
+            f"the configs say otherwise than when {trained.folder} was trained: {some(differing, 3)}: undo that, or "
             "train again"
         )
     # a command given in another working directory still means the same data and results
-    given = {key_of(word) for word in words}
+    given, settled = {key_of(word) for word in words}, dict[str, Any]()
     standard = trained.folder.parts[-4:] == tuple(trained.record.title.split(" / "))
     if standard and not given & {"paths", "paths.results"}:
-        composed.values["paths"]["results"] = str(trained.folder.parents[3])
+        settled["paths.results"] = str(trained.folder.parents[3])
     if Path(trained.record.data_root).is_dir() and not given & {"dataset.root", "paths", "paths.data"}:
-        composed.values["dataset"]["root"] = trained.record.data_root
-    return composed
+        settled["dataset.root"] = trained.record.data_root
+    return changed(config, settled)
 
 
 def _check_free(words: Sequence[str], config: Mapping[str, Any]) -> None:
     for word in words:
         key = key_of(word)
-        if FREE.fullmatch(key):
+        if changeable(RunConfig, key):
             continue
         if any(name == key or name.startswith(f"{key}.") for name, _ in flatten(config)):
-            raise UserError(f"{word} needs a new run: an evaluation may change only {', '.join(FREE_KEYS)}")
-        raise UserError(f"{word}: there is no key {key!r}: {suggest(key, FREE_KEYS)}")
+            free = ", ".join(all_changeable(RunConfig))
+            raise UserError(f"{word} needs a new run: an evaluation may change only {free}")
+        raise UserError(f"{word}: there is no key {key!r}: {suggest(key, all_changeable(RunConfig))}")
 
 
-def check_run(trained: Trained, job: Job) -> None:
+def check_run(trained: Trained, plan: RunPlan) -> None:
     """Checks that data and weights are those of the run, and that the result may go where it will.
 
     Raises:
         UserError: they are not, or it may not.
     """
-    if job.place.fingerprint["data"] != trained.record.data_hash:
+    if plan.id.fingerprint["data"] != trained.record.data_hash:
         raise UserError(
-            f"the data at {job.index.root} is not what {trained.folder} was evaluated on: undo its changes, set "
+            f"the data at {plan.index.root} is not what {trained.folder} was evaluated on: undo its changes, set "
             "dataset.root, or train again"
         )
-    for part in job.parts:
-        file = trained.checkpoint(part.name)
+    for model in plan.models:
+        file = trained.checkpoint(model.name)
         if not file.is_file():
             raise UserError(f"{file} is missing: put it back, or train again (force=true)")
-        if sha256(file) != trained.record.models[part.name].checkpoint.sha256:
+        if sha256(file) != trained.record.models[model.name].checkpoint.sha256:
             raise UserError(f"{file} is not the checkpoint that the record knows: put that back, or train again")
-    if trained.is_at(job.folder):
-        differing = differences(owner_of(job.folder), job.place.fingerprint)
+    if trained.is_at(plan.folder):
+        differing = differences(owner_of(plan.folder), plan.id.fingerprint)
         if differing:
             raise UserError(
-                f"{job.folder} keeps the run's own result, this one has other values of {some(differing, 3)}: give "
+                f"{plan.folder} keeps the run's own result, this one has other values of {some(differing, 3)}: give "
                 "run=NAME"
             )
-    elif any(job.folder.rglob("checkpoint.pt")):
-        raise UserError(f"{job.folder} holds a training of its own: evaluate that one, or give run=NAME")
-    else:
-        _check_origin(trained, job)
-
-
-def _check_origin(trained: Trained, job: Job) -> None:
-    """An evaluation of another model with the same recipe is replaced only by force."""
-    there = record.read(job.folder)
-    if there is None or job.options.force:
-        return
-    if Trained(job.folder, there).home != trained.home:
+    elif any(plan.folder.rglob("checkpoint.pt")):
+        raise UserError(f"{plan.folder} holds a training of its own: evaluate that one, or give run=NAME")
+    elif (
+        # of another model with the same recipe
+        not plan.config.force
+        and (there := record.read(plan.folder)) is not None
+        and Trained(plan.folder, there).home != trained.home
+    ):
         raise UserError(
-            f"{job.folder} holds an evaluation of another run: give run=NAME to keep it, or force=true to replace it"
+            f"{plan.folder} holds an evaluation of another run: give run=NAME to keep it, or force=true to replace it"
         )
 
 

@@ -3,59 +3,55 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
 from ader import __version__
 from ader.data.census import census
-from ader.data.index import TEST, Index
+from ader.data.index import TEST
 from ader.methods._base import Method
 from ader.metrics import OBJECT_METRICS
 from ader.results import record
 from ader.results.provenance import provenance
-from ader.results.schema import MapSource, Network, Record, Weights
-from ader.runs.job import Job
-from ader.runs.task import Task
-from ader.settings import Part
+from ader.results.schema import EvaluatedFrom, MapSource, Network, Record, Weights
+from ader.runs.plan import PlannedModel, RunPlan
+from ader.runs.session import Session
+from ader.system import dist
 from ader.training.cost import count_macs, count_parameters
 
 
-def announce(task: Task, *lines: str) -> None:
+def announce(session: Session[Any], *lines: str) -> None:
     """Says what will be evaluated, on what (``lines``), and where the results go."""
-    task.console.say(f"ader {__version__}  {title(task)}")
-    for line in (f"data     {census(task.index)}", f"         {task.index.root}", *lines, f"results  {task.folder}"):
-        task.console.say(line)
+    plan, say = session.plan, session.console.say
+    say(f"ader {__version__}  {plan.title}")
+    for line in (f"data     {census(plan.index)}", f"         {plan.index.root}", *lines, f"results  {plan.folder}"):
+        say(line)
 
 
-def device_line(job: Job) -> str:
+def device_line(plan: RunPlan) -> str:
     """Where and how a method is computed."""
-    return f"device   {job.device}, {job.trainer.precision}, images {job.options.image_size}x{job.options.image_size}"
+    size = plan.config.image_size
+    return f"device   {plan.device}, {plan.config.trainer.precision}, images {size}x{size}"
 
 
-def title(task: Task) -> str:
-    """``demo / multi_class / rd / e100-s42``."""
-    choices = task.composed.choices
-    parts = (task.place.label, choices["setting"], choices["method"], task.folder.name)
-    return " / ".join(parts)
-
-
-def describe(job: Job, part: Part, method: Method) -> Network:
+def describe(session: Session[RunPlan], model: PlannedModel, method: Method) -> Network:
     """Says what the method is, and returns it for the record."""
+    plan, say = session.plan, session.console.say
     params, trainable = count_parameters(method)
-    macs = count_macs(method, job.options.image_size, job.device)
-    if len(job.parts) > 1:
-        job.console.say(f"part     {part.name}")
-    unseen = sum(sample.label for sample in job.index if sample.split != TEST)
-    if unseen and method.tags.supervision == "normal" and not job.models:
-        job.console.say(f"         learns from normal images only: does not see the {unseen} defective training images")
-    if not job.models:
-        job.console.say(
+    macs = count_macs(method, plan.config.image_size, plan.device)
+    if len(plan.models) > 1:
+        say(f"part     {model.name}")
+    if not session.models:
+        unseen = sum(sample.label for sample in plan.index if sample.split != TEST)
+        if unseen and method.tags.supervision == "normal":
+            say(f"         learns from normal images only: does not see the {unseen} defective training images")
+        say(
             f"method   {params / 1e6:.1f} M parameters, {trainable / 1e6:.1f} M trained, "
             f"{macs / 1e9:.1f} GMAC per image"
         )
         for warning in method.warnings():
-            job.console.say(f"CAUTION  {warning}")
+            say(f"CAUTION  {warning}")
     return Network(
         params=params,
         trainable_params=trainable,
@@ -65,75 +61,79 @@ def describe(job: Job, part: Part, method: Method) -> Network:
     )
 
 
-def write(task: Task, source: MapSource | None = None) -> None:
+def write_result(
+    session: Session[Any], *, source: MapSource | None = None, evaluated_from: EvaluatedFrom | None = None
+) -> None:
     """Writes the tables, and the record that makes them a result; an earlier result is replaced as a whole.
 
     Args:
-        task: what was evaluated.
+        session: with everything that was found.
         source: the maps, where they are of another program.
+        evaluated_from: the run that trained the models, where that is another one.
     """
-    evaluator, composed = task.evaluator, task.composed
-    frame = evaluator.compute()
-    tables = {"metrics.csv": frame, "bounds.csv": evaluator.bounds(), "counts.csv": evaluator.counts()}
-    if task.extras.by_defect:
-        tables["defects.csv"] = evaluator.breakdown()
-    files = {name: record.as_csv(table) for name, table in tables.items()}
-    files["scores.csv"] = _scores(task).to_csv(index=False)
-    if isinstance(task, Job):
-        files["training.csv"] = _training_images(task.index).to_csv(index=False)
-    warnings = dict.fromkeys(text for model in task.models.values() for text in model.network.warnings)
-    result = Record(
-        title=title(task),
-        choices={**composed.choices, "dataset": task.place.label},
-        seed=composed.values.get("seed"),
-        config=dict(composed.values),
-        config_hash=record.digest(task.place.fingerprint),
-        overrides=tuple(composed.overrides),
-        config_dir=composed.config_dir,
-        data_root=str(task.index.root),
-        data_hash=task.place.fingerprint["data"],
-        index_hash=task.index.digest(),
-        images=dict(sum(task.index.tally().values(), Counter())),
-        metric=evaluator.profile,
-        maps=task.extras.maps,
-        by_defect=task.extras.by_defect,
+    with session.interrupt.during("while writing the tables"):
+        if dist.is_main():
+            evaluator = session.evaluator
+            frame = evaluator.compute()
+            tables = {"metrics.csv": frame, "bounds.csv": evaluator.bounds(), "counts.csv": evaluator.counts()}
+            if session.outputs.by_defect:
+                tables["defects.csv"] = evaluator.breakdown()
+            files = {name: record.as_csv(table) for name, table in tables.items()}
+            index = session.plan.index
+            tested = index.split(TEST)
+            rows = [(s.image, s.category, s.defect, s.label, session.scores[s.image]) for s in tested]
+            files["scores.csv"] = _csv(rows, "image category defect label score")
+            if source is None:  # what a run may have trained on, with the labels that it was told
+                seen = [(s.image, s.category, s.split, s.defect, s.label) for s in index if s.split != TEST]
+                files["training.csv"] = _csv(seen, "image category split defect label")
+            result = _record(session, frame, source, evaluated_from)
+            with session.interrupt.patiently():
+                record.write(session.plan.folder, files, result)
+        dist.barrier()
+
+
+def _record(
+    session: Session[Any], frame: pd.DataFrame, source: MapSource | None, evaluated_from: EvaluatedFrom | None
+) -> Record:
+    """Everything that stands behind the numbers."""
+    plan, composition = session.plan, session.plan.config.composition
+    warnings = dict.fromkeys(text for model in session.models.values() for text in model.network.warnings)
+    return Record(
+        title=plan.title,
+        choices={**composition.choices, "dataset": plan.id.label},
+        seed=composition.values.get("seed"),
+        config=dict(composition.values),
+        config_hash=record.digest(plan.id.fingerprint),
+        overrides=composition.overrides,
+        config_dir=composition.config_dir,
+        data_root=str(plan.index.root),
+        data_hash=plan.id.fingerprint["data"],
+        index_hash=plan.index.digest(),
+        images=dict(sum(plan.index.tally().values(), Counter())),
+        metric=plan.config.metric.name,
+        maps=session.outputs.maps,
+        by_defect=session.outputs.by_defect,
         warnings=tuple(warnings),
-        models=task.models,
+        models=session.models,
         source=source,
-        evaluated_from=task.evaluated_from,
+        evaluated_from=evaluated_from,
         rows=record.rows(frame),
-        undefined=_reasons(_worth_saying(task)),
+        undefined=_undefined(session),
         provenance=provenance(),
     )
-    with task.interrupt.patiently():
-        record.write(task.folder, files, result)
 
 
-def _worth_saying(task: Task) -> dict[tuple[str, str], str]:
-    """Why values are missing, except that a dataset without groups has no object metrics."""
-    grouped = any(sample.group is not None for sample in task.index.split(TEST))
-    undefined = task.evaluator.undefined()
-    return {key: reason for key, reason in undefined.items() if grouped or key[1] not in OBJECT_METRICS}
-
-
-def _reasons(undefined: Mapping[tuple[str, str], str]) -> dict[str, tuple[str, ...]]:
-    """Reason -> the categories it holds for."""
+def _undefined(session: Session[Any]) -> dict[str, tuple[str, ...]]:
+    """Why values are missing: reason -> the categories it holds for."""
+    # that a dataset without groups has no object metrics is not worth saying
+    grouped = any(sample.group is not None for sample in session.plan.index.split(TEST))
     reasons: dict[str, dict[str, None]] = {}
-    for (category, _), reason in undefined.items():
-        reasons.setdefault(reason, {})[category] = None
+    for (category, slug), reason in session.evaluator.undefined().items():
+        if grouped or slug not in OBJECT_METRICS:
+            reasons.setdefault(reason, {})[category] = None
     return {reason: tuple(categories) for reason, categories in reasons.items()}
 
 
-def _scores(task: Task) -> pd.DataFrame:
-    """Every test image's score, with what the dataset says of it."""
-    rows = [
-        (sample.image, sample.category, sample.defect, sample.label, task.scores[sample.image])
-        for sample in task.index.split(TEST)
-    ]
-    return pd.DataFrame(rows, columns=["image", "category", "defect", "label", "score"])
-
-
-def _training_images(index: Index) -> pd.DataFrame:
-    """What a run may have trained on, with the labels that it was told."""
-    rows = [(s.image, s.category, s.split, s.defect, s.label) for s in index if s.split != TEST]
-    return pd.DataFrame(rows, columns=["image", "category", "split", "defect", "label"])
+def _csv(rows: list[tuple[Any, ...]], columns: str) -> str:
+    text: str = pd.DataFrame(rows, columns=columns.split()).to_csv(index=False)
+    return text

@@ -16,8 +16,9 @@ from ader.mapfiles.folder import saved_names
 from ader.methods._base import Method, Prediction
 from ader.metrics import Evaluator
 from ader.results.schema import PredictionCost
-from ader.runs.job import Job
 from ader.runs.observe import observe
+from ader.runs.plan import RunPlan
+from ader.runs.session import Session
 from ader.system import dist
 from ader.system.device import synchronize
 from ader.system.errors import some
@@ -29,39 +30,41 @@ from ader.training.loader import Loader
 
 
 @torch.no_grad()
-def predict(job: Job, method: Method, loader: Loader, evaluator: Evaluator) -> tuple[PredictionCost, dict[str, float]]:
+def predict(
+    method: Method, loader: Loader, evaluator: Evaluator, session: Session[RunPlan]
+) -> tuple[PredictionCost, dict[str, float]]:
     """Scores this process's test images and gives them to ``evaluator``.
 
     Returns:
         What it cost, and the score of every test image; those of other processes are included in both.
     """
-    reset_peak(job.device)
-    batch_size, images = job.trainer.test_batch_size, len(loader.index.split("test"))
+    plan, options = session.plan, session.plan.config.trainer
+    reset_peak(plan.device)
+    batch_size, images = options.test_batch_size, len(loader.index.split("test"))
     seconds = {"predict": 0.0, "evaluate": 0.0}
     scores: dict[str, float] = {}
-    sizes, places = job.metric.sizes, saved_names(job.index)
+    sizes, places = plan.sizes, saved_names(plan.index)
     method.eval()
-    with job.console.track("predict", -(-images // (batch_size * dist.world())), "batches") as track:
-        for samples, image_BCHW, masks in loader.test(batch_size, sizes):
-            extra = loader.read_label_maps(samples)
+    with session.console.track("predict", -(-images // (batch_size * dist.world())), "batches") as track:
+        for samples, image_BCHW, masks, inputs in loader.test(batch_size, sizes):
             began = time.perf_counter()
-            with autocast(job.device, job.trainer.precision):
-                prediction = check_prediction(method, method.predict_with(image_BCHW, extra), image_BCHW)
-            synchronize(job.device)
+            with autocast(plan.device, options.precision):
+                prediction = check_prediction(method, method.predict(image_BCHW, **inputs), image_BCHW)
+            synchronize(plan.device)
             middle = time.perf_counter()
             refuse_nan(method, prediction, samples)
             observe(evaluator, sizes, samples, prediction.score_B, prediction.map_BHW, masks)
             seconds["predict"] += middle - began
             seconds["evaluate"] += time.perf_counter() - middle
-            if job.extras.maps and prediction.map_BHW is not None:
-                save_maps(job.folder / "maps", [places[sample.image] for sample in samples], prediction.map_BHW)
+            if session.outputs.maps and prediction.map_BHW is not None:
+                save_maps(plan.folder / "maps", [places[sample.image] for sample in samples], prediction.map_BHW)
             scores |= zip((sample.image for sample in samples), prediction.score_B.tolist(), strict=True)
             track.advance(f"{len(scores) / max(1e-9, seconds['predict']):.1f} images/s")
-            job.interrupt.check()
+            session.interrupt.check()
     shares = dist.gather_objects((seconds, scores))
     scores = {image: score for _, share in shares for image, score in share.items()}
     predicting, evaluating = (max(share[kind] for share, _ in shares) for kind in ("predict", "evaluate"))
-    return PredictionCost.of(len(scores), predicting, evaluating, peak_memory(job.device)), scores
+    return PredictionCost.of(len(scores), predicting, evaluating, peak_memory(plan.device)), scores
 
 
 def check_prediction(method: Method, prediction: Prediction, image_BCHW: Tensor) -> Prediction:

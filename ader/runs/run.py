@@ -4,30 +4,22 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from ader.config.compose import Composed
-from ader.data import Index
+from ader.config.schema import RunConfig
+from ader.data.caching import ImageKeeper
 from ader.data.check import check_files
-from ader.data.index import TEST
-from ader.data.labelmaps import check_label_maps
-from ader.data.reading import read_index
-from ader.methods._base import Method, find_class, recipe_arguments
+from ader.methods._base import Method
 from ader.metrics import Evaluator
 from ader.report.result import show
-from ader.results.identity import Place, locate
 from ader.results.record import MODEL
 from ader.results.schema import SCHEMA, Checkpoint, ModelRecord, PredictionCost, StageCost, TrainingCost, plain
-from ader.runs import facts as telling
-from ader.runs.caching import decode_once, decoded_before
+from ader.runs.facts import announce, describe, device_line, write_result
 from ader.runs.inference import predict
-from ader.runs.job import Job, cache_options, run_options, trainer_options
-from ader.runs.task import Extras, at_work, metric_options
-from ader.settings import Part, apply
+from ader.runs.plan import Outputs, PlannedModel, RunPlan, make_plan
+from ader.runs.session import Session, working_on
 from ader.system import dist
-from ader.system.device import resolve_device
 from ader.system.errors import UserError
 from ader.system.files import sha256, write_atomic
 from ader.system.interrupt import Interrupt
@@ -37,8 +29,10 @@ from ader.training.loader import Loader, hold_out
 from ader.training.tensorboard import TensorBoardWriter
 from ader.training.trainer import Trainer
 
+RunSession = Session[RunPlan]
 
-def run(composed: Composed) -> Path:
+
+def run(config: RunConfig) -> Path:
     """Runs one configuration, or resumes it, or reports its finished result.
 
     Returns:
@@ -49,218 +43,147 @@ def run(composed: Composed) -> Path:
         Stopped: a signal came, a loss was not finite, or something unexpected happened (the log has the traceback).
     """
     with Interrupt().listening() as interrupt:
-        job = prepare(composed, interrupt)
-        with at_work(job, job.options.force):
-            if job.finished:
-                job.console.say(f"This result exists already (force=true runs it again): {job.folder}\n")
+        plan = make_plan(config)
+        with working_on(plan, interrupt, config.force) as session:
+            if session.finished:
+                session.console.say(f"This result exists already (force=true runs it again): {plan.folder}\n")
             else:
-                refuse_evaluation(job)
-                make(job)
-            show(job.folder, job.console)
+                refuse_evaluation(session)
+                announce(session, device_line(plan))
+                check_data(session)
+                for model in plan.models:
+                    if not recall(model, session):
+                        with interrupt.during(f"before training {model.name!r}"):
+                            method, loader = build(model, session)
+                            network = describe(session, model, method)
+                        training, checkpoint = fit(method, loader, model, session)
+                        evaluator, prediction, scores = test(method, loader, session)
+                        record = ModelRecord(
+                            network=network, checkpoint=checkpoint, training=training, prediction=prediction
+                        )
+                        session.add_model(model.name, record, evaluator, scores)
+                        keep(model, session, evaluator, scores)
+                write_result(session)
+            show(plan.folder, session.console)
     dist.stop()
-    return job.folder
+    return plan.folder
 
 
-def prepare(composed: Composed, interrupt: Interrupt) -> Job:
-    """Everything that can be known and checked before anything is written.
-
-    Raises:
-        UserError: bad input.
-    """
-    options, trainer, metric = run_options(composed), trainer_options(composed), metric_options(composed)
-    device = resolve_device(trainer.device)
-    dist.start(device)
-    with dist.main_first():  # a generated dataset is made once
-        published = read_index(composed.values["dataset"])
-    check_method(composed)
-    index, parts = apply_setting(composed, published)
-    place = locate(composed, published)
-    for part in parts:
-        suited_arguments(composed, part, place)
-    return Job(
-        composed=composed,
-        options=options,
-        trainer=trainer,
-        metric=metric,
-        device=device,
-        index=index,
-        parts=parts,
-        caching=cache_options(composed),
-        place=place,
-        interrupt=interrupt,
-        extras=Extras(options.save_maps, metric.by_defect),
-    )
-
-
-def refuse_evaluation(job: Job) -> None:
+def refuse_evaluation(session: RunSession) -> None:
     """Training a model again is not what someone wants who asks for more of a stored one's evaluation.
 
     Raises:
         UserError: the folder holds the evaluation of a model that is elsewhere.
     """
-    origin = job.earlier.evaluated_from if job.earlier else None
-    run = origin.run if origin else "."
-    if run != ".":
-        home = os.path.normpath(job.folder / run)
+    origin, folder = session.earlier.evaluated_from if session.earlier else None, session.plan.folder
+    if origin and origin.run != ".":
+        home = os.path.normpath(folder / origin.run)
         raise UserError(
-            f"{job.folder} holds an evaluation of the model in {home}: give ader eval with that folder for what it "
+            f"{folder} holds an evaluation of the model in {home}: give ader eval with that folder for what it "
             "lacks, or force=true to train again"
         )
 
 
-def make(job: Job) -> None:
-    """Makes the result: all models, then the tables and the record."""
-    telling.announce(job, telling.device_line(job))
-    check(job)
-    for part in job.parts:
-        run_part(job, part, job.folder if len(job.parts) == 1 else job.folder / "parts" / part.name)
-    conclude(job)
-
-
-def check(job: Job) -> None:
+def check_data(session: RunSession) -> None:
     """Decodes every file once, unless that was done before: a bad one must not end a run after hours.
 
     Decoded images are kept for this run and others, where that is asked for.
     """
-    job.interrupt.activity = "while checking files"
-    folder = Path(job.composed.values["paths"]["cache"]).expanduser()
+    plan, config = session.plan, session.plan.config
+    workers, cache = config.trainer.decoders(), config.paths.cache
+    keeper = ImageKeeper(plan.index, config.image_size, config.dataset, cache)
 
     def check_all() -> None:
-        cached, workers = decode_once(job, folder), job.trainer.decoders()
-        with job.console.track("check files", len(job.index), "files") as track:
-            check_files(job.index, folder, workers, lambda done, total: track.advance(), cached or ())
+        cached = keeper.decode_once(workers, session.console, session.interrupt.check)
+        with session.console.track("check files", len(plan.index), "files") as track:
+            check_files(plan.index, cache, workers, lambda done, total: track.advance(), cached or ())
         # a file that could not be decoded and is whole now was changed in between
-        job.cached = cached if cached is not None and len(cached) == len(job.index) else None
-        check_label_maps(job.index, label_maps(job), workers)
-        job.interrupt.check()
+        session.cached = cached if cached is not None and len(cached) == len(plan.index) else None
+        for source in plan.models[0].inputs.values():  # all models ask for the same
+            source.check(plan.index, workers)
+        session.interrupt.check()
 
-    dist.on_main(check_all)
-    if not dist.is_main():
-        job.cached = decoded_before(job, folder)
+    with session.interrupt.during("while checking files"):
+        dist.on_main(check_all)
+        if not dist.is_main():
+            session.cached = keeper.decoded_before()
 
 
-def run_part(job: Job, part: Part, folder: Path) -> None:
-    """Trains and tests one model, and adds its counts to the run's evaluator."""
-    done = folder / "evaluation.pt"  # only runs of several parts keep it: the others have nothing to come back to
-    saved = torch.load(done, map_location="cpu", weights_only=True) if done.exists() else None
-    if saved and saved.get("schema") == SCHEMA and Extras(**saved["extras"]) == job.extras:
-        evaluator = Evaluator.from_state_dict(saved["evaluator"], device=job.device)
-        job.add_model(part.name, MODEL.validate_python(saved["model"]), evaluator, saved["scores"])
-        job.console.say(f"{part.name}: done before")
-        return
-    job.interrupt.activity = f"before training {part.name!r}"
-    method, loader = set_up(job, part)
-    network = telling.describe(job, part, method)
-    training, checkpoint = train(job, method, loader, folder)
-    evaluator, prediction, scores = test(job, method, loader)
-    model = ModelRecord(network=network, checkpoint=checkpoint, training=training, prediction=prediction)
-    job.add_model(part.name, model, evaluator, scores)
-    if folder != job.folder and dist.is_main():
+def build(model: PlannedModel, session: RunSession) -> tuple[Method, Loader]:
+    """One model as it is before training, with weights that depend on the seed alone, and its data."""
+    config, device = session.plan.config, session.plan.device
+    seed_all(derive_seed(config.seed, "method"))
+    method = model.method_class(**model.arguments).to(device)
+    index = hold_out(model.split.index, dict(method.holdout), config.seed)
+    workers = config.trainer.decoders()
+    loader = Loader(index, config.image_size, device, config.seed, workers, method.tags, session.cached, model.inputs)
+    return method, loader
+
+
+def fit(method: Method, loader: Loader, model: PlannedModel, session: RunSession) -> tuple[TrainingCost, Checkpoint]:
+    """Trains one model, or what its checkpoint leaves to do; what that cost, and where its weights are."""
+    plan, options = session.plan, session.plan.config.trainer
+    file, curves = model.folder / "checkpoint.pt", TensorBoardWriter(model.folder / "tb")
+    trainer = Trainer(
+        device=plan.device,
+        seed=plan.config.seed,
+        precision=options.precision,
+        max_steps=options.max_steps,
+        ema=options.ema,
+        accumulate=options.accumulate,
+        compile=options.compile,
+        channels_last=options.channels_last,
+        checkpoint=file,
+        checkpoint_seconds=60 * options.checkpoint_minutes,
+        console=session.console,
+        scalar=curves.add,
+        interrupt=session.interrupt,
+    )
+    reset_peak(plan.device)
+    try:
+        state = trainer.fit(method, loader)
+    finally:
+        curves.close()
+    cost = TrainingCost(
+        stages={name: StageCost.of(seconds, state.images[name]) for name, seconds in state.seconds.items()},
+        memory_bytes=peak_memory(plan.device),
+        processes=dist.world(),
+        cached=session.cached is not None,
+    )
+    digest = sha256(file) if dist.is_main() else ""  # only that process has the file, and writes the record
+    return cost, Checkpoint(file=os.path.relpath(file, plan.folder), sha256=digest)
+
+
+def test(method: Method, loader: Loader, session: RunSession) -> tuple[Evaluator, PredictionCost, dict[str, float]]:
+    """Tests one trained model: its counts over all processes, what that cost, and the images' scores."""
+    with session.interrupt.during("while predicting"):
+        evaluator = session.new_evaluator()
+        cost, scores = predict(method, loader, evaluator, session)
+        if dist.world() > 1:
+            evaluator.all_reduce()
+        return evaluator, cost, scores
+
+
+def recall(model: PlannedModel, session: RunSession) -> bool:
+    """Adds what an interrupted run of several models has kept of this one; whether there was anything."""
+    file = model.folder / "evaluation.pt"
+    saved = torch.load(file, map_location="cpu", weights_only=True) if file.exists() else None
+    if saved is None or saved.get("schema") != SCHEMA or Outputs(**saved["outputs"]) != session.outputs:
+        return False
+    evaluator = Evaluator.from_state_dict(saved["evaluator"], device=session.plan.device)
+    session.add_model(model.name, MODEL.validate_python(saved["model"]), evaluator, saved["scores"])
+    session.console.say(f"{model.name}: done before")
+    return True
+
+
+def keep(model: PlannedModel, session: RunSession, evaluator: Evaluator, scores: dict[str, float]) -> None:
+    """Keeps what ``recall`` reads; a run of one model has nothing to come back to."""
+    if len(session.plan.models) > 1 and dist.is_main():
         state = {
             "schema": SCHEMA,
             "evaluator": evaluator.state_dict(),
-            "model": plain(model),
+            "model": plain(session.models[model.name]),
             "scores": scores,
-            "extras": vars(job.extras),
+            "outputs": vars(session.outputs),
         }
-        write_atomic(done, lambda file: torch.save(state, file))
-
-
-def set_up(job: Job, part: Part) -> tuple[Method, Loader]:
-    """One model, as it is before training, and its data."""
-    method = make_method(job, part)
-    index = hold_out(part.index, dict(method.holdout), job.options.seed)
-    size, seed, workers = job.options.image_size, job.options.seed, job.trainer.decoders()
-    return method, Loader(index, size, job.device, seed, workers, method.tags, job.cached, label_maps(job))
-
-
-def train(job: Job, method: Method, loader: Loader, folder: Path) -> tuple[TrainingCost, Checkpoint]:
-    """Trains one model, or what its checkpoint in ``folder`` leaves to do; what that cost, and its weights."""
-    scalars = TensorBoardWriter(folder / "tb")
-    trainer = Trainer(
-        device=job.device,
-        seed=job.options.seed,
-        precision=job.trainer.precision,
-        max_steps=job.trainer.max_steps,
-        checkpoint=folder / "checkpoint.pt",
-        checkpoint_seconds=60 * job.trainer.checkpoint_minutes,
-        console=job.console,
-        scalar=scalars.add,
-        interrupt=job.interrupt,
-    )
-    reset_peak(job.device)
-    try:
-        progress = trainer.fit(method, loader)
-    finally:
-        scalars.close()
-    file = folder / "checkpoint.pt"
-    cost = TrainingCost(
-        stages={
-            name: StageCost.of(seconds, progress.images.get(name, 0)) for name, seconds in progress.seconds.items()
-        },
-        memory_bytes=peak_memory(job.device),
-        processes=dist.world(),
-        cached=job.cached is not None,
-    )
-    digest = sha256(file) if dist.is_main() else ""  # only that process has the file, and writes the record
-    return cost, Checkpoint(file=os.path.relpath(file, job.folder), sha256=digest)
-
-
-def test(job: Job, method: Method, loader: Loader) -> tuple[Evaluator, PredictionCost, dict[str, float]]:
-    """Tests one trained model: its counts over all processes, what that cost, and the images' scores."""
-    job.interrupt.activity = "while predicting"
-    evaluator = job.new_evaluator()
-    cost, scores = predict(job, method, loader, evaluator)
-    if dist.world() > 1:
-        evaluator.all_reduce()
-    return evaluator, cost, scores
-
-
-def conclude(job: Job) -> None:
-    """Writes the tables and the record."""
-    job.interrupt.activity = "while writing the tables"
-    if dist.is_main():
-        telling.write(job)
-    dist.barrier()
-
-
-def apply_setting(composed: Composed, published: Index) -> tuple[Index, list[Part]]:
-    """What the setting has of a dataset, and the models that it asks for."""
-    setting = dict(composed.values["setting"])
-    return apply(published, composed.values["seed"], setting.pop("name"), setting)
-
-
-def check_method(composed: Composed) -> None:
-    """Refuses unknown or unfit arguments before anything is written; the weights are not loaded for that."""
-    method_arguments(composed)
-
-
-def method_arguments(composed: Composed) -> tuple[type[Method], dict[str, Any]]:
-    """The configured method's class, and its constructor's arguments."""
-    given = dict(composed.values["method"])
-    method_class = find_class(given.pop("name"))
-    return method_class, recipe_arguments(method_class, composed.values["image_size"], given)
-
-
-def suited_arguments(composed: Composed, part: Part, place: Place) -> tuple[type[Method], dict[str, Any]]:
-    """The same for one model.
-
-    Raises:
-        UserError: the method cannot learn from the part's training images.
-    """
-    method_class, arguments = method_arguments(composed)
-    training = part.index.where(lambda sample: sample.split != TEST)
-    return method_class, dict(method_class.arguments_for(arguments, training, place.fingerprint["data"]))
-
-
-def label_maps(job: Job) -> dict[str, Path]:
-    """The folders with a map for every image that the configured method asks for."""
-    method_class, arguments = method_arguments(job.composed)
-    return dict(method_class.label_maps(arguments))
-
-
-def make_method(job: Job, part: Part) -> Method:
-    """A part's method, with initial weights that depend on the seed alone."""
-    method_class, arguments = suited_arguments(job.composed, part, job.place)
-    seed_all(derive_seed(job.options.seed, "method"))
-    return method_class(**arguments).to(job.device)
+        write_atomic(model.folder / "evaluation.pt", lambda file: torch.save(state, file))

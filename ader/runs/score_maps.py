@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ader.config.compose import Composed
-from ader.config.validate import validated
+from ader.config.schema import ScoreConfig, decoders
 from ader.data import Index, Sample
 from ader.data.index import TEST
 from ader.data.reading import read_index
@@ -23,12 +22,12 @@ from ader.data.sizes import Sizes
 from ader.mapfiles import MapSource, open_maps
 from ader.report.result import show
 from ader.results import schema
-from ader.results.identity import check_name, locate
+from ader.results.identity import check_name, identify
 from ader.results.schema import ReadingCost
-from ader.runs import facts as telling
-from ader.runs.job import Workers, decoders
+from ader.runs.facts import announce, write_result
 from ader.runs.observe import observe
-from ader.runs.task import Extras, Task, at_work, metric_options
+from ader.runs.plan import Outputs, Plan
+from ader.runs.session import Session, working_on
 from ader.system.device import resolve_device
 from ader.system.errors import some
 from ader.system.interrupt import Interrupt
@@ -38,16 +37,16 @@ from ader.system.parallel import ahead, threads
 BATCH = 16
 
 
-@dataclass(frozen=True)
-class ScoreOptions:
-    """The configuration's own keys."""
+@dataclass(frozen=True, kw_only=True)
+class ScorePlan(Plan):
+    """An evaluation of maps that are on disk.
 
-    name: str | None
-    scores: str | None
-    device: str
-    workers: Workers
-    run: str | None
-    force: bool
+    Attributes:
+        source: reads them.
+    """
+
+    config: ScoreConfig
+    source: MapSource
 
 
 class Scored(NamedTuple):
@@ -60,11 +59,11 @@ class Scored(NamedTuple):
     mask_HW: Tensor | None
 
 
-def score(composed: Composed, maps: Path) -> Path:
+def score(config: ScoreConfig, maps: Path) -> Path:
     """Evaluates the maps of a dataset's test images, or reports their finished result.
 
     Args:
-        composed: ``configs/score.yaml`` with its overrides.
+        config: the configuration.
         maps: see ``ader.mapfiles.open_maps``.
 
     Returns:
@@ -74,43 +73,42 @@ def score(composed: Composed, maps: Path) -> Path:
         UserError: bad input; nothing was half written.
         Stopped: a signal came, or something unexpected happened (the log has the traceback).
     """
-    with Interrupt().listening() as interrupt:
-        interrupt.activity = "while looking for maps"
-        options = score_options(composed)
-        task, source = prepare(composed, options, maps, interrupt)
-        with at_work(task, options.force):
-            if task.finished:
-                task.console.say(f"This result exists already (force=true runs it again): {task.folder}\n")
+    with Interrupt().listening() as interrupt, interrupt.during("while looking for maps"):
+        plan = make_plan(config, maps)
+        with working_on(plan, interrupt, config.force) as session:
+            if session.finished:
+                session.console.say(f"This result exists already (force=true runs it again): {plan.folder}\n")
             else:
-                telling.announce(task, *described(source))
-                reading = add_all(task, source, max(1, decoders(options.workers)))
-                interrupt.activity = "while writing the tables"
-                telling.write(task, recorded(source, reading))
-            show(task.folder, task.console)
-    return task.folder
+                announce(session, *described(plan.source))
+                reading = add_all(session)
+                write_result(session, source=recorded(plan.source, reading))
+            show(plan.folder, session.console)
+    return plan.folder
 
 
-def prepare(composed: Composed, options: ScoreOptions, maps: Path, interrupt: Interrupt) -> tuple[Task, MapSource]:
-    """Everything that can be known and checked before anything is written."""
-    metric, device = metric_options(composed), resolve_device(options.device, key="device")
+def make_plan(config: ScoreConfig, maps: Path) -> ScorePlan:
+    """Reads the dataset, finds a map for every test image, and knows the maps by their content.
+
+    Raises:
+        UserError: bad input.
+    """
+    device = resolve_device(config.device, key="device")
     maps = Path(os.path.abspath(maps))
-    own = maps.stem if maps.is_file() else maps.name
-    name = check_name("name", own if options.name is None else options.name)
-    composed = replace(composed, choices={**composed.choices, "setting": "maps", "method": name})
-    index = read_index(composed.values["dataset"])
-    source = open_maps(maps, index, None if options.scores is None else Path(options.scores))
+    name = check_name("name", config.name or (maps.stem if maps.is_file() else maps.name))
+    choices = {**config.composition.choices, "setting": "maps", "method": name}
+    config = replace(config, composition=replace(config.composition, choices=choices))
+    index = read_index(config.dataset)
+    source = open_maps(maps, index, None if config.scores is None else Path(config.scores))
     facts = source.describe()
     content = {"maps": facts["sha256"]} | ({"scores": facts["scores"]["sha256"]} if "scores" in facts else {})
-    task = Task(
-        composed=composed,
-        metric=metric,
-        device=device,
+    return ScorePlan(
+        config=config,
         index=index,
-        place=locate(composed, index, **content),
-        interrupt=interrupt,
-        extras=Extras(by_defect=metric.by_defect),
+        id=identify(config, index, **content),
+        device=device,
+        outputs=Outputs(by_defect=config.metric.by_defect),
+        source=source,
     )
-    return task, source
 
 
 def described(source: MapSource) -> Iterator[str]:
@@ -130,18 +128,22 @@ def recorded(source: MapSource, reading: ReadingCost) -> schema.MapSource:
     return schema.MapSource(**facts, scores=scores, reading=reading)
 
 
-def add_all(task: Task, source: MapSource, workers: int) -> ReadingCost:
+def add_all(session: Session[ScorePlan]) -> ReadingCost:
     """Reads all maps and masks and gives them to the evaluator; what that cost."""
-    task.interrupt.activity = "while evaluating"
-    samples = task.index.split(TEST).samples
-    sizes, evaluator, scores = task.metric.sizes, task.new_evaluator(), dict[str, float]()
+    plan, samples = session.plan, session.plan.index.split(TEST).samples
+    sizes, workers = plan.sizes, max(1, decoders(plan.config.workers))
+    evaluator, scores = session.new_evaluator(), dict[str, float]()
     began, seconds, maxima = time.perf_counter(), 0.0, 0
-    with threads(workers, "score") as pool, task.console.track("evaluate", len(samples), "images") as track:
-        read = ahead(pool, lambda sample: read_one(task.index, source, sizes, sample), samples, workers + BATCH)
+    with (
+        session.interrupt.during("while evaluating"),
+        threads(workers, "score") as pool,
+        session.console.track("evaluate", len(samples), "images") as track,
+    ):
+        read = ahead(pool, lambda sample: read_one(plan.index, plan.source, sizes, sample), samples, workers + BATCH)
         while batch := list(islice(read, BATCH)):
             middle = time.perf_counter()
-            maps = [image.map_HW.to(task.device) for image in batch]
-            masks = [image.mask_HW.to(task.device) for image in batch if image.mask_HW is not None]
+            maps = [image.map_HW.to(plan.device) for image in batch]
+            masks = [image.mask_HW.to(plan.device) for image in batch if image.mask_HW is not None]
             score_B = torch.tensor([image.score for image in batch], dtype=torch.float64)
             observe(evaluator, sizes, [image.sample for image in batch], score_B, maps, masks or None)
             scores.update((image.sample.image, image.score) for image in batch)
@@ -149,9 +151,9 @@ def add_all(task: Task, source: MapSource, workers: int) -> ReadingCost:
             seconds += time.perf_counter() - middle
             for _ in batch:
                 track.advance()
-            task.interrupt.check()
+            session.interrupt.check()
     reading = time.perf_counter() - began - seconds
-    task.add(evaluator, scores)
+    session.add(evaluator, scores)
     return ReadingCost(images=len(samples), seconds=reading, evaluate_seconds=seconds, scores_from_maps=maxima)
 
 
@@ -163,12 +165,3 @@ def read_one(index: Index, source: MapSource, sizes: Sizes, sample: Sample) -> S
     height, width = map_HW.shape
     mask_HW = torch.from_numpy(sizes.mask(index, sample, (height, width))) if index.has_masks else None
     return Scored(sample, score, given is not None, torch.from_numpy(map_HW), mask_HW)
-
-
-def score_options(composed: Composed) -> ScoreOptions:
-    """The top-level keys, checked."""
-    given = {key: value for key, value in composed.values.items() if key not in composed.choices}
-    for key in ("name", "run"):
-        if given.get(key) is not None:
-            given[key] = check_name(key, given[key])  # run=12 is a name, too
-    return ScoreOptions(**validated(ScoreOptions, given, where=""))

@@ -18,16 +18,18 @@ class Interrupt:
     A signal raises ``Stopped`` where it arrives, except inside ``patiently``, where it is only noted and the code
     asks (``name``, ``check``) when it suits. A second signal raises KeyboardInterrupt in any case.
 
+    Args:
+        advice: what to do then, for the message.
+
     Attributes:
         name: of the signal that came, or None.
         activity: what is going on, for the message.
-        advice: what to do then.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, advice: str = "run the same command again to resume") -> None:
         self.name: str | None = None
         self.activity = "before training"
-        self.advice = "run the same command again to resume"
+        self.advice = advice
         self._prompt = True
 
     @contextmanager
@@ -39,6 +41,15 @@ class Interrupt:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    @contextmanager
+    def during(self, activity: str) -> Iterator[None]:
+        """Says what is going on in the block."""
+        before, self.activity = self.activity, activity
+        try:
+            yield
+        finally:
+            self.activity = before
 
     @contextmanager
     def patiently(self) -> Iterator[None]:

@@ -1,10 +1,10 @@
-"""Checks that every metric profile must pass, for this package and for others.
+"""Checks that every kind of evaluation must pass, for this package and for others.
 
 A check takes a factory ``make(categories) -> Evaluator`` and raises AssertionError. Use with pytest::
 
     @pytest.mark.parametrize("check", metric_checks(), ids=lambda check: check.__name__)
-    def test_profile(check):
-        check(lambda categories: Evaluator(categories, profile="mine"))
+    def test_mine(check):
+        check(MyEvaluator)
 
 Letters: B images, H rows, W columns.
 """
@@ -230,7 +230,7 @@ def check_constant_scores(make: MakeEvaluator) -> None:
             "pixel_f1_02_08": 0.0,
         }
         for slug, value in expected.items():
-            reason = evaluator.undefined().get((name, slug), "")  # a profile may need a range of scores
+            reason = evaluator.undefined().get((name, slug), "")  # a kind may need a range of scores
             assert not reason or reason.startswith("constant scores"), reason
             if not reason:
                 np.testing.assert_allclose(frame[slug][name], value, atol=TOLERANCE, err_msg=slug)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import importlib
 import os
 import shutil
 import subprocess
@@ -10,11 +11,12 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
 from ader import __version__
-from ader.__main__ import main
+from ader.__main__ import command_names, main
 from tests.support.running import PLUGIN, Bench
 
 
@@ -31,7 +33,7 @@ BAD = [
     (("method.ls=1",), "there is no key 'method.ls': did you mean 'method.lr'"),
     (("trainer.worker=1",), "did you mean 'trainer.workers'"),
     (("+method.foo=1",), "method.foo is not known to MadeUp: choose from: batch_size"),
-    (("+foo=1",), "foo is not known"),
+    (("+foo=1",), "there is no key foo"),
     (("trainer.epochs=abc",), "trainer.epochs='abc' does not fit"),
     (("trainer.epochs=0",), "trainer.epochs=0 does not fit"),
     (("trainer.precision=fp8",), "trainer.precision='fp8' does not fit: input should be 'fp32', 'tf32' or 'bf16'"),
@@ -45,10 +47,16 @@ BAD = [
     (("run=a/b",), "run='a/b' is not a folder name"),
     (("run=..",), "run='..' is not a folder name"),
     (("dataset.categories=[botle]",), "did you mean 'bottle'"),
-    (("metric.profile=foo",), "metric profile 'foo' does not exist"),
+    (("metric.name=foo",), "metric=foo does not exist"),
     (("paths.results=/dev/null/x",), "cannot be written (Not a directory): give paths.results"),
     (("method=broken",), "method=broken does not exist"),
     (("method.name=broken",), "needs the package 'no_such_package', which is not installed: pip install"),
+    (("setting.name=fewshot",), "setting 'fewshot' does not exist: did you mean 'few_shot'"),
+    (("setting.name=nameless",), "made_up_squares.py has no function nameless(index, seed) -> Index: add one"),
+    (("setting=every_othr",), "setting=every_othr does not exist: did you mean 'every_other'"),
+    (("setting=every_other", "setting.step=0"), "setting.step=0 does not fit"),
+    (("setting=every_other", "setting.models=each"), "setting.models='each' does not fit"),
+    (("dataset=_visa",), "dataset=_visa does not exist: did you mean 'visa'"),
     (("dataset",), "'dataset' is not an override: write key=value"),
     (("--confg-dir=x",), "is not a flag: did you mean '--config-dir'"),
     (("--config-dir=/nope",), "--config-dir /nope: no such folder"),
@@ -133,9 +141,9 @@ def test_faults_of_the_method_are_status_1(bench, capsys, fault, message):
 
 
 def test_an_exception_before_there_is_a_log_shows_its_traceback(bench, capsys, monkeypatch):
-    import ader.runs.run
+    import ader.runs.plan
 
-    monkeypatch.setattr(ader.runs.run, "read_index", lambda composed: 1 / 0)
+    monkeypatch.setattr(ader.runs.plan, "read_index", lambda composed: 1 / 0)
     assert bench.run() == 1
     error = capsys.readouterr().err
     assert error.startswith("Traceback")
@@ -195,6 +203,25 @@ def test_methods_and_datasets_of_another_package(bench, capsys):
     assert "squares" in out
 
 
+@pytest.mark.parametrize(("option", "trained"), [("every_other", [0, 2, 4, 1, 3]), ("every_third", [0, 3, 1, 4])])
+def test_a_setting_of_another_package(bench, capsys, option, trained):
+    """Of two categories with five training images each; the second option has the first as its base."""
+    assert bench.run(f"setting={option}") == 0
+    assert bench.folder().parts[-3] == option
+    table = pd.read_csv(bench.folder() / "training.csv")
+    assert [int(Path(image).stem) for image in table["image"]] == trained
+    assert set(table["label"]) == {0}
+    capsys.readouterr()
+    assert main(["list", "settings"]) == 0
+    assert "Every third training image." in capsys.readouterr().out
+
+
+def test_a_setting_that_leaks_is_stopped(bench, capsys):
+    assert bench.run("setting=every_other", "setting.leak=true") == 1
+    assert "a setting uses an image twice" in capsys.readouterr().err
+    assert not list(bench.root.rglob("record.json"))
+
+
 def test_a_config_folder_of_ones_own(bench, capsys):
     folder = bench.root / "my configs, and more"
     (folder / "method").mkdir(parents=True)
@@ -228,7 +255,7 @@ def test_the_working_directory_is_left_alone(bench, monkeypatch):
 def test_version_and_help(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.strip() == __version__
-    for words in ([], ["--help"], ["-h"], ["help"], ["dataset=demo", "--help"], ["list", "--help"]):
+    for words in ([], ["--help"], ["-h"], ["help"], ["dataset=demo", "--help"], ["help", "list"]):
         assert main(words) == 0
         out = capsys.readouterr().out
         assert "ader dataset=NAME method=NAME" in out
@@ -247,13 +274,41 @@ def test_help_imports_nothing_heavy():
     assert "made_up" in result.stdout
 
 
-@pytest.mark.parametrize("name", ["eval", "score"])
+@pytest.mark.parametrize("name", command_names())
 def test_a_commands_own_help(capsys, name):
+    command = importlib.import_module(f"ader.commands.{name}")
+    assert command.SUMMARY.startswith(f"ader {name} ")
     assert main(["help"]) == 0
-    assert f"ader {name} --help" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert all(line in shown for line in command.SUMMARY.strip().splitlines())
     for words in ([name, "--help"], [name, "x", "-h"]):
         assert main(words) == 0
-        assert capsys.readouterr().out.startswith(f"ader {name} ")
+        assert capsys.readouterr().out == command.USAGE
+    assert command.USAGE.splitlines()[0].split()[:2] == ["ader", name]
+
+
+def test_the_composed_configuration_of_every_command(bench, capsys):
+    """Printed, and nothing is done; where nothing is composed, that is said."""
+    assert bench.run() == 0
+    folder, maps = bench.folder(), bench.root / "maps"
+    record, words = (folder / "record.json").read_bytes(), [f"dataset.root={bench.data}", "dataset=folder"]
+    capsys.readouterr()
+    for command, key in (
+        (["eval", str(folder), "metric=exact"], "seed"),
+        (["score", str(maps), *words], "scores"),
+        (["profile", "method=rd"], "seed"),
+        (["data", "check", *words], "report"),
+        (["data", "prepare", *words], "source"),
+    ):
+        assert main([*command, "--cfg"]) == 0, command
+        values = yaml.safe_load(capsys.readouterr().out)
+        assert key in values
+        assert "dataset" in values
+    assert (folder / "record.json").read_bytes() == record
+    for command in (["list", "methods"], ["doctor"], ["data", "clear"]):
+        assert main([*command, "--cfg"]) == 2
+        assert f"ader {' '.join(command[:1])}" in (error := capsys.readouterr().err)
+        assert "composes no configuration: leave --cfg out" in error
 
 
 @pytest.mark.parametrize("kind", ["methods", "datasets", "metrics", "settings", "trainers", "experiments"])

@@ -15,8 +15,7 @@ from PIL import Image
 
 from ader.__main__ import main
 from ader.results.record import read_table
-from tests.support.running import PLUGIN, Bench, terminate
-from tests.system.test_dist import _port
+from tests.support.running import PLUGIN, Bench, free_port, terminate
 
 TABLES = ("metrics.csv", "bounds.csv", "counts.csv", "scores.csv")
 
@@ -341,11 +340,11 @@ def test_a_named_run_needs_another_name(bench, capsys):
     folder = bench.folder()
     files = tables(folder)
     for words in (("metric=exact",), ("metric=exact", "force=true")):
-        refused(capsys, folder, "keeps the run's own result, this one has other values of metric.profile", *words)
+        refused(capsys, folder, "keeps the run's own result, this one has other values of metric.name", *words)
     assert tables(folder) == files
     assert main(["eval", str(folder)]) == 0
     assert main(["eval", str(folder), "metric=exact", "run=exact"]) == 0
-    refused(capsys, folder, "holds a run with other values of metric.profile", "metric=ader", "run=exact")
+    refused(capsys, folder, "holds a run with other values of metric.name", "metric=ader", "run=exact")
     assert main(["eval", str(folder), "metric=ader", "run=exact", "force=true"]) == 0
     assert (folder / "checkpoint.pt").exists()
 
@@ -386,14 +385,14 @@ def test_help_and_cfg(done, capsys):
     assert capsys.readouterr().out.startswith("ader eval RUN [key=value ...]")
     assert main(["eval", "--cfg", str(done.folder()), "metric=ader"]) == 0
     values = yaml.safe_load(capsys.readouterr().out)
-    assert values["metric"]["profile"] == "ader"
+    assert values["metric"]["name"] == "ader"
     assert values["method"]["name"] == "made_up"
     assert len(list(done.root.rglob("config.yaml"))) == 1
 
 
 def test_several_processes(done):
     folder = done.folder()
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={_port()}"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
     environment = {**os.environ, "PYTHONPATH": str(PLUGIN), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
         [*command, "-m", "ader", "eval", str(folder), "metric=exact", "metric.by_defect=true"],

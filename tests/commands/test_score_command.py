@@ -15,8 +15,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from ader.__main__ import main
 from ader.results.record import read_table
 from ader.runs.score_maps import ahead
-from tests.data.test_eval_sizes import bilinear
-from tests.support.oracles import brute_force_aupro, brute_force_max, f1, pixel_oracle
+from tests.support.oracles import bilinear, brute_force_aupro, brute_force_max, f1, pixel_oracle
 from tests.support.running import Bench
 
 TABLES = ("metrics.csv", "bounds.csv", "counts.csv", "defects.csv", "scores.csv")
@@ -262,7 +261,7 @@ def test_an_error_leaves_the_old_result(bench, maps, capsys):
         (("device=cuda:99",), "device=cuda:99 is not there"),
         (("workers=-1",), "workers=-1 does not fit"),
         (("scores=/nope.csv",), "scores: /nope.csv cannot be read"),
-        (("metric.profile=foo",), "metric profile 'foo' does not exist"),
+        (("metric.name=foo",), "metric=foo does not exist"),
         (("paths.results=/dev/null/x",), "cannot be written"),
         (("+foo=1",), "foo is not known"),
     ],
@@ -296,7 +295,7 @@ def test_help_and_cfg(bench, maps, capsys):
     assert capsys.readouterr().out.startswith("ader score MAPS dataset=NAME")
     assert score(bench, maps, "--cfg", "metric=ader") == 0
     values = yaml.safe_load(capsys.readouterr().out)
-    assert values["metric"]["profile"] == "ader"
+    assert values["metric"]["name"] == "ader"
     assert "method" not in values
     assert not (bench.root / "results").exists()
 

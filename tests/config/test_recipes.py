@@ -43,7 +43,7 @@ def test_default(here):
         "epochs": 100,
     }
     assert values["recipe"] is None
-    assert run_name(here()) == "e100-s42"
+    assert run_name(here().composition) == "e100-s42"
 
 
 def test_a_recipe_changes_values_anywhere(here):
@@ -75,9 +75,9 @@ def test_the_command_line_wins(here, words, key, expected):
 
 def test_names(here):
     """A folder's name says which recipe, and what differs from it."""
-    assert run_name(here("recipe=official")) == "e7-s42-recipe=official"
-    assert run_name(here("recipe=official", "method.width=5")) == "e7-s42-width=5-recipe=official"
-    assert run_name(here("recipe=official", "method.width=8")) == "e7-s42-recipe=official"
+    assert run_name(here("recipe=official").composition) == "e7-s42-recipe=official"
+    assert run_name(here("recipe=official", "method.width=5").composition) == "e7-s42-width=5-recipe=official"
+    assert run_name(here("recipe=official", "method.width=8").composition) == "e7-s42-recipe=official"
     fingerprints = [recipe(here(*words).values) for words in ([], ["recipe=official"])]
     assert fingerprints[0] != fingerprints[1]
     assert not any("recipes" in key for each in fingerprints for key in each)

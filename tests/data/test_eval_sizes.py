@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 import ader.runs.observe
-import ader.runs.run
+import ader.runs.plan
 from ader.data import load_index
 from ader.data.reading import read_index
 from ader.data.sizes import Sizes
@@ -22,7 +22,7 @@ from ader.metrics import Evaluator
 from ader.results.record import read_table
 from ader.runs.observe import observe
 from ader.training.loader import Loader
-from tests.support.oracles import brute_force_aupro, brute_force_max, f1
+from tests.support.oracles import bilinear, brute_force_aupro, brute_force_max, f1
 from tests.support.running import Bench, terminate
 
 EDGES = [(40, 40), (27, 33), (36, 21)]  # heights and widths of the test images, in turn
@@ -49,21 +49,6 @@ def mixed(bench):
 
 def _mask_file(data: Path, image: Path) -> Path:
     return data / image.parts[-4] / "ground_truth" / image.parent.name / f"{image.stem}_mask.png"
-
-
-def bilinear(values, height, width):
-    """Half-pixel centers, no antialiasing, edges repeated: straight from the definition."""
-
-    def weights(size, wanted):
-        center = np.clip((np.arange(wanted) + 0.5) * size / wanted - 0.5, 0, size - 1)
-        low = np.floor(center).astype(int)
-        return low, np.minimum(low + 1, size - 1), center - low
-
-    values = np.asarray(values, np.float64)
-    top, bottom, down = weights(values.shape[0], height)
-    left, right, across = weights(values.shape[1], width)
-    rows = values[top] * (1 - down[:, None]) + values[bottom] * down[:, None]
-    return rows[:, left] * (1 - across) + rows[:, right] * across
 
 
 def nearest(values, height, width):
@@ -191,7 +176,7 @@ def test_an_image_without_a_mask_has_its_own_size(mixed):
     loader = Loader(load_index("folder", mixed.data), 32, torch.device("cpu"), 0, 0, Tags())
     sizes = {
         sample.image: tuple(mask_HW.shape)
-        for samples, _, masks in loader.test(3, Sizes("original"))
+        for samples, _, masks, _ in loader.test(3, Sizes("original"))
         for sample, mask_HW in zip(samples, masks, strict=True)
     }
     assert len(sizes) == 8
@@ -222,7 +207,7 @@ def test_a_dataset_without_masks(bench, capsys):
         ("metric.map_interpolation=cubic", "input should be 'bilinear' or 'nearest'"),
         ("metric.mask_interpolation=area", "input should be 'bilinear' or 'nearest'"),
         ("metric.by_defect=some", "metric.by_defect='some' does not fit"),
-        ("metric.profile=adr", "metric profile 'adr' does not exist: did you mean 'ader'?"),
+        ("metric.name=adr", "metric=adr does not exist: did you mean 'ader'?"),
         ("metric.sise=input", "did you mean 'metric.size'"),
         ("~metric.size", "metric.size has no value"),
     ],
@@ -235,16 +220,16 @@ def test_bad_input(bench, capsys, word, message):
     assert not (bench.root / "results").exists()
 
 
-@pytest.mark.parametrize("profile", ["exact", "ader"])
-def test_the_profile_is_told(bench, capsys, profile):
-    assert bench.run() == bench.run(f"metric={profile}") == bench.run("run=named", f"metric={profile}") == 0
+@pytest.mark.parametrize("kind", ["exact", "ader"])
+def test_the_kind_of_evaluation_is_told(bench, capsys, kind):
+    assert bench.run() == bench.run(f"metric={kind}") == bench.run("run=named", f"metric={kind}") == 0
     out = capsys.readouterr().out
     titles = [line for line in out.splitlines() if line.endswith("(percent)")]
-    assert [f"metric={profile}  (percent)" in title for title in titles] == [False, True, True]
+    assert [f"metric={kind}  (percent)" in title for title in titles] == [False, True, True]
     assert out.count("pixel metrics are certified") == 1
-    assert out.count(f"metric={profile}: ") == 2
-    profiles = {json.loads(file.read_text())["metric"] for file in bench.root.rglob("record.json")}
-    assert profiles == {"histogram", profile}
+    assert out.count(f"metric={kind}: ") == 2
+    kinds = {json.loads(file.read_text())["metric"] for file in bench.root.rglob("record.json")}
+    assert kinds == {"histogram", kind}
     assert len(list(bench.root.rglob("record.json"))) == 3
 
 
@@ -308,12 +293,12 @@ def test_objects(bench, capsys, monkeypatch):
     assert "object object" not in out
     assert "belongs to a group" not in out
 
-    def grouped(composed):
-        index = read_index(composed.values["dataset"])
+    def grouped(dataset):
+        index = read_index(dataset)
         samples = [dataclasses.replace(s, group=f"{s.defect}/{int(s.image[-5]) // 2}") for s in index]
         return dataclasses.replace(index, samples=tuple(samples))
 
-    monkeypatch.setattr(ader.runs.run, "read_index", grouped)
+    monkeypatch.setattr(ader.runs.plan, "read_index", grouped)
     assert bench.run(results="grouped") == 0
     out = capsys.readouterr().out
     assert "object object object" in out

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from ader.config.keys import hints_of
 from ader.config.options import options, read_option
+from ader.config.schema import DatasetOptions
 from ader.config.validate import validated
 from ader.data import Index, load_index
 from ader.data.audit import audit
@@ -24,7 +26,7 @@ OWN = {"folder", "meta", "table"}
 PUBLISHED = sorted(set(options("dataset")) - OWN - {"demo"})
 
 #: Keys of a config that are not the reader's.
-COMMON = {"name", "root", "categories", "check_counts", "counts", "about", "train_on"}
+COMMON = set(hints_of(DatasetOptions)) - {"rest", "label", "cache", "cache_above"} | {"categories", "train_on"}
 ABOUT = {"title", "paper", "license", "homepage", "get", "archives", "categories", "masks", "views", "training"}
 SPLITS = {"train_good", "train_bad", "validation_good", "test_good", "test_bad"}
 

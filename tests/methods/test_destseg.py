@@ -25,7 +25,8 @@ from ader.testing.subject import Subject, images, predict, snapshot
 from ader.testing.toy import write_mvtec
 from ader.training.cost import count_macs, count_parameters
 from ader.training.loader import Loader
-from ader.training.trainer import Optimization, Trainer
+from ader.training.optimization import Optimization
+from ader.training.trainer import Trainer
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 RANDOM = BackboneOptions("resnet18.tv_in1k", pretrained=False)

@@ -140,7 +140,8 @@ def test_coreset_is_chosen_from_random_starts_in_a_random_projection(monkeypatch
     monkeypatch.setattr("ader.methods.patchcore.greedy_coreset", record)
     method = Subject.named("patchcore", coreset=0.1, embed_dim=64, projection_dim=16, num_starting_points=4).make()
     patch_ND = torch.randn(50, 64, generator=torch.Generator().manual_seed(0))
-    method._collected = list(patch_ND.split([20, 0, 30]))
+    for part_ND in patch_ND.split([20, 0, 30]):
+        method.rows.add(part_ND)
     torch.manual_seed(5)
     method._reduce()
     assert method.bank.get().equal(patch_ND[:5])
@@ -156,6 +157,13 @@ def test_a_process_without_images_adds_no_patch(monkeypatch):
     """What a process contributes that got no image of the pass: nothing to choose from, nothing to keep."""
     method = build("patchcore", embed_dim=64, backbone={"name": "resnet18", "pretrained": False})
     seen, everyones = [], iter([torch.randn(40, 128), torch.randn(4, 64)])
+    shapes = {1: ((128,), torch.float32), 3: ((64,), torch.float32)}  # what another process says, by the call
+
+    def gather(item, calls=[]):  # noqa: B006
+        calls.append(item)
+        return [item, shapes.get(len(calls), 40)]
+
+    monkeypatch.setattr("ader.system.dist.gather_objects", gather)
     monkeypatch.setattr("ader.system.dist.gather_rows", lambda rows: seen.append(rows) or next(everyones))
     (stage,) = method.stages()
     stage.finish()
@@ -173,7 +181,8 @@ def test_processes_keep_what_a_single_one_would(monkeypatch):
     for rank, share in enumerate([patch_ND[:25], patch_ND[25:]]):
         monkeypatch.setattr("ader.system.dist.rank", lambda rank=rank: rank)
         method = Subject.named("patchcore", embed_dim=64).make()
-        method._collected = list(share.split(10))
+        for part_ND in share.split(10):
+            method.rows.add(part_ND)
         method._reduce()
         kept.append(method.bank.get())
     assert torch.cat(kept).equal(patch_ND[sorted(choice)])

@@ -19,7 +19,7 @@ from torch import nn
 from ader.__main__ import main
 from ader.data import load_index
 from ader.data.index import TEST, Index, Sample
-from ader.data.labelmaps import check_label_maps, read_label_map, resized
+from ader.data.labelmaps import LabelMaps, read_label_map, resized
 from ader.methods import build
 from ader.methods._base import Batch, FitPass, Method, Prediction, Tags, TrainStage
 from ader.methods._finished import Model
@@ -64,14 +64,14 @@ def given(detectors: int = 2, **arguments) -> SegAD:
     return method
 
 
-def fed(method: SegAD, image_BCHW, label_B, **extra) -> SegAD:
+def fed(method: SegAD, image_BCHW, label_B, **inputs) -> SegAD:
     """The method after its passes over these images, three at a time."""
     for stage in method.stages():
         torch.manual_seed(0)
         for first in range(0, len(label_B), 3):
             part = slice(first, first + 3)
-            own = {name: value[part] for name, value in extra.items()}
-            batch = Batch(image_BCHW[part], torch.arange(len(label_B))[part], label_B[part], extra=own)
+            own = {name: value[part] for name, value in inputs.items()}
+            batch = Batch(image_BCHW[part], torch.arange(len(label_B))[part], label_B[part], inputs=own)
             stage.update(batch)
         stage.finish()
     return method
@@ -212,7 +212,7 @@ def test_segments_that_some_batches_lack_are_empty(toy):
     assert table.shape == (60, 1 + 4 * 2 * 3 + 2)
     assert not table[:3, 1 + 8 : 1 + 24].any()
     assert table[3:, 1 + 8 : 1 + 24].any(dim=1).all()
-    scores = method.predict_with(image_BCHW[:3], {"segments": segment_BHW[:3]}).score_B  # of another largest label
+    scores = method.predict(image_BCHW[:3], segments=segment_BHW[:3]).score_B  # of another largest label
     assert scores.isfinite().all()
     with pytest.raises(UserError, match="cannot score images without them"):
         method.predict(image_BCHW[:3])
@@ -228,7 +228,7 @@ def test_a_label_map_for_all_images_and_one_for_each_are_the_same(toy, tmp_path)
     labels = segment_HW[:, :16].expand(60, -1, -1)
     fed(other, image_BCHW, label_B, segments=labels)
     assert one.table.get().equal(other.table.get())
-    assert one.predict(image_BCHW).score_B.equal(other.predict_with(image_BCHW, {"segments": labels}).score_B)
+    assert one.predict(image_BCHW).score_B.equal(other.predict(image_BCHW, segments=labels).score_B)
 
 
 # the forest
@@ -579,22 +579,22 @@ def test_every_image_needs_a_map_that_fits(tmp_path):
     index = Index("made-up", tmp_path / "data", tuple(Sample(f"x/{n}", "x", "train", 0) for n in ("0.png", "1.jpg")))
     folder = tmp_path / "maps"
     with pytest.raises(UserError, match="maps is not a folder"):
-        check_label_maps(index, {"segments": folder}, 1)
+        LabelMaps(folder).check(index, 1)
     (folder / "x").mkdir(parents=True)
     np.save(folder / "x" / "0.npy", np.zeros((4, 6), int))
     with pytest.raises(UserError, match=r"maps/x/1 is missing with any of the endings .png .npy .npz"):
-        check_label_maps(index, {"segments": folder}, 1)
+        LabelMaps(folder).check(index, 1)
     np.save(folder / "x" / "1.npy", np.zeros((6, 4), int))
     with pytest.raises(UserError, match=r"1.npy is 4x6 pixels, its image 6x4: give that size, or a square"):
-        check_label_maps(index, {"segments": folder}, 1)
+        LabelMaps(folder).check(index, 1)
     np.save(folder / "x" / "1.npy", np.ones((9, 9), int))
-    check_label_maps(index, {"segments": folder}, 1)
-    loader = Loader(index, 8, CPU, 0, 0, Tags(), label_maps={"segments": folder})
-    stage = FitPass(name="p", batch_size=2, update=print, finish=print)
-    assert "segments" not in next(loader.train(stage, 0, 1)).extra
-    asked = FitPass(name="p", batch_size=2, update=print, finish=print, label_maps=("segments",))
+    LabelMaps(folder).check(index, 1)
+    loader = Loader(index, 8, CPU, 0, 0, Tags(), inputs={"segments": LabelMaps(folder)})
+    stage = FitPass(name="p", batch_size=2, update=print, finish=print, inputs=())
+    assert "segments" not in next(loader.train(stage, 0, 1)).inputs
+    asked = FitPass(name="p", batch_size=2, update=print, finish=print, inputs=("segments",))
     (batch,) = loader.train(asked, 0, 1)
-    assert batch.extra["segments"].tolist() == [[[0] * 8] * 8, [[1] * 8] * 8]
+    assert batch.inputs["segments"].tolist() == [[[0] * 8] * 8, [[1] * 8] * 8]
 
 
 # whole runs
@@ -676,7 +676,7 @@ def test_a_finished_detector_in_a_run(vad, detector, capsys):
 def test_runs_of_other_data_and_unknown_images_are_refused(detector, vad):
     folder, _ = detector
     model = Model.at(folder)
-    digest = model.trained.record["data_hash"]
+    digest = model.trained.record.data_hash
     training = apply(load_index("vad", vad), 1, "supervised", {"detector_share": 0.5})[0]
     training = training.where(lambda sample: sample.split != TEST)
     model.check_data(training, digest)

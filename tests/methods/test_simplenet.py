@@ -25,7 +25,8 @@ from ader.nets.scoring.patches import PatchFeatures, probe_in_training_mode
 from ader.system.errors import UserError
 from ader.testing.subject import Subject, images, predict
 from ader.training.cost import RandomImages, count_macs, count_parameters
-from ader.training.trainer import Optimization, Trainer
+from ader.training.optimization import Optimization
+from ader.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 RESNET18 = {"name": "resnet18", "pretrained": False}

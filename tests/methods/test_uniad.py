@@ -25,7 +25,8 @@ from ader.system.precision import autocast
 from ader.testing.subject import Subject, images, predict
 from ader.training.cost import count_macs, count_parameters
 from ader.training.loader import Loader
-from ader.training.trainer import Optimization, Trainer
+from ader.training.optimization import Optimization
+from ader.training.trainer import Trainer
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 SMALL = {

@@ -1,4 +1,4 @@
-"""The evaluator: common checks over all profiles, bad input, counts, undefined values, averages."""
+"""The evaluator: common checks over all kinds of evaluation, bad input, counts, undefined values, averages."""
 
 import functools
 
@@ -7,27 +7,27 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from ader.metrics import AVERAGES, PIXEL_METRICS, SLUGS, Evaluator, evaluate
+from ader.metrics import AVERAGES, KINDS, PIXEL_METRICS, SLUGS, Evaluator, evaluate
 from ader.metrics.layout import LEAST_BINS
-from ader.metrics.published import pixel_metrics
 from ader.metrics.regions import label_regions
+from ader.metrics.results import published_metrics
 from ader.system.errors import UserError
 from ader.testing.metric_checks import CATEGORIES, assert_same, metric_checks, take, toy_batch
 
-PROFILES = {
+MAKERS = {
     "histogram": Evaluator,
     "histogram, coarse": functools.partial(Evaluator, bins=LEAST_BINS),
     "histogram, by defect": functools.partial(Evaluator, by_defect=True),
-    "exact": functools.partial(Evaluator, profile="exact"),
-    "exact, by defect": functools.partial(Evaluator, profile="exact", by_defect=True),
-    "ader": functools.partial(Evaluator, profile="ader"),
+    "exact": functools.partial(Evaluator, metric="exact"),
+    "exact, by defect": functools.partial(Evaluator, metric="exact", by_defect=True),
+    "ader": functools.partial(Evaluator, metric="ader"),
 }
 
 
-@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("kind", MAKERS)
 @pytest.mark.parametrize("check", metric_checks(), ids=lambda check: check.__name__)
-def test_common_checks(check, profile):
-    check(PROFILES[profile])
+def test_common_checks(check, kind):
+    check(MAKERS[kind])
 
 
 def test_common_checks_can_fail():
@@ -118,8 +118,8 @@ def test_mismatches_say_expected_and_got(match, changes):
 
 def test_unknown_names_are_suggested():
     refused(UserError, "category 'bolz' .* did you mean 'bolt'", category=["bolz", "nut", "nut"])
-    with pytest.raises(UserError, match="profile 'histgram' does not exist: did you mean 'histogram'"):
-        Evaluator(CATEGORIES, profile="histgram")
+    with pytest.raises(UserError, match="metric=histgram does not exist: did you mean 'histogram'"):
+        Evaluator(CATEGORIES, metric="histgram")
     for categories in ([], ["a", "a"], ["mean"], "bolt"):
         with pytest.raises(UserError):
             Evaluator(categories)
@@ -127,7 +127,7 @@ def test_unknown_names_are_suggested():
         Evaluator(CATEGORIES, bins=24)
 
 
-@pytest.mark.parametrize("changed", [{"profile": "exact"}, {"bins": LEAST_BINS}, {"by_defect": True}])
+@pytest.mark.parametrize("changed", [{"metric": "exact"}, {"bins": LEAST_BINS}, {"by_defect": True}])
 def test_merge_refuses_other_settings(changed):
     with pytest.raises(ValueError, match=next(iter(changed))):
         Evaluator(CATEGORIES).merge(Evaluator(CATEGORIES, **changed))
@@ -260,12 +260,12 @@ def test_image_scores_keep_float64():
 
 def test_inputs_are_neither_changed_nor_kept():
     """A caller may reuse its buffers after an update."""
-    for profile in ("histogram", "exact"):
+    for kind in ("histogram", "exact"):
         names = ("category", "score", "label", "map", "mask")
         batch = {name: torch.tensor(values) for name, values in toy_batch().items() if name in names}
         batch["score"] = batch["score"].double()
         before = {name: values.clone() for name, values in batch.items()}
-        evaluator, reference = (Evaluator(CATEGORIES, profile=profile) for _ in range(2))
+        evaluator, reference = (Evaluator(CATEGORIES, metric=kind) for _ in range(2))
         reference.update(**before)
         evaluator.update(**batch)
         for name, values in batch.items():
@@ -283,19 +283,19 @@ def test_empty_updates():
     assert not evaluator.counts().to_numpy().any()
 
 
-@pytest.mark.parametrize("profile", ["histogram", "exact", "ader"])
-def test_breakdown_is_each_defect_against_all_normal_images(profile):
+@pytest.mark.parametrize("kind", KINDS)
+def test_breakdown_is_each_defect_against_all_normal_images(kind):
     batch = toy_batch(images=24)
-    evaluator = Evaluator(CATEGORIES, profile=profile, by_defect=True)
+    evaluator = Evaluator(CATEGORIES, metric=kind, by_defect=True)
     evaluator.update(**batch)
     frame = evaluator.breakdown()
     assert {name for name, _ in frame.index} == set(CATEGORIES)
     for (name, defect), row in frame.iterrows():
         mine = (batch["category"] == CATEGORIES.index(name)) & np.isin(batch["defect"], ["good", defect])
-        alone = Evaluator(CATEGORIES, profile=profile)
+        alone = Evaluator(CATEGORIES, metric=kind)
         alone.update(**take(batch, mine))
         np.testing.assert_allclose(row, alone.compute().loc[name], rtol=0, atol=1e-12, equal_nan=True)
-    whole = Evaluator(CATEGORIES, profile=profile)
+    whole = Evaluator(CATEGORIES, metric=kind)
     whole.update(**batch)
     np.testing.assert_allclose(evaluator.compute(), whole.compute(), rtol=0, atol=1e-12)
     np.testing.assert_allclose(evaluator.bounds(), whole.bounds(), rtol=0, atol=1e-12)
@@ -312,7 +312,7 @@ def test_ader_takes_labels_from_masks():
     batch = toy_batch()
     vanished = {"category": [0], "score": [5.0], "label": [1], "map": batch["map"][:1], "mask": batch["mask"][:1]}
     for truth, normal in ((True, 3), (False, 2)):
-        evaluator = Evaluator(CATEGORIES, profile="ader")
+        evaluator = Evaluator(CATEGORIES, metric="ader")
         evaluator.update(**batch)
         evaluator.update(**vanished, pixel_truth=[truth])
         assert evaluator.counts()["normal"]["bolt"] == normal
@@ -320,14 +320,14 @@ def test_ader_takes_labels_from_masks():
 
 def test_ader_uses_the_published_formulas():
     batch = toy_batch()
-    evaluator = Evaluator(CATEGORIES, profile="ader")
+    evaluator = Evaluator(CATEGORIES, metric="ader")
     evaluator.update(**batch)
     mine = batch["category"] == 1
     maps, masks = batch["map"][mine], batch["mask"][mine]
     weight = np.zeros(maps.size)
     regions = label_regions(masks.astype(np.uint8), masks.any((1, 2)))
     weight[regions.position_M] = regions.weight_M
-    expected = pixel_metrics(maps.ravel(), masks.ravel(), weight)
+    expected = published_metrics(maps.ravel(), masks.ravel(), weight)
     for slug, value in expected.items():
         np.testing.assert_allclose(evaluator.compute()[slug]["nut"], value, atol=1e-12, err_msg=slug)
 
@@ -348,6 +348,6 @@ def test_sizes_may_differ_between_updates():
     rng = np.random.default_rng(0)
     maps = [rng.random((side, side + 3)).astype(np.float32) for side in (4, 9, 9, 5)]
     masks = [(rng.random(each.shape) < 0.4) * (i % 2) for i, each in enumerate(maps)]
-    frame = evaluate(maps, masks, profile="exact").loc["all"]
+    frame = evaluate(maps, masks, metric="exact").loc["all"]
     truth, score = (np.concatenate([np.ravel(each) for each in values]) for values in (masks, maps))
     assert frame["pixel_auroc"] == pytest.approx(roc_auc_score(truth, score))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.special import ndtr
 
 from ader.metrics import histogram
-from ader.metrics.batch import BatchChecker
+from ader.metrics.checks import UpdateChecker
 from ader.metrics.histogram import HistogramState
 from ader.metrics.kernels import load
 from ader.metrics.keys import float_bits
@@ -43,7 +43,7 @@ def images(kind, seed, count=4, side=24):
 
 def add(state, batch):
     rows, maps, masks, label = batch
-    checked = BatchChecker(["a", "b", "c"], torch.device("cpu")).check(rows, np.zeros(len(rows)), label, maps, masks)
+    checked = UpdateChecker(["a", "b", "c"], torch.device("cpu")).check(rows, np.zeros(len(rows)), label, maps, masks)
     pixels = checked.pixels
     regions = label_regions(pixels.mask_BHW.numpy(), pixels.scan.marked_B.numpy())
     position_M, weight_M = torch.from_numpy(regions.position_M), torch.from_numpy(regions.weight_M)

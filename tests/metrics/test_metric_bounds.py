@@ -9,7 +9,7 @@ from scipy.special import ndtr
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from ader.metrics import PIXEL_METRICS, Evaluator, evaluate
-from ader.metrics.batch import BatchChecker
+from ader.metrics.checks import UpdateChecker
 from ader.metrics.histogram import HistogramState
 from ader.metrics.keys import float_key, key_float
 from ader.metrics.layout import LEAST_BINS
@@ -129,7 +129,7 @@ def test_few_scores_are_exact():
     """Floats that fall into few chunks have bins of their own."""
     maps, mask = make_maps("around -1e5", 4, (4, 32, 32))
     evaluator = filled(maps, mask)
-    exact = filled(maps, mask, profile="exact").compute()
+    exact = filled(maps, mask, metric="exact").compute()
     np.testing.assert_allclose(evaluator.compute(), exact, rtol=0, atol=1e-12)
     assert (evaluator.bounds()[list(PIXEL_METRICS)].to_numpy() < 1e-9).all()
 
@@ -186,7 +186,7 @@ def test_every_score_lies_in_its_bin(bins):
         [*special, *rng.normal(size=20000), *(1 - rng.random(20000) ** 9), *np.exp(rng.normal(size=20000))]
     )
     maps = torch.tensor(score).view(1, 1, -1)
-    checked = BatchChecker(["a"], torch.device("cpu")).check(
+    checked = UpdateChecker(["a"], torch.device("cpu")).check(
         [0], [0.0], [0], maps, torch.zeros_like(maps, dtype=torch.bool)
     )
     state = HistogramState(1, bins=bins)
@@ -225,6 +225,6 @@ def test_brute_force_aupro_by_hand():
     mask = np.array([[[0, 1, 0, 0, 1], [0, 0, 0, 0, 0]]], dtype=bool)
     # Thresholds 9: FPR 2/8, PRO 1/2; 8: FPR 3/8, PRO 1/2; so up to 0.3: a ramp to 1/2 at 0.25, then flat.
     assert brute_force_aupro(maps, mask) == pytest.approx((0.25 * 0.5 / 2 + 0.05 * 0.5) / 0.3)
-    assert evaluate(maps, mask, profile="exact")["pixel_aupro"]["all"] == pytest.approx(
+    assert evaluate(maps, mask, metric="exact")["pixel_aupro"]["all"] == pytest.approx(
         (0.25 * 0.5 / 2 + 0.05 * 0.5) / 0.3
     )

@@ -1,4 +1,4 @@
-"""The metric profile of the published ADer tables: against its formulas written literally, and at its odd ends."""
+"""``metric=ader``, the published ADer tables: against its formulas written literally, and at its odd ends."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ader.metrics import PIXEL_METRICS, published
-from ader.metrics.published import pixel_metrics
+from ader.metrics.results import published_metrics
 from tests.support.published_oracle import published_oracle, region_weights, strip_edges
 
 
@@ -45,9 +45,9 @@ def make_maps(distribution, seed, shape=(5, 14, 17), shift=1.0, density=0.15):
 
 
 def of(maps, mask):
-    """`pixel_metrics` of maps; weights of normal pixels must not matter, so they are NaN."""
+    """`published_metrics` of maps; weights of normal pixels must not matter, so they are NaN."""
     weight = np.where(mask, region_weights(mask), np.nan)
-    return pixel_metrics(maps.ravel(), mask.ravel(), weight.ravel())
+    return published_metrics(maps.ravel(), mask.ravel(), weight.ravel())
 
 
 def assert_agrees(maps, mask):
@@ -123,7 +123,7 @@ def test_chunks_do_not_matter(monkeypatch):
 def line(score, defective):
     """Metrics of one row of pixels, each defective one a region of its own."""
     defective = np.array(defective, dtype=bool)
-    return pixel_metrics(np.array(score, dtype=np.float32), defective, np.ones(len(defective)))
+    return published_metrics(np.array(score, dtype=np.float32), defective, np.ones(len(defective)))
 
 
 def test_perfect_scores_lose_what_lies_on_the_maximum():

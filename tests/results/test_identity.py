@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ader.config.compose import Composed, compose
+from ader.config.compose import compose
+from ader.config.schema import Composition
 from ader.data import load_index
-from ader.results.identity import canonical, locate, readable, run_name
+from ader.results.identity import canonical, identify, readable, run_name
 from ader.system.errors import UserError
 from ader.testing.toy import write_mvtec
 
@@ -21,10 +22,10 @@ VALUES = (
 )
 
 
-def _composed(**method: object) -> Composed:
+def _composed(**method: object) -> Composition:
     base = {"method": {"a": 0, "b": "x", "seed": 1}, "trainer": {"epochs": 3, "precision": "fp32"}, "seed": 1}
     values = {**base, "method": {**base["method"], **method}, "run": None, "paths": {"results": "r"}}
-    return Composed(values, {**base, "run": None}, {"metric": "histogram"})
+    return Composition(values, {**base, "run": None}, {"metric": "histogram"})
 
 
 @given(VALUES, VALUES)
@@ -56,7 +57,7 @@ def test_similar_values_are_not(one, other):
 
 
 def _name(*words: str) -> str:
-    return run_name(compose(["dataset=demo", "method=rd", *words]))
+    return run_name(compose(["dataset=demo", "method=rd", *words]).composition)
 
 
 def test_names_are_readable():
@@ -116,22 +117,21 @@ def test_an_experiment_is_named_by_its_values(tmp_path):
     text = "# @package _global_\ndefaults:\n  - override /trainer: e300\nmethod:\n  lr: 0.5\n"
     (tmp_path / "experiment" / "mine.yaml").write_text(text)
     composed = compose(["dataset=demo", "method=rd", "experiment=mine"], str(tmp_path))
-    assert run_name(composed) == _name("trainer.epochs=300", "method.lr=0.5") == "e300-s42-lr=0.5"
-    assert run_name(compose(["dataset=demo", "method=rd", "experiment=mine", "method.lr=0.005"], str(tmp_path))) == (
-        "e300-s42"
-    )
+    assert run_name(composed.composition) == _name("trainer.epochs=300", "method.lr=0.5") == "e300-s42-lr=0.5"
+    again = compose(["dataset=demo", "method=rd", "experiment=mine", "method.lr=0.005"], str(tmp_path))
+    assert run_name(again.composition) == "e300-s42"
 
 
 def test_a_trainer_of_ones_own_is_known_by_its_values(tmp_path):
     (tmp_path / "trainer").mkdir()
     (tmp_path / "trainer" / "mine.yaml").write_text("defaults: [e100]\nprecision: bf16\n")
     composed = compose(["dataset=demo", "method=rd", "trainer=mine"], str(tmp_path))
-    assert run_name(composed) == _name("trainer.precision=bf16") != _name()
+    assert run_name(composed.composition) == _name("trainer.precision=bf16") != _name()
 
 
 def _folder(root: Path, *words: str) -> Path:
     composed = compose(["dataset=folder", f"dataset.root={root}", "method=rd", *words])
-    return locate(composed, load_index("folder", root)).folder
+    return identify(composed, load_index("folder", root)).folder
 
 
 def test_folders_of_images_are_told_apart_by_content(tmp_path):

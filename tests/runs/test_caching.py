@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ader.data import image
+from ader.data import caching, image
 from ader.data.image_cache import total_bytes
-from ader.runs import caching
 from tests.support.running import Bench, assert_same_result, terminate
 
 

@@ -1,4 +1,4 @@
-"""Whole runs: settings, maps, the evaluation's place, profiles, training curves, the printed table."""
+"""Whole runs: settings, maps, the evaluation's place, kinds of evaluation, training curves, the printed table."""
 
 from __future__ import annotations
 

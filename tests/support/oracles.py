@@ -1,4 +1,4 @@
-"""Metrics computed the long way, straight from their definitions, to test the fast ones against.
+"""Metrics and resizing computed the long way, straight from their definitions, to test the fast ones against.
 
 Written independently of ``ader.metrics``: loops over all distinct thresholds, regions by flood fill. For
 small inputs. Letters: N images, H rows, W columns.
@@ -117,3 +117,18 @@ def pixel_oracle(map_NHW, mask_NHW):
         values["pixel_acc_02_08"] = brute_force_range(recall, map_NHW, mask_NHW)
         values["pixel_iou_02_08"] = brute_force_range(iou, map_NHW, mask_NHW)
     return values
+
+
+def bilinear(values, height, width):
+    """Half-pixel centers, no antialiasing, edges repeated: straight from the definition."""
+
+    def weights(size, wanted):
+        center = np.clip((np.arange(wanted) + 0.5) * size / wanted - 0.5, 0, size - 1)
+        low = np.floor(center).astype(int)
+        return low, np.minimum(low + 1, size - 1), center - low
+
+    values = np.asarray(values, np.float64)
+    top, bottom, down = weights(values.shape[0], height)
+    left, right, across = weights(values.shape[1], width)
+    rows = values[top] * (1 - down[:, None]) + values[bottom] * down[:, None]
+    return rows[:, left] * (1 - across) + rows[:, right] * across

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,13 @@ class Bench:
 def terminate() -> None:
     """What ``kill PID`` does."""
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def free_port() -> str:
+    """A TCP port that no process listens on, for a group of processes to meet."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
 
 
 def assert_same_result(one: Path, other: Path) -> None:

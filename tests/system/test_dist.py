@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 
@@ -11,13 +10,13 @@ import pytest
 import torch
 
 from ader.results.record import read_table
-from tests.support.running import PLUGIN, Bench
+from tests.support.running import PLUGIN, Bench, free_port
 
 PROGRAM = """
 import os, sys, torch
 from torch import nn
 from ader.system import dist
-from ader.training.loader import BatchOrder
+from ader.training.order import BatchOrder
 from ader.methods._base import Batch, TrainStage, Method
 from ader.metrics import Evaluator
 from ader.training.trainer import Trainer
@@ -25,7 +24,7 @@ from ader.training.trainer import Trainer
 class Data:
     image = torch.rand(11, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     def order(self, stage):
-        return BatchOrder(11, stage.batch_size, 1, True, False)
+        return BatchOrder(11, stage.batch_size, 1, "shuffled", False)
     def train(self, stage, start, stop):
         for step in range(start, stop):
             _, keys = self.order(stage).at(step, {})
@@ -65,15 +64,9 @@ dist.stop()
 """
 
 
-def _port() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return str(free.getsockname()[1])
-
-
 def _launch(arguments: list[str], world: int) -> list[tuple[int, str, str]]:
     """Status, output and errors of each process."""
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _port(), "WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1"}
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1"}
     common |= {"PYTHONPATH": os.pathsep.join([str(PLUGIN), str(PLUGIN.parent.parent)]), "LOCAL_WORLD_SIZE": str(world)}
     processes = [
         subprocess.Popen(
@@ -121,7 +114,7 @@ def test_a_whole_run_with_torchrun(tmp_path, monkeypatch):
     (bench.data / "cable" / "test" / "good" / "001.png").unlink()  # 7 test images: uneven shards
     assert bench.run(results="one", method="patchcore") == 0
     words = bench.words("method.batch_size=3", results="two", method="patchcore")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={_port()}"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
     environment = {**os.environ, "PYTHONPATH": str(PLUGIN), "OMP_NUM_THREADS": "1"}
     result = subprocess.run([*command, "-m", "ader", *words], capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr

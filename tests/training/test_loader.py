@@ -15,13 +15,15 @@ from hypothesis import strategies as st
 from ader.data import load_index
 from ader.data.image_cache import cache_images
 from ader.data.index import Index, Sample
+from ader.data.labelmaps import LabelMaps
 from ader.data.sizes import Sizes
 from ader.methods._base import Batch, FitPass, Tags, TrainStage
 from ader.system import dist
 from ader.system.errors import UserError
 from ader.testing.toy import write_mvtec
 from ader.training import loader as module
-from ader.training.loader import BatchOrder, BatchSampler, Loader, hold_out, shard
+from ader.training.loader import Loader, hold_out
+from ader.training.order import BatchOrder, BatchSampler, shard
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,8 @@ def test_test_shards_are_exact(count, world):
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
-orders = st.builds(BatchOrder, st.integers(1, 30), st.integers(1, 12), st.integers(0, 9), st.booleans(), st.booleans())
+plain = st.sampled_from(["shuffled", "sequential"])
+orders = st.builds(BatchOrder, st.integers(1, 30), st.integers(1, 12), st.integers(0, 9), plain, st.booleans())
 
 
 @given(orders, st.integers(0, 3))
@@ -186,7 +189,7 @@ def test_a_split_without_images_is_named(index):
 
 def test_test_images_come_once_with_their_masks(index):
     seen = []
-    for samples, image_BCHW, mask_BHW in _loader(index, 2).test(3, Sizes()):
+    for samples, image_BCHW, mask_BHW, _ in _loader(index, 2).test(3, Sizes()):
         assert image_BCHW.shape == (len(samples), 3, 16, 16)
         assert [bool(mask.any()) for mask in mask_BHW] == [bool(sample.label) for sample in samples]
         seen += samples
@@ -201,22 +204,23 @@ def test_label_maps_go_with_their_images(index, tmp_path, workers):
         file = (tmp_path / image).with_suffix(".npy")
         file.parent.mkdir(parents=True, exist_ok=True)
         np.save(file, np.full((5, 5), number))
-    loader = Loader(index, 16, torch.device("cpu"), 1, workers, Tags(), label_maps={"parts": tmp_path})
+    loader = Loader(index, 16, torch.device("cpu"), 1, workers, Tags(), inputs={"parts": LabelMaps(tmp_path)})
     images = {image: _loader(index)._image(_whole(index, image)) for image in numbers}
     seen = []
-    for batch in loader.train(_descent(label_maps=("parts",), drop_last=False), 0, 3):
-        assert batch.extra["parts"].shape == (len(batch.image_BCHW), 16, 16)
-        assert batch.extra["parts"].dtype == torch.int64
-        for image, part in zip(batch.image_BCHW, batch.extra["parts"], strict=True):
+    for batch in loader.train(_descent(inputs=("parts",), drop_last=False), 0, 3):
+        assert batch.inputs["parts"].shape == (len(batch.image_BCHW), 16, 16)
+        assert batch.inputs["parts"].dtype == torch.int64
+        for image, part in zip(batch.image_BCHW, batch.inputs["parts"], strict=True):
             (name,) = [name for name, number in numbers.items() if number == int(part[0, 0])]
             assert torch.equal(images[name], image)
             seen.append(name)
     assert sorted(seen) == sorted(sample.image for sample in index.split("train"))
-    assert next(loader.train(_descent(augment=_noise), 0, 1)).extra.keys() == {"noise"}
-    assert next(loader.train(_descent(augment=_noise, label_maps=("parts",)), 0, 1)).extra.keys() == {"noise", "parts"}
-    tested = list(index.split("test"))[:3]
-    assert loader.read_label_maps(tested)["parts"][:, 0, 0].tolist() == [numbers[s.image] for s in tested]
-    assert _loader(index).read_label_maps(tested) == {}
+    for asked, had in (((), set()), (("parts",), {"parts"}), (None, {"parts"})):
+        batch = next(loader.train(_descent(augment=_noise, inputs=asked), 0, 1))
+        assert (batch.extra.keys(), batch.inputs.keys()) == ({"noise"}, had)
+    for batch in loader.test(3, Sizes()):
+        assert batch.inputs["parts"][:, 0, 0].tolist() == [numbers[s.image] for s in batch.samples]
+    assert all(batch.inputs == {} for batch in _loader(index).test(3, Sizes()))
 
 
 def _whole(index, image):
@@ -260,7 +264,7 @@ def test_the_cache_changes_nothing_but_the_time(index, cached, workers, augment,
         loader = Loader(index, 16, torch.device("cpu"), 1, workers, Tags(supervision=supervision), kept)
         batches.append(list(loader.train(stage, 0, 2 * loader.order(stage).steps_per_epoch)))
         tested = list(loader.test(3, Sizes()))
-        batches[-1] += [Batch(image, torch.zeros(0), mask_BHW=masks) for _, image, masks in tested]
+        batches[-1] += [Batch(image, torch.zeros(0), mask_BHW=masks) for _, image, masks, _ in tested]
     assert len(batches[0]) == len(batches[1]) > 4
     for one, other in zip(*batches, strict=True):
         assert torch.equal(one.image_BCHW, other.image_BCHW)

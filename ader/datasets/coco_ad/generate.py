@@ -31,7 +31,7 @@ import numpy.typing as npt
 
 from ader.data.index import TEST, Index
 from ader.data.listing import AGAIN
-from ader.datasets._base import settle
+from ader.datasets._locating import find_root
 from ader.datasets._preparing import Work, keep_or_write, make_files, png
 from ader.system.errors import UserError, some
 
@@ -115,7 +115,7 @@ def generate(root: Path, source: Path, work: Work) -> None:
         UserError: the annotations are missing or damaged, a package is not installed, or a file cannot be written.
     """
     _packages()  # before the long reading
-    source = settle(source, lambda folder: (folder / VAL_FILE).is_file(), f"{TRAIN_FILE} and {VAL_FILE}")
+    source = find_root(source, lambda folder: (folder / VAL_FILE).is_file(), f"{TRAIN_FILE} and {VAL_FILE}")
     pictures, ids = {}, {}
     for file in (TRAIN_FILE, VAL_FILE):
         work.check()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ader.methods._base import Batch, FitPass, Method, Optimize, Prediction, Stage, TrainStage
 from ader.nets.state.late_tensor import LateTensor
-from ader.system import dist
+from ader.nets.state.rows import Rows
 
 #: Called with the place that is reached; a test puts a signal or an exception here.
 hook: Callable[[str], None] = lambda place: None  # noqa: E731
@@ -37,12 +37,13 @@ class MadeUp(Method):
         self.scale = nn.Parameter(torch.ones(4))
         self.register_buffer("mean", torch.zeros(3))
         self.bank = LateTensor()
-        self._rows: list[Tensor] = []
+        self.rows = Rows()
         self._offset = 0.0
 
     def stages(self) -> Iterator[Stage]:
-        self._rows = []
-        yield FitPass(name="statistics", batch_size=3, update=self._collect, finish=self._average, shuffle=True)
+        self.rows.clear()
+        statistics = {"batch_size": 3, "update": self._collect, "finish": self._average}
+        yield FitPass(name="statistics", sampler="shuffled", **statistics)
         optimizers = {
             "net": torch.optim.Adam(self.first.parameters(), lr=self.lr),
             "scale": torch.optim.SGD([self.scale], lr=self.lr, momentum=0.9),
@@ -52,7 +53,7 @@ class MadeUp(Method):
         with torch.no_grad():
             self.scale.mul_(1 + 0.1 * torch.rand(4) + random.random() + np.random.rand())
         self._offset = random.random()  # not in the state dict: drawn again, and alike, by a resumed run
-        self._rows = []
+        self.rows.clear()
         yield FitPass(name="bank", batch_size=4, update=self._collect, finish=self._keep)
         chosen = {"head": torch.optim.AdamW(self.second.parameters(), lr=self.lr)}
         yield self._descent("second", self._step_second, chosen, [self.second])
@@ -73,15 +74,15 @@ class MadeUp(Method):
     def _collect(self, batch: Batch) -> None:
         hook("collect")
         noise = torch.rand(3) + random.random() + np.random.rand()
-        self._rows.append(batch.image_BCHW.mean(dim=(2, 3)) + 0.01 * noise)
+        self.rows.add(batch.image_BCHW.mean(dim=(2, 3)) + 0.01 * noise)
 
     def _average(self) -> None:
         hook("average")
-        self.mean.copy_(dist.gather_rows(torch.cat(self._rows)).mean(dim=0))
+        self.mean.copy_(self.rows.gathered().mean(dim=0))
 
     def _keep(self) -> None:
         hook("keep")
-        rows = dist.gather_rows(torch.cat(self._rows))
+        rows = self.rows.gathered()
         self.bank.value = rows[torch.randperm(len(rows))[:3]]
 
     def _noise(self) -> float:

@@ -1,0 +1,244 @@
+"""The schema of the configuration: one frozen dataclass for each group, one for each thing that is composed.
+
+``RunConfig`` is what ``configs/run.yaml`` composes, ``ScoreConfig`` ``configs/score.yaml``, ``DataConfig``
+``configs/data.yaml``. A new group is a dataclass here, a field of the config that has it, and a folder of YAML files.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field
+
+from ader.config.keys import MACHINE, RECIPE, REST, STATEMENT, Declared, Key, declared, group, marks
+
+
+def _folder(value: object) -> Path:
+    if not isinstance(value, (str, os.PathLike)):
+        raise ValueError("a folder is text")
+    return Path(value).expanduser()
+
+
+def _on_or_off(value: object) -> object:
+    """YAML reads both words as booleans."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
+def _name(value: object) -> object:
+    """``run=12`` is a name, too."""
+    return value if value is None else str(value)
+
+
+Count = Annotated[int, Field(ge=1)]
+Folder = Annotated[Path, BeforeValidator(_folder)]
+Pixels = Annotated[int, Field(ge=32, le=4096)]
+Workers = Literal["auto"] | Annotated[int, Field(ge=0)]
+Name = Annotated[str | None, BeforeValidator(_name)]
+Rest = Mapping[str, Any]
+
+
+@group
+@dataclass(frozen=True)
+class PathOptions:
+    """Where things are; each has an environment variable (``configs/paths/default.yaml``)."""
+
+    data: Annotated[Folder, Key(MACHINE, "datasets, a folder each", at_eval=True)]
+    results: Annotated[Folder, Key(MACHINE, "what runs write", at_eval=True)]
+    weights: Annotated[Folder, Key(MACHINE, "pretrained weights, searched before a download", at_eval=True)]
+    cache: Annotated[Folder, Key(MACHINE, "what can be made again, such as decoded images", at_eval=True)]
+
+
+@group
+@dataclass(frozen=True)
+class DatasetOptions:
+    """A dataset: which function reads it, from where, and what is known of it."""
+
+    name: Annotated[str, Key(RECIPE, "the reader: a module of ader.datasets")]
+    root: Annotated[str, Key(MACHINE, "its folder", at_eval=True, reader=True)]
+    about: Annotated[Rest | None, Key(STATEMENT, "title, paper, license, categories, where to get it")] = None
+    label: Annotated[Name, Key(STATEMENT, "its name in paths and tables; null: the option's")] = None
+    counts: Annotated[Rest | None, Key(STATEMENT, "published numbers of images", reader=True)] = None
+    check_counts: Annotated[bool, Key(STATEMENT, "refuse other numbers than the published ones")] = True
+    cache: Annotated[
+        Literal["auto", "on", "off"],
+        BeforeValidator(_on_or_off),
+        Key(MACHINE, "keep decoded images in paths.cache; auto: of datasets with cache_above images", at_eval=True),
+    ] = "auto"
+    cache_above: Annotated[
+        int, Field(ge=0), Key(MACHINE, "images from which on an automatic cache is kept", at_eval=True)
+    ] = 500
+    rest: Annotated[Rest, Key(RECIPE, "the reader's own arguments, such as categories", reader=True)] = field(
+        default_factory=dict
+    )
+
+    def reader_arguments(self) -> dict[str, Any]:
+        """What the function that reads the dataset is given besides the root."""
+        own = {name: getattr(self, name) for name, mark in marks(DatasetOptions).items() if mark.reader}
+        del own["root"], own[REST]
+        return {**own, **self.rest}
+
+
+@group
+@dataclass(frozen=True)
+class MethodOptions:
+    """A method and its constructor's arguments."""
+
+    name: Annotated[str, Key(RECIPE, "the module of ader.methods")]
+    rest: Annotated[Rest, Key(RECIPE, "the constructor's arguments")] = field(default_factory=dict)
+
+
+@group
+@dataclass(frozen=True)
+class SettingOptions:
+    """What is trained on."""
+
+    name: Annotated[str, Key(RECIPE, "the function of ader.settings")]
+    rest: Annotated[Rest, Key(RECIPE, "the function's arguments")] = field(default_factory=dict)
+
+
+@group
+@dataclass(frozen=True)
+class TrainerOptions:
+    """The budget, and how to compute."""
+
+    epochs: Annotated[Count, Key(RECIPE, "sweeps over the training images")]
+    max_steps: Annotated[Count | None, Key(RECIPE, "cap on the steps of each training stage, for trials")]
+    precision: Annotated[Literal["fp32", "tf32", "bf16"], Key(RECIPE, "of products; bf16 by autocast", at_eval=True)]
+    device: Annotated[str, Key(MACHINE, "auto, cpu, cuda or cuda:1", at_eval=True)]
+    workers: Annotated[Workers, Key(MACHINE, "decoding processes; auto: the cores, at most 8", at_eval=True)]
+    test_batch_size: Annotated[Count, Key(MACHINE, "images that are predicted together", at_eval=True)]
+    ema: Annotated[
+        Annotated[float, Field(ge=0, lt=1)] | None,
+        Key(RECIPE, "decay of a moving average of the trained weights, which is what is evaluated; null: none"),
+    ]
+    accumulate: Annotated[Count, Key(RECIPE, "batches whose gradients make one update; steps count batches")]
+    compile: Annotated[bool, Key(RECIPE, "torch.compile of the modules that train")]
+    channels_last: Annotated[bool, Key(RECIPE, "memory layout of weights and images", at_eval=True)]
+    checkpoint_minutes: Annotated[float, Field(ge=0), Key(MACHINE, "between two checkpoints")]
+
+    def decoders(self) -> int:
+        """Worker processes for decoding."""
+        return decoders(self.workers)
+
+
+@group
+@dataclass(frozen=True)
+class MetricOptions:
+    """The evaluation."""
+
+    name: Annotated[str, Key(RECIPE, "histogram, exact or ader", at_eval=True)]
+    size: Annotated[
+        Literal["input", "original"] | Annotated[int, Field(ge=16, le=8192)],
+        Key(RECIPE, "at which maps and masks are compared: masks resized to maps, maps to masks, both", at_eval=True),
+    ]
+    map_interpolation: Annotated[Literal["bilinear", "nearest"], Key(RECIPE, "of maps", at_eval=True)]
+    mask_interpolation: Annotated[Literal["bilinear", "nearest"], Key(RECIPE, "of masks", at_eval=True)]
+    by_defect: Annotated[bool, Key(MACHINE, "also a table with a row per kind of defect", at_eval=True)]
+
+
+@dataclass(frozen=True)
+class Composition:
+    """What Hydra composed, as plain values.
+
+    Attributes:
+        values: all groups, interpolations resolved.
+        defaults: the same choices without any value overridden (and without the experiment), but with the default
+            trainer's values for these epochs and this seed.
+        choices: the option taken in each group.
+        overrides, config_dir: what it was composed from.
+    """
+
+    values: Mapping[str, Any]
+    defaults: Mapping[str, Any]
+    choices: Mapping[str, str]
+    overrides: tuple[str, ...] = ()
+    config_dir: str | None = None
+
+    def as_yaml(self) -> str:
+        """The configuration as ``--cfg`` prints it."""
+        from omegaconf import OmegaConf  # not needed to know the keys
+
+        return OmegaConf.to_yaml(OmegaConf.create(dict(self.values)))
+
+
+@dataclass(frozen=True)
+class Config:
+    """Anything that is composed: its typed groups, and where they come from."""
+
+    ROOT: ClassVar[str]
+    NOT_KEYS: ClassVar[tuple[str, ...]] = ("composition",)
+
+    composition: Composition
+
+    @property
+    def values(self) -> Mapping[str, Any]:
+        """All of it as plain values, for records and names."""
+        return self.composition.values
+
+
+@group
+@dataclass(frozen=True)
+class RunConfig(Config):
+    """One run."""
+
+    ROOT: ClassVar[str] = "run"
+
+    paths: PathOptions
+    dataset: DatasetOptions
+    method: MethodOptions
+    setting: SettingOptions
+    trainer: TrainerOptions
+    metric: MetricOptions
+    recipe: Annotated[str | None, Key(RECIPE, "a named variant of the method's recipe; null: the default")]
+    seed: Annotated[int, Field(ge=0), Key(RECIPE, "of everything that is drawn")]
+    image_size: Annotated[Pixels, Key(RECIPE, "pixels; images are resized to a square")]
+    run: Annotated[Name, Key(MACHINE, "name of the run's folder; null: made from what differs", at_eval=True)]
+    save_maps: Annotated[bool, Key(MACHINE, "keep every anomaly map as float32 .npy", at_eval=True)]
+    force: Annotated[bool, Key(MACHINE, "throw an existing result away and start again", at_eval=True)]
+
+
+@group
+@dataclass(frozen=True)
+class ScoreConfig(Config):
+    """Maps of another program, to be evaluated."""
+
+    ROOT: ClassVar[str] = "score"
+
+    paths: PathOptions
+    dataset: DatasetOptions
+    metric: MetricOptions
+    name: Annotated[Name, Key(MACHINE, "stands for the maps in the results; null: their folder's name")]
+    scores: Annotated[str | None, Key(MACHINE, "CSV of image scores; null: the largest value of each map")]
+    device: Annotated[str, Key(MACHINE, "auto, cpu, cuda or cuda:1")]
+    workers: Annotated[Workers, Key(MACHINE, "threads that read; auto: the cores, at most 8")]
+    run: Annotated[Name, Key(MACHINE, "name of the result's folder; null: made from what differs")]
+    force: Annotated[bool, Key(MACHINE, "throw an existing result away and start again")]
+
+
+@group
+@dataclass(frozen=True)
+class DataConfig(Config):
+    """A dataset on disk, to be checked or prepared."""
+
+    ROOT: ClassVar[str] = "data"
+
+    paths: PathOptions
+    dataset: DatasetOptions
+    image_size: Annotated[Pixels, Key(MACHINE, "check: defects that vanish at this size are listed")]
+    report: Annotated[str | None, Key(MACHINE, "check: where every finding is written; null: in paths.cache")]
+    source: Annotated[str | None, Key(MACHINE, "prepare: an archive or a folder; null: dataset.root")]
+    workers: Annotated[Workers, Key(MACHINE, "decoding threads; auto: the cores, at most 8")]
+
+
+def decoders(workers: int | Literal["auto"]) -> int:
+    """How many processes or threads decode images."""
+    return min(8, os.cpu_count() or 1) if workers == "auto" else workers
+
+
+def keys(config: type[Config] = RunConfig) -> Iterator[Declared]:
+    """Every key of a config, for the documentation."""
+    return declared(config)

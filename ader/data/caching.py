@@ -1,0 +1,81 @@
+"""When decoded images are kept, and how that is said; ``ader.data.image_cache`` does the work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ader.config.schema import DatasetOptions
+from ader.data.image_cache import CachedImages, cache_images, free_bytes, needed_bytes, open_images
+from ader.data.index import Index
+from ader.system.console import Console
+
+#: Bytes of the disk that an automatic cache leaves free.
+SPARE = 2 << 30
+
+
+@dataclass(frozen=True)
+class ImageKeeper:
+    """Keeps the images of an index, if that is wanted.
+
+    Attributes:
+        index: all samples.
+        image_size: pixels; images are resized to a square.
+        options: ``cache`` and ``cache_above``.
+        folder: for what can be made again.
+    """
+
+    index: Index
+    image_size: int
+    options: DatasetOptions
+    folder: Path
+
+    def decode_once(self, workers: int, console: Console, check: Callable[[], None]) -> CachedImages | None:
+        """All images, decoded now as far as no run did before; None where they are not to be kept.
+
+        Files that cannot be decoded are left out: the check of files names them.
+
+        Args:
+            workers: threads.
+            console: for progress.
+            check: called between images; raises where the run is to end.
+
+        Raises:
+            UserError: the cache cannot be written.
+        """
+        found = self.decoded_before()
+        if found is not None or not self._wanted(console):
+            return found
+        files = self._files()
+        with console.track("decode images", len(files), "images") as track:
+            return cache_images(
+                files,
+                self.image_size,
+                self.folder,
+                workers=workers,
+                progress=lambda done, total: track.advance(),
+                check=check,
+                waiting=lambda: console.say("another run is adding images to the cache: waiting for it"),
+            )
+
+    def decoded_before(self) -> CachedImages | None:
+        """All images, if they lie in the cache and may be used."""
+        return None if self.options.cache == "off" else open_images(self._files(), self.image_size, self.folder)
+
+    def _files(self) -> dict[str, Path]:
+        return {sample.image: self.index.path(sample.image) for sample in self.index}
+
+    def _wanted(self, console: Console) -> bool:
+        """Whether decoded images are to be kept."""
+        count = len(self.index)
+        if self.options.cache != "auto" or count < self.options.cache_above:
+            return self.options.cache == "on"
+        needed, free = needed_bytes(count, self.image_size), free_bytes(self.folder)
+        if needed + SPARE <= free:
+            return True
+        console.say(
+            f"no cache {needed / 2**30:.1f} GiB of decoded images do not fit into {self.folder} "
+            f"({free / 2**30:.1f} GiB free): every epoch decodes them; paths.cache=FOLDER is for another place"
+        )
+        return False

@@ -1,0 +1,241 @@
+"""Tables for a terminal, Markdown, LaTeX, a spreadsheet and a page: names stand as they are, whatever they hold."""
+
+from __future__ import annotations
+
+import csv as csv_module
+import html as html_module
+import io
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from ader.report.tables import Cell, Column, Table
+
+#: Characters of a printed table, if it fits.
+WIDTH = 80
+
+#: Characters that a name has at least, however many columns there are.
+LEAST = 8
+
+#: What CSV has of a cell beside its value, each in a column of its own.
+MEASURES = ("deviation", "bound", "published")
+
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "`": r"\textasciigrave{}",
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+}
+
+
+def clean(text: str) -> str:
+    """Without what is no character (half of a pair, from file names that are not UTF-8) and what controls a terminal:
+    both are spelled out. Ends of lines stay."""
+    whole = text.encode(errors="backslashreplace").decode()
+    return re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]", lambda found: repr(found[0])[1:-1], whole)
+
+
+def rich_table(table: Table, gap: int = 1) -> RichTable:
+    """For a rich console; shared headings stand above each of their columns.
+
+    Args:
+        table: what to show; its title and notes are left to the caller.
+        gap: characters between columns.
+    """
+    shown = RichTable(box=box.SIMPLE_HEAD, padding=(0, gap - 1, 0, 0), pad_edge=False, show_edge=False)
+    for column in table.columns:
+        heading = f"{column.group}\n{column.heading}" if table.grouped else column.heading
+        shown.add_column(
+            Text(clean(heading)),
+            justify="right" if column.right else "left",
+            overflow="ellipsis" if column.right or column.wrap == "ellipsis" else "fold",
+            no_wrap=column.right or column.wrap != "fold",
+            max_width=column.widest,
+        )
+    for row, texts in zip(table.rows, table.texts(), strict=True):
+        if row.section:
+            shown.add_section()
+        shown.add_row(*(Text(clean(text)) for text in texts))  # no markup: brackets and colons are a name's own
+    return shown
+
+
+def terminal(table: Table, width: int = WIDTH, gap: int = 1) -> str:
+    """For a terminal or a log file, with title and notes; wider than ``width`` where numbers would not fit."""
+    output, fitted = io.StringIO(), _fitted(table, width, gap)
+    needed = sum(_widths(fitted)) + gap * len(table.columns)
+    Console(file=output, width=max(width, needed), color_system=None).print(rich_table(fitted, gap))
+    body = "\n".join(line.rstrip() for line in output.getvalue().splitlines())
+    above = [clean(table.title), ""] if table.title else []
+    below = ["", *map(clean, table.notes)] if table.notes else []
+    return "\n".join([*above, body, *below])
+
+
+def _fitted(table: Table, width: int, gap: int) -> Table:
+    """With narrower names, if it is too wide: rich would cut numbers as well."""
+    widths, names = _widths(table), [not column.right and column.wrap != "never" for column in table.columns]
+    left = width - gap * (len(widths) - 1)
+    if sum(widths) <= left or not any(names):
+        return table
+    left -= sum(each for each, is_name in zip(widths, names, strict=True) if not is_name)
+    share = max(LEAST, left // sum(names))
+    columns = [
+        replace(column, widest=min(column.widest or share, share)) if is_name else column
+        for column, is_name in zip(table.columns, names, strict=True)
+    ]
+    return replace(table, columns=tuple(columns))
+
+
+def _widths(table: Table) -> list[int]:
+    """Characters of each column on a terminal."""
+    found = []
+    for column, *texts in zip(table.columns, *table.texts(), strict=True):
+        lines = clean("\n".join([column.heading, column.group, *texts])).split("\n")
+        found.append(min(max(map(cell_len, lines)), column.widest or sys.maxsize))
+    return found
+
+
+def markdown(table: Table) -> str:
+    """A pipe table whose columns line up; title above, notes as a list below."""
+    head = [_markdown(_joined(column)) for column in table.columns]
+    lines = [head, *([_markdown(text) for text in texts] for texts in table.texts())]
+    widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
+    sides = list(zip(widths, (column.right for column in table.columns), strict=True))
+    rule = [f"{'-' * (width - 1)}:" if right else "-" * width for width, right in sides]
+    padded = [
+        [text.rjust(width) if right else text.ljust(width) for text, (width, right) in zip(line, sides, strict=True)]
+        for line in lines
+    ]
+    body = [f"| {' | '.join(line)} |" for line in (padded[0], rule, *padded[1:])]
+    above = [_markdown(table.title), ""] if table.title else []
+    below = ["", *(f"- {_markdown(note)}" for note in table.notes)] if table.notes else []
+    return "\n".join([*above, *body, *below]) + "\n"
+
+
+def _markdown(text: str) -> str:
+    """Escaped where a sign would mean something; an underscore inside a word does not."""
+    text = re.sub(r"[\\`*|\[\]]|(?<![^\W_])_|_(?![^\W_])", lambda found: f"\\{found[0]}", clean(text))
+    text = re.sub(r"&(?=#?\w+;)", "&amp;", text).replace("<", "&lt;")
+    return text.replace("\n", "<br>")
+
+
+def _joined(column: Column) -> str:
+    """The heading where none can be shared."""
+    return f"{column.group} {column.heading}".strip()
+
+
+def latex(table: Table) -> str:
+    """A ``tabular`` (package booktabs); in a ``table`` with a caption if there is a title."""
+    sides = "".join("r" if column.right else "l" for column in table.columns)
+    lines = [rf"\begin{{tabular}}{{{sides}}}", r"\toprule"]
+    if table.grouped:
+        cells = [rf"\multicolumn{{{n}}}{{c}}{{{_latex(name)}}}" if name else "{}" for name, n in table.spans()]
+        lines += [" & ".join(cells) + r" \\", *_rules(table)]
+    lines += [_latex_row([column.heading for column in table.columns]), r"\midrule"]
+    for row, texts in zip(table.rows, table.texts(plus_minus="±"), strict=True):
+        lines += [r"\midrule"] if row.section else []
+        lines.append(_latex_row(texts))
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    notes = [rf"\par {{\footnotesize {_latex(note)}}}" for note in table.notes]
+    if not table.title:
+        return "\n".join([*lines, *notes]) + "\n"
+    caption = rf"\caption{{{_latex(table.title)}}}"
+    return "\n".join([r"\begin{table}", r"\centering", caption, *lines, *notes, r"\end{table}"]) + "\n"
+
+
+def _rules(table: Table) -> Iterator[str]:
+    """Under every shared heading."""
+    first = 1
+    for name, count in table.spans():
+        if name:
+            yield rf"\cmidrule(lr){{{first}-{first + count - 1}}}"
+        first += count
+
+
+def _latex_row(texts: list[str]) -> str:
+    """Braces where a cell could be an argument of the end of the row before it."""
+    cells = [f"{{{_latex(text)}}}" if text.startswith(("[", "*")) else _latex(text) for text in texts]
+    return " & ".join(cells) + r" \\"
+
+
+def _latex(text: str) -> str:
+    lines = ["".join(LATEX.get(sign, sign) for sign in line) for line in clean(text).split("\n")]
+    lines = [line.replace("±", r"$\pm$").replace("--", "-{}-").replace("--", "-{}-") for line in lines]  # no dashes
+    return lines[0] if len(lines) == 1 else r"\begin{tabular}[t]{@{}l@{}}" + r" \\ ".join(lines) + r"\end{tabular}"
+
+
+def csv(table: Table) -> str:
+    """Comma-separated values in full precision, percentages as fractions; deviations, bounds and published values have
+    columns of their own, a gap is empty."""
+    output = io.StringIO()
+    writer = csv_module.writer(output, lineterminator="\n")
+    measures = [_measures(table, number) for number in range(len(table.columns))]
+    writer.writerow(
+        clean(" ".join([_joined(column), measure]).strip())
+        for column, names in zip(table.columns, measures, strict=True)
+        for measure in ("", *names)
+    )
+    for row in table.rows:
+        pairs = zip(row.cells, measures, strict=True)
+        writer.writerow(_raw(cell, name) for cell, names in pairs for name in ("value", *names))
+    return output.getvalue()
+
+
+def _measures(table: Table, number: int) -> list[str]:
+    """What any cell of a column has beside its value."""
+    return [name for name in MEASURES if any(getattr(row.cells[number], name) is not None for row in table.rows)]
+
+
+def _raw(cell: Cell, name: str) -> str:
+    value = getattr(cell, name)
+    return "" if value is None or value != value else clean(str(value))
+
+
+def html(table: Table) -> str:
+    """A fragment: ``<table>`` with title as caption, then the notes; a gap's reason is shown when it is hovered."""
+    lines = ["<table>"] + ([f"<caption>{_html(table.title)}</caption>"] if table.title else [])
+    lines += ["<thead>", *_html_head(table), "</thead>", "<tbody>"]
+    for row, texts in zip(table.rows, table.texts(plus_minus="±"), strict=True):
+        lines += ["</tbody>", "<tbody>"] if row.section else []
+        cells = zip(table.columns, row.cells, texts, strict=True)
+        lines.append(_html_row("".join(_html_cell(*each) for each in cells), row.role))
+    notes = [f"<p>{_html(note)}</p>" for note in table.notes]
+    return "\n".join([*lines, "</tbody>", "</table>", *notes]) + "\n"
+
+
+def _html_head(table: Table) -> Iterator[str]:
+    """One row of headings, or two where some are shared."""
+    if not table.grouped:
+        yield _html_row("".join(f"<th>{_html(column.heading)}</th>" for column in table.columns), "")
+        return
+    spans, cells, first = table.spans(), [], 0
+    for name, count in spans:
+        alone = f'<th rowspan="2">{_html(table.columns[first].heading)}</th>'
+        cells.append(f'<th colspan="{count}">{_html(name)}</th>' if name else alone)
+        first += count
+    yield _html_row("".join(cells), "")
+    yield _html_row("".join(f"<th>{_html(column.heading)}</th>" for column in table.columns if column.group), "")
+
+
+def _html_row(cells: str, role: str) -> str:
+    return f'<tr class="{role}">{cells}</tr>' if role else f"<tr>{cells}</tr>"
+
+
+def _html_cell(column: Column, cell: Cell, text: str) -> str:
+    side = ' style="text-align: right"' if column.right else ""
+    why = f' title="{_html(cell.reason)}"' if cell.reason else ""
+    return f"<td{side}{why}>{_html(text)}</td>"
+
+
+def _html(text: str) -> str:
+    return html_module.escape(clean(text)).replace("\n", "<br>")

@@ -1,0 +1,155 @@
+"""What will be done, settled before anything is written: everything that can be refused is refused here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ader.config.schema import RunConfig, ScoreConfig
+from ader.data.index import TEST, Index
+from ader.data.reading import read_index
+from ader.data.sizes import Sizes
+from ader.data.sources import Source
+from ader.methods._base import Method, find_class, recipe_arguments
+from ader.metrics import Evaluator
+from ader.results.identity import RunId, identify
+from ader.results.schema import Record
+from ader.settings import ModelSplit, apply
+from ader.system import dist
+from ader.system.device import resolve_device
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a result holds besides the tables per category, because it was asked for.
+
+    Attributes:
+        maps: every anomaly map.
+        by_defect: a table per kind of defect.
+    """
+
+    maps: bool = False
+    by_defect: bool = False
+
+    @classmethod
+    def of(cls, result: Record | None) -> Outputs:
+        """Those of a record; none where there is no record."""
+        return cls() if result is None else cls(result.maps, result.by_defect)
+
+    def __or__(self, other: Outputs) -> Outputs:
+        return Outputs(self.maps or other.maps, self.by_defect or other.by_defect)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """An evaluation, wherever its predictions come from.
+
+    Attributes:
+        config: the configuration.
+        index: all samples, as they are trained on and tested.
+        id: the dataset's label, the results folder, and what makes this run the same as another.
+        device: where everything is computed.
+        outputs: what the result will hold besides the tables.
+    """
+
+    config: RunConfig | ScoreConfig
+    index: Index
+    id: RunId
+    device: torch.device
+    outputs: Outputs
+
+    @property
+    def folder(self) -> Path:
+        """Of the results."""
+        return self.id.folder
+
+    @property
+    def title(self) -> str:
+        """``demo / multi_class / rd / e100-s42``."""
+        choices = self.config.composition.choices
+        return " / ".join((self.id.label, choices["setting"], choices["method"], self.folder.name))
+
+    @property
+    def sizes(self) -> Sizes:
+        """At which size maps and masks are compared."""
+        metric = self.config.metric
+        return Sizes(metric.size, metric.map_interpolation, metric.mask_interpolation)
+
+    def new_evaluator(self, outputs: Outputs) -> Evaluator:
+        """An empty evaluator with the plan's categories and metrics."""
+        tested = self.index.split(TEST).categories  # drifts may be tested only, and other conditions trained on only
+        return Evaluator(list(tested), self.device, self.config.metric.name, by_defect=outputs.by_defect)
+
+
+@dataclass(frozen=True)
+class PlannedModel:
+    """One model that a run trains and tests.
+
+    Attributes:
+        split: its name and its samples.
+        method_class: the method.
+        arguments: of its constructor, checked.
+        folder: of its checkpoint and curves.
+    """
+
+    split: ModelSplit
+    method_class: type[Method]
+    arguments: Mapping[str, Any]
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """The split's."""
+        return self.split.name
+
+    @property
+    def inputs(self) -> Mapping[str, Source]:
+        """What the method gets of every image besides its pixels."""
+        return self.method_class.inputs(self.arguments)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPlan(Plan):
+    """A run: its models are trained, and tested.
+
+    Attributes:
+        models: one, or one for each category.
+    """
+
+    config: RunConfig
+    models: tuple[PlannedModel, ...]
+
+
+def make_plan(config: RunConfig) -> RunPlan:
+    """Reads the dataset, applies the setting, and checks the method for every model.
+
+    Raises:
+        UserError: bad input.
+    """
+    device = resolve_device(config.trainer.device)
+    dist.start(device)
+    with dist.main_first():  # a generated dataset is made once
+        published = read_index(config.dataset)
+    method_class = find_class(config.method.name)
+    arguments = recipe_arguments(method_class, config.image_size, config.method.rest)
+    index, splits = apply(published, config.seed, config.setting.name, config.setting.rest)
+    run_id = identify(config, published)
+
+    def planned(split: ModelSplit) -> PlannedModel:
+        training = split.index.where(lambda sample: sample.split != TEST)
+        fitting = dict(method_class.arguments_for(arguments, training, run_id.fingerprint["data"]))
+        folder = run_id.folder if len(splits) == 1 else run_id.folder / "parts" / split.name
+        return PlannedModel(split, method_class, fitting, folder)
+
+    return RunPlan(
+        config=config,
+        index=index,
+        id=run_id,
+        device=device,
+        outputs=Outputs(config.save_maps, config.metric.by_defect),
+        models=tuple(planned(split) for split in splits),
+    )

@@ -1,0 +1,94 @@
+"""A plan at work: its folder is held, its log is open, and what its models give is collected."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from ader.data.image_cache import CachedImages
+from ader.metrics import Evaluator
+from ader.results import folder as workspace
+from ader.results import record
+from ader.results.schema import ModelRecord, Record
+from ader.runs.plan import Outputs, Plan
+from ader.system import dist
+from ader.system.console import Console
+from ader.system.interrupt import Interrupt
+
+P = TypeVar("P", bound=Plan)
+
+
+@dataclass(kw_only=True)
+class Session(Generic[P]):
+    """What a plan's steps share, and what they found so far.
+
+    Attributes:
+        plan: what is done.
+        interrupt: where signals are noted.
+        console: says it, and keeps it in the log.
+        earlier: the record of the result that the folder held before, or None.
+        outputs: what the result will hold: what was asked for now, and what it held before.
+        evaluator: counts of all models.
+        models: what the record says of them, by name.
+        scores: of the test images.
+        cached: all images, once they are decoded; None: every batch decodes its own.
+    """
+
+    plan: P
+    interrupt: Interrupt
+    console: Console
+    earlier: Record | None
+    outputs: Outputs = field(init=False)
+    evaluator: Evaluator = field(init=False)
+    models: dict[str, ModelRecord] = field(default_factory=dict)
+    scores: dict[str, float] = field(default_factory=dict)
+    cached: CachedImages | None = None
+
+    def __post_init__(self) -> None:
+        self.outputs = self.plan.outputs | Outputs.of(self.earlier)
+        self.evaluator = self.new_evaluator()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the folder held a result with everything that is asked for."""
+        return self.earlier is not None and Outputs.of(self.earlier) == self.outputs
+
+    def new_evaluator(self) -> Evaluator:
+        """An empty evaluator, for one model."""
+        return self.plan.new_evaluator(self.outputs)
+
+    def add(self, evaluator: Evaluator, scores: Mapping[str, float]) -> None:
+        """Adds what was counted, and the images' scores."""
+        self.evaluator.merge(evaluator)
+        self.scores.update(scores)
+
+    def add_model(self, name: str, model: ModelRecord, evaluator: Evaluator, scores: Mapping[str, float]) -> None:
+        """Adds a model: what the record says of it, what was counted, and its images' scores."""
+        self.add(evaluator, scores)
+        self.models[name] = model
+
+
+@contextmanager
+def working_on(plan: P, interrupt: Interrupt, force: bool) -> Iterator[Session[P]]:
+    """Holds the plan's folder for its configuration, and keeps in its log what goes wrong.
+
+    Args:
+        plan: what will be done.
+        interrupt: where signals are noted.
+        force: throw away what the folder holds.
+
+    Raises:
+        UserError: another run holds the folder, or it belongs to another configuration.
+    """
+    with ExitStack() as stack:
+        if dist.is_main():
+            stack.enter_context(workspace.exclusive(plan.folder))
+            if force:
+                workspace.clear(plan.folder)
+            workspace.claim(plan.folder, plan.config.composition.values, plan.id.fingerprint)
+        dist.barrier()
+        console = stack.enter_context(Console(plan.folder / "run.log", quiet=not dist.is_main()))
+        stack.enter_context(console.keeping_errors())
+        yield Session(plan=plan, interrupt=interrupt, console=console, earlier=record.read(plan.folder))

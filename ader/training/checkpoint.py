@@ -1,0 +1,106 @@
+"""The file with all that a training needs to go on where it was stopped, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ader.methods._base import Method
+from ader.system import dist
+from ader.system.errors import UserError
+from ader.system.files import write_atomic
+from ader.system.randomness import random_states, restore_random
+from ader.training.optimization import Optimization
+
+
+@dataclass
+class TrainState:
+    """Where a training stands; with the method's and the optimizers' state it is a checkpoint.
+
+    Attributes:
+        stage, step: the next step to make.
+        steps_before: of all earlier training stages; with ``step`` the horizontal axis of the training curves.
+        finished: nothing is left to do.
+        seconds, images: per stage; images over all processes.
+    """
+
+    stage: int = 0
+    step: int = 0
+    steps_before: int = 0
+    finished: bool = False
+    seconds: dict[str, float] = field(default_factory=dict)
+    images: dict[str, int] = field(default_factory=dict)
+
+
+class Checkpoint:
+    """Reads and writes one file. Within a stage it holds the weights that are trained beside their moving average; at
+    the end of a stage the method's weights are the average.
+
+    Args:
+        path: of the file; None keeps nothing.
+        device: of the random streams.
+    """
+
+    def __init__(self, path: Path | None, device: torch.device) -> None:
+        self.path, self.device = path, device
+
+    def load(self) -> dict[str, Any] | None:
+        """What the file holds, on the CPU; None where there is none. Nothing in it is executed.
+
+        Raises:
+            UserError: it is damaged, of another version, or of another number of processes in the midst of a stage.
+        """
+        if self.path is None or not self.path.exists():
+            return None
+        try:
+            saved: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+            state = TrainState(**saved["progress"])
+        except Exception as error:  # a damaged file raises anything
+            raise UserError(
+                f"{self.path} is damaged or of another version ({type(error).__name__}): delete it to train again"
+            ) from error
+        if state.step and len(saved["local"]) != dist.world():
+            raise UserError(
+                f"{self.path} was written by {len(saved['local'])} processes and cannot be resumed by "
+                f"{dist.world()}: start as many again, or delete it to train again"
+            )
+        return saved
+
+    def save(self, method: Method, state: TrainState, optimization: Optimization | None = None) -> None:
+        """Writes the file; every process must call it.
+
+        Args:
+            method: its state dict is kept.
+            state: where the training stands.
+            optimization: of the stage that is under way; None between two.
+        """
+        if self.path is None:
+            return
+        modules = optimization.stage.modules if optimization and dist.world() > 1 else ()
+        local = {
+            "random": random_states(self.device),
+            # running statistics differ between processes until the stage's end
+            "buffers": [[buffer.cpu() for buffer in module.buffers()] for module in modules],
+        }
+        locals_ = dist.gather_objects(local)
+        if dist.is_main():
+            content = {
+                "progress": vars(state),
+                "method": method.state_dict(),
+                "optimization": optimization.state_dict() if optimization else None,
+                "local": locals_,
+            }
+            write_atomic(self.path, lambda file: torch.save(content, file))
+
+    def resume(self, optimization: Optimization, saved: Mapping[str, Any]) -> None:
+        """Puts back what a stage under way needs besides the method's weights."""
+        optimization.load_state_dict(saved["optimization"])
+        local = saved["local"][dist.rank()]
+        for module, values in zip(optimization.stage.modules, local["buffers"], strict=False):
+            for buffer, value in zip(module.buffers(), values, strict=True):
+                buffer.copy_(value)
+        restore_random(local["random"], self.device)
