@@ -14,7 +14,6 @@ program; these are read without running it, by ``ader.mapfiles.pickled``.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,18 +123,15 @@ def read_batch(path: Path, archive: Archive) -> tuple[npt.NDArray[np.uint8], lis
         data, labels = (content.get(key) for key in ("data", archive.labels)) if isinstance(content, dict) else (0, 0)
         if not isinstance(data, Array) or not isinstance(labels, list):
             raise ForeignError(f"holds no array 'data' with a list {archive.labels!r}")
-        _check_labels(labels, len(archive.classes))
+        wrong = [label for label in labels if not isinstance(label, int) or not 0 <= label < len(archive.classes)]
+        if wrong:
+            last = len(archive.classes) - 1
+            raise ForeignError(f"holds a label {str(wrong[0])[:20]!r}, which is no number from 0 to {last}")
         data.check()
         values = data.load(path)
         if values.dtype != np.uint8 or values.shape != (len(labels), 3 * SIDE * SIDE):
             raise ForeignError(f"holds {len(labels)} labels and {values.dtype} images of shape {values.shape}")
     return values.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1), labels
-
-
-def _check_labels(labels: Sequence[object], classes: int) -> None:
-    wrong = [label for label in labels if not isinstance(label, int) or not 0 <= label < classes]
-    if wrong:
-        raise ForeignError(f"holds a label {str(wrong[0])[:20]!r}, which is no number from 0 to {classes - 1}")
 
 
 class _Python2(Walker):

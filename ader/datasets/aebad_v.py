@@ -36,26 +36,22 @@ def aebad_v(root: Path, categories: Sequence[str] | None = None) -> Index:
     layout = "AeBAD_V (train/good/<video>_train, test/<video>/<good or anomaly>)"
     root = find_root(root, lambda folder: _holds(folder) or _holds(folder / "AeBAD_V"), layout)
     root = find_root(root, _holds, layout)
-    wanted = choose_categories("aebad_v", root, categories, sorted({*VIDEOS, *_on_disk(root)}))
-    samples = [sample for video in wanted for sample in _read_video(root, video)]
+    trained = {folder.name.removesuffix("_train") for folder in folders(root / "train" / "good")}
+    tested = {folder.name for folder in folders(root / "test")}
+    wanted = choose_categories("aebad_v", root, categories, sorted({*VIDEOS, *trained, *tested}))
+    samples: list[Sample] = []
+    for video in wanted:
+        train, test = root / "train" / "good" / f"{video}_train", root / "test" / video
+        found: list[Sample] = []
+        # a published video must be whole; of another one, what is there is read
+        if video in VIDEOS or train.exists():
+            found += read_part(root, video, train, None, "good", split=TRAIN)
+        if video in VIDEOS or test.exists():
+            for part in folders(test):
+                found += read_part(root, video, part, None, part.name)
+        samples += sorted(found, key=lambda sample: sample.image)
     return Index("aebad_v", root, tuple(samples), wanted, has_masks=False)
 
 
 def _holds(folder: Path) -> bool:
     return any((folder / "test" / video).is_dir() for video in VIDEOS)
-
-
-def _on_disk(root: Path) -> set[str]:
-    trained = {folder.name.removesuffix("_train") for folder in folders(root / "train" / "good")}
-    return trained | {folder.name for folder in folders(root / "test")}
-
-
-def _read_video(root: Path, video: str) -> list[Sample]:
-    train, test = root / "train" / "good" / f"{video}_train", root / "test" / video
-    samples: list[Sample] = []
-    if video in VIDEOS or train.exists():
-        samples += read_part(root, video, train, None, "good", split=TRAIN)
-    if video in VIDEOS or test.exists():
-        for part in folders(test):
-            samples += read_part(root, video, part, None, part.name)
-    return sorted(samples, key=lambda sample: sample.image)

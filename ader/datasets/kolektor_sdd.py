@@ -48,13 +48,11 @@ def kolektor_sdd(
     """
     wanted = choose_categories("kolektor_sdd", root, categories, CATEGORIES, CATEGORIES)
     root = find_root(root, lambda folder: (folder / "kos01").is_dir(), "kos01 to kos50")
-    samples = [sample for item in folders(root) if re.fullmatch(r"kos\d+", item.name) for sample in _read(root, item)]
+    samples: list[Sample] = []
+    for item in folders(root):
+        if re.fullmatch(r"kos\d+", item.name):
+            files = image_files(item)
+            images = [file for file in files if not file.stem.endswith("_label")]
+            pairs = pair_masks(images, [file for file in files if file.stem.endswith("_label")], "_label")
+            samples += [sample_by_mask(root, image, pairs, "_label.bmp", "kolektor_sdd", TRAIN) for image in images]
     return Index("kolektor_sdd", root, tuple(hold_out_share(samples, train_share, seed)), wanted)
-
-
-def _read(root: Path, folder: Path) -> list[Sample]:
-    """The images of one item."""
-    files = image_files(folder)
-    images = [file for file in files if not file.stem.endswith("_label")]
-    pairs = pair_masks(images, [file for file in files if file.stem.endswith("_label")], "_label")
-    return [sample_by_mask(root, image, pairs, "_label.bmp", "kolektor_sdd", TRAIN) for image in images]

@@ -41,16 +41,13 @@ def kolektor_sdd2(root: Path, categories: Sequence[str] | None = None) -> Index:
     """
     wanted = choose_categories("kolektor_sdd2", root, categories, CATEGORIES, CATEGORIES)
     root = find_root(root, lambda folder: (folder / "train").is_dir(), "train/10000.png and test/20000.png")
-    samples = [sample for split in (TEST, TRAIN) for sample in _read(root, split)]
+    samples: list[Sample] = []
+    for split in (TEST, TRAIN):
+        files = image_files(root / split)
+        images = [file for file in files if re.fullmatch(r"\d+", file.stem)]
+        masks = [file for file in files if re.fullmatch(r"\d+_GT", file.stem)]
+        if not images:
+            raise UserError(f"{root / split} holds no images: {AGAIN}")
+        pairs = pair_masks(images, masks, "_GT")
+        samples += [sample_by_mask(root, image, pairs, "_GT.png", "kolektor_sdd2", split) for image in images]
     return Index("kolektor_sdd2", root, tuple(samples), wanted, exceptions=("* (copy).png",))
-
-
-def _read(root: Path, split: str) -> list[Sample]:
-    """The images of one folder."""
-    files = image_files(root / split)
-    images = [file for file in files if re.fullmatch(r"\d+", file.stem)]
-    masks = [file for file in files if re.fullmatch(r"\d+_GT", file.stem)]
-    if not images:
-        raise UserError(f"{root / split} holds no images: {AGAIN}")
-    pairs = pair_masks(images, masks, "_GT")
-    return [sample_by_mask(root, image, pairs, "_GT.png", "kolektor_sdd2", split) for image in images]

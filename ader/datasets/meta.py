@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,17 @@ def read_meta(name: str, root: Path, categories: Sequence[str] | None, file: str
         UserError: as for ``meta``.
     """
     root = find_root(root, lambda folder: (folder / file).is_file(), expected or file)
-    return listed_index(name, root, categories, file, list(_samples(root / file)))
+    path = root / file
+    content = _load(path)
+    samples: list[Sample] = []
+    for split in SPLITS:
+        for category, entries in _object(content.get(split, {}), f"{path}, {split!r}").items():
+            where = f"{path}, {split!r}, category {category!r}"
+            if not isinstance(entries, list):
+                raise UserError(f"{where} is not a list of images: fix it")
+            numbered = enumerate(entries, start=1)
+            samples += [_sample(entry, split, category, f"{where}, entry {number}") for number, entry in numbered]
+    return listed_index(name, root, categories, file, samples)
 
 
 def listed_index(
@@ -90,17 +100,6 @@ def listed_index(
     if not has_masks:  # those of normal images alone are no pixel truth
         chosen = [replace(sample, masks=()) for sample in chosen]
     return Index(name, root, tuple(chosen), wanted, has_masks)
-
-
-def _samples(file: Path) -> Iterator[Sample]:
-    content = _load(file)
-    for split in SPLITS:
-        for category, entries in _object(content.get(split, {}), f"{file}, {split!r}").items():
-            where = f"{file}, {split!r}, category {category!r}"
-            if not isinstance(entries, list):
-                raise UserError(f"{where} is not a list of images: fix it")
-            for number, entry in enumerate(entries, start=1):
-                yield _sample(entry, split, category, f"{where}, entry {number}")
 
 
 def _load(file: Path) -> dict[str, Any]:

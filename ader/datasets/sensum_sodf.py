@@ -24,7 +24,7 @@ import pickle
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Literal, NoReturn
 
 from ader.data.index import TEST, TRAIN, Index, Sample
 from ader.data.listing import AGAIN, image_files, relative
@@ -131,10 +131,10 @@ def _read_list(file: Path) -> list[int]:
         pairs = _PlainUnpickler(io.BytesIO(content)).load()
     except Exception as error:  # a damaged pickle breaks anywhere
         raise UserError(f"{file} is damaged or no list of pairs ({error}): {AGAIN}") from error
-    if not isinstance(pairs, list | tuple) or not all(_is_pair(pair) for pair in pairs):
+    as_published = isinstance(pairs, list | tuple) and all(
+        isinstance(pair, list | tuple) and len(pair) == 2 and type(pair[0]) is int and isinstance(pair[1], int)
+        for pair in pairs
+    )
+    if not as_published:
         raise UserError(f"{file} is not a list of pairs (number, whether it has a mask): {AGAIN}")
     return [number for number, _ in pairs]
-
-
-def _is_pair(pair: Any) -> bool:
-    return isinstance(pair, list | tuple) and len(pair) == 2 and type(pair[0]) is int and isinstance(pair[1], int)

@@ -43,7 +43,11 @@ def viaduct(root: Path, categories: Sequence[str] | None = None) -> Index:
     root = find_root(root, lambda folder: bool(_places(folder)), f"categories ({MVTEC.text})")
     places = _places(root)
     wanted = choose_categories("viaduct", root, categories, sorted(places))
-    samples = [sample for category in wanted for sample in _read_category(root, places[category], category)]
+    samples: list[Sample] = []
+    for category in wanted:
+        folder = places[category]
+        validation = "val" if (root / folder / "val" / "good").is_dir() else None
+        samples += read_category(root, folder, replace(MVTEC, validation=validation), category)
     return Index("viaduct", root, tuple(samples), wanted)
 
 
@@ -65,8 +69,3 @@ def _places(root: Path) -> dict[str, str]:
                 raise UserError(f"{root}: {found[name]} and {place} are both {name}: remove one")
             found[name] = place
     return found
-
-
-def _read_category(root: Path, folder: str, category: str) -> list[Sample]:
-    validated = (root / folder / "val" / "good").is_dir()
-    return read_category(root, folder, replace(MVTEC, validation="val" if validated else None), category)
