@@ -4,14 +4,15 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo test lint docs clean
 
 help:
 	@echo "make demo    set up, then train and evaluate on the built-in data (no download but Python packages)"
 	@echo "make test    set up, then run all checks and tests"
 	@echo "make lint    style and types only"
+	@echo "make docs    build the documentation into site/"
 	@echo "make setup   only set up $(VENV); the command is then $(BIN)/ader"
-	@echo "make clean   delete $(VENV) and tool caches; data and results stay"
+	@echo "make clean   delete $(VENV), site and tool caches; data and results stay"
 
 setup: $(READY)
 
@@ -37,5 +38,9 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "open site/index.html"
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache .hypothesis

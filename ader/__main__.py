@@ -19,8 +19,8 @@ HELP = """\
 ader {version}: benchmark runner for visual anomaly detection
 
 {summaries}
+  ader COMMAND --help           more of a command: ader eval --help, ader data --help ...
   --cfg, after any of them      the composed configuration, without doing anything
-  --help, after any of them     more of it
 
 choices
 {choices}

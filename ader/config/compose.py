@@ -88,7 +88,9 @@ def composition(root: str, overrides: Sequence[str], config_dir: str | None = No
         choices = _choices(config)
         recipe = _recipe(config)
         given = {key_of(text) for text in overrides} - {*choices}
-        _apply(config, {key: recipe[key] for key in recipe if not any(_holds(word, key) for word in given)})
+        _apply(
+            config, {key: recipe[key] for key in recipe if not any(f"{key}.".startswith(f"{word}.") for word in given)}
+        )
         # a trainer is known by its values: another one with the default's values is the same recipe
         chosen = [f"{group}={choices[group]}" for group in choices if group != "trainer"]
         base = _compose(chosen, overrides, extra, root)
@@ -119,11 +121,6 @@ def _recipe(config: DictConfig) -> dict[str, Any]:
 def _apply(config: DictConfig, values: Mapping[str, Any]) -> None:
     for key, value in values.items():
         OmegaConf.update(config, key, value, merge=False)
-
-
-def _holds(word: str, key: str) -> bool:
-    """Whether an override of ``word`` decides the value of ``key``."""
-    return key == word or key.startswith(f"{word}.")
 
 
 def key_of(override: str) -> str:

@@ -1,7 +1,8 @@
-"""Finding methods and datasets by name.
+"""Finding methods, datasets and settings by name.
 
-A name is a module: ``rd`` is ``ader/methods/rd.py``. A third-party package adds its own through the entry-point
-groups ``ader.methods`` and ``ader.datasets`` (name = module), and its YAML files through ``ader.configs``.
+A name is a module: ``rd`` is ``ader/methods/rd.py``; a module whose name starts with an underscore is a helper. A
+third-party package adds its own through the entry-point groups ``ader.methods``, ``ader.datasets`` and
+``ader.settings`` (name = module), and its YAML files through ``ader.configs``.
 """
 
 from __future__ import annotations
@@ -9,15 +10,21 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
+from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from ader.system.errors import UserError, suggest
 
 
 def names(kind: str) -> list[str]:
-    """The names of all plugins of a kind (``"methods"`` or ``"datasets"``), sorted; nothing is imported."""
+    """The names of all plugins of a kind, sorted; nothing is imported.
+
+    Args:
+        kind: ``"methods"``, ``"datasets"`` or ``"settings"``.
+    """
     return sorted(_own(kind) | set(_foreign(kind)))
 
 
@@ -27,14 +34,14 @@ def load(kind: str, name: str) -> ModuleType:
     Raises:
         UserError: there is no such plugin, or a package that it needs is not installed.
     """
-    foreign = _foreign(kind)
-    if name not in _own(kind) and name not in foreign:
+    if name in _own(kind):
+        path = f"ader.{kind}.{name}"
+    elif name in (foreign := _foreign(kind)):
+        path = foreign[name].module
+    else:
         raise UserError(f"{kind[:-1]} {name!r} does not exist: {suggest(name, names(kind))}")
     try:
-        if name in _own(kind):
-            return importlib.import_module(f"ader.{kind}.{name}")
-        module: ModuleType = importlib.import_module(foreign[name].module)
-        return module
+        return importlib.import_module(path)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] == "ader":
             raise
@@ -63,17 +70,29 @@ def file_of(kind: str, name: str) -> Path:
     return Path(spec.origin)
 
 
+def load_function(kind: str, name: str, signature: str) -> Callable[..., Any]:
+    """The function of one plugin: the one named like it, with ``_`` for ``-``.
+
+    Args:
+        kind, name: the plugin.
+        signature: what it should look like after its name, for messages.
+
+    Raises:
+        UserError: as for ``load``, or its module lacks the function.
+    """
+    module, wanted = load(kind, name), name.replace("-", "_")
+    function: Callable[..., Any] | None = getattr(module, wanted, None)
+    if not callable(function):
+        raise UserError(f"{kind[:-1]} {name!r}: {module.__file__} has no function {wanted}{signature}: add one")
+    return function
+
+
 def _own(kind: str) -> set[str]:
-    package = importlib.import_module(f"ader.{kind}").__path__ if kind != "methods" else _methods_path()
-    return {info.name for info in pkgutil.iter_modules(package) if not info.name.startswith("_")}
-
-
-def _methods_path() -> list[str]:
-    """The folder of ``ader.methods`` without importing it (its ``__init__`` imports torch)."""
+    """This package's, found without importing it: ``ader.methods`` would import torch."""
     spec = importlib.util.find_spec("ader")
-    assert spec is not None
-    assert spec.submodule_search_locations is not None
-    return [f"{folder}/methods" for folder in spec.submodule_search_locations]
+    folders = spec.submodule_search_locations or [] if spec else []
+    modules = pkgutil.iter_modules([f"{folder}/{kind}" for folder in folders])
+    return {module.name for module in modules if not module.name.startswith("_")}
 
 
 def _foreign(kind: str) -> dict[str, EntryPoint]:

@@ -81,8 +81,10 @@ def validated(target: Callable[..., Any], arguments: Mapping[str, Any], where: s
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
+    # pydantic refuses a setting for types that carry their own (dataclasses)
+    config = None if hasattr(hint, "__dataclass_fields__") else ConfigDict(arbitrary_types_allowed=False)
     try:
-        adapter = TypeAdapter(hint, config=_config(hint))
+        adapter = TypeAdapter(hint, config=config)
     except PydanticSchemaGenerationError:
         return value  # a type only Python code can pass, such as a module
     try:
@@ -94,11 +96,6 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         tried = [first, *others] if not isinstance(value, Mapping) else [first]  # what each type of a union says
         reasons = "; or ".join(dict.fromkeys(each["msg"].lower() for each in tried))
         raise UserError(f"{where}{'.' + place if place else ''}={first['input']!r} does not fit: {reasons}") from error
-
-
-def _config(hint: Any) -> ConfigDict | None:
-    """None for types that carry their own pydantic settings (dataclasses): pydantic refuses to have both."""
-    return None if hasattr(hint, "__dataclass_fields__") else ConfigDict(arbitrary_types_allowed=False)
 
 
 def without_weights(values: Mapping[str, Any]) -> dict[str, Any]:

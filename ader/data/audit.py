@@ -7,13 +7,10 @@ import hashlib
 import io
 import posixpath
 from collections import Counter, defaultdict
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-
-from PIL import Image
 
 from ader.data.check import ALL_ZERO, MARKED_NORMAL, MASK_SIZE, MISSING, UNREADABLE, by, look_at
 from ader.data.counts import TOTAL, Row, differing
@@ -150,7 +147,8 @@ def audit(
     findings += _extra(index) if whole else []
     sizes: dict[str, set[Size]] = {name: set() for name in index.categories}
     same: defaultdict[bytes, list[Sample]] = defaultdict(list)
-    with closing(_see_all(index, image_size, workers)) as all_seen:
+    with threads(workers, "audit") as pool:
+        all_seen = ahead(pool, lambda sample: _see(index, sample, image_size), index, 4 * max(1, workers))
         for sample, seen in zip(index, all_seen, strict=True):
             findings += seen.findings
             if seen.size is not None and seen.pixels is not None:
@@ -205,12 +203,6 @@ def _images_below(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[P
             yield entry
 
 
-def _see_all(index: Index, image_size: int, workers: int) -> Generator[_Seen, None, None]:
-    """Every sample in the index's order, a few of them ahead."""
-    with threads(workers, "audit") as pool:
-        yield from ahead(pool, lambda sample: _see(index, sample, image_size), index, 4 * max(1, workers))
-
-
 def _see(index: Index, sample: Sample, image_size: int) -> _Seen:
     """Decodes one sample's files and judges them."""
     look = look_at(index, sample)
@@ -225,14 +217,10 @@ def _see(index: Index, sample: Sample, image_size: int) -> _Seen:
         findings.append(Finding(NO_MASK, sample.image, "is defective and has no mask"))
     if look.image is None:
         return _Seen(None, None, tuple(findings))
-    return _Seen(look.image.size, _digest(look.image), tuple(findings))
-
-
-def _digest(image: Image.Image) -> bytes:
-    """Equal for equal pixels, however they are stored. 16-bit values count with their high byte, as they are used."""
-    digest = hashlib.blake2b(by(image.size).encode(), digest_size=16)
-    digest.update(image.tobytes())
-    return digest.digest()
+    # of pixels, not of files, which may store the same ones otherwise; 16-bit values count with the high byte in use
+    pixels = hashlib.blake2b(by(look.image.size).encode(), digest_size=16)
+    pixels.update(look.image.tobytes())
+    return _Seen(look.image.size, pixels.digest(), tuple(findings))
 
 
 def _duplicates(groups: Iterable[Sequence[Sample]]) -> Iterator[Finding]:

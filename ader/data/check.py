@@ -79,7 +79,14 @@ def check_files(
         return
     problems = _decode_all(index, workers, progress, decoded)
     if problems:
-        _fail(index, cache, problems)
+        # One report per set of samples: two runs on different parts of a dataset must not replace each other's.
+        report = (cache / f"bad_files_{index.name}_{index.digest()[:8]}.txt").absolute()
+        write_atomic(report, f"{index.root}\n" + "".join(f"{problem}\n" for problem in problems))
+        raise UserError(
+            f"dataset {index.name!r} at {index.root}: {len(problems)} bad file{'s' * (len(problems) > 1)}: "
+            f"{'; '.join(problems[:SHOWN])}{'; ...' * (len(problems) > SHOWN)}: "
+            f"fix or remove them (full list: {report})"
+        )
     # A file that changed while it was being read has not been checked.
     if before is not None and before == _fingerprint(index):
         write_atomic(_stamp(cache, before), json.dumps({"dataset": index.name, "samples": len(index)}) + "\n")
@@ -135,17 +142,6 @@ def _decode_all(index: Index, workers: int, progress: Progress | None, decoded: 
             if progress is not None:
                 progress(done, len(index))
     return list(dict.fromkeys(problems))
-
-
-def _fail(index: Index, cache: Path, problems: list[str]) -> None:
-    # One report per set of samples: two runs on different parts of a dataset must not replace each other's.
-    report = (cache / f"bad_files_{index.name}_{index.digest()[:8]}.txt").absolute()
-    write_atomic(report, f"{index.root}\n" + "".join(f"{problem}\n" for problem in problems))
-    raise UserError(
-        f"dataset {index.name!r} at {index.root}: {len(problems)} bad file{'s' * (len(problems) > 1)}: "
-        f"{'; '.join(problems[:SHOWN])}{'; ...' * (len(problems) > SHOWN)}: "
-        f"fix or remove them (full list: {report})"
-    )
 
 
 def _fingerprint(index: Index) -> str | None:

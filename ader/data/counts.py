@@ -45,7 +45,7 @@ def differing(index: Index, counts: Mapping[str, Row], whole: bool = True) -> It
     for name, row in counts.items():
         if name in found:
             wrong = [
-                f"{found[name][key]} {key} (published {_text(stated)})"
+                f"{found[name][key]} {key} (published {' or '.join(map(str, stated))})"
                 for key, stated in columns(row, found[name])
                 if found[name][key] not in stated
             ]
@@ -65,7 +65,3 @@ def images(counts: Mapping[str, Row]) -> int:
     """All images that a dataset publishes; the first of alternatives."""
     rows = [counts[TOTAL]] if TOTAL in counts else list(counts.values())
     return sum(stated[0] for row in rows for _, stated in columns(row, {}))
-
-
-def _text(stated: Sequence[int]) -> str:
-    return " or ".join(map(str, stated))

@@ -47,7 +47,8 @@ def read_image(path: Path, content: bytes | None = None) -> Image.Image:
     """
     image = _decode(path, content)
     if image.mode.startswith("I"):
-        return Image.fromarray(_to_8_bit(image)).convert("RGB")
+        # the high byte, where Pillow's own conversion clips at 255
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     return _colors(image, path)
 
 
@@ -159,7 +160,14 @@ def own_mask(paths: Sequence[Path]) -> U8:
 def _decode(path: Path, content: bytes | None = None) -> Image.Image:
     """The first frame of an image file, fully decoded, in a mode with a known range."""
     image = _open(path, decode=True, content=content)
-    _refuse_unknown_range(image, path)
+    if image.mode == "F":
+        raise BadImageError(path, "has float pixels, whose range is unknown: convert it to 8 or 16 bits")
+    if image.mode == "I":  # Pillow's mode of some 16-bit files, too
+        low, high = (int(bound) for bound in image.getextrema())  # type: ignore[arg-type]
+        if low < 0 or high > 65535:
+            raise BadImageError(
+                path, f"has 32-bit pixels from {low} to {high}, beyond 16 bits: convert it to 8 or 16 bits"
+            )
     return image
 
 
@@ -187,22 +195,6 @@ def _open(path: Path, decode: bool, content: bytes | None = None) -> Image.Image
         raise BadImageError(path, f"is truncated or damaged ({what}): {AGAIN}") from error
     image: Image.Image = file  # closing the file keeps the pixels
     return image
-
-
-def _refuse_unknown_range(image: Image.Image, path: Path) -> None:
-    if image.mode == "F":
-        raise BadImageError(path, "has float pixels, whose range is unknown: convert it to 8 or 16 bits")
-    if image.mode == "I":
-        low, high = (int(bound) for bound in image.getextrema())  # type: ignore[arg-type]
-        if low < 0 or high > 65535:
-            raise BadImageError(
-                path, f"has 32-bit pixels from {low} to {high}, beyond 16 bits: convert it to 8 or 16 bits"
-            )
-
-
-def _to_8_bit(image: Image.Image) -> U8:
-    """High byte of a 16-bit gray image (H, W); Pillow's own conversion clips at 255 instead."""
-    return (np.asarray(image) >> 8).astype(np.uint8)
 
 
 def _colors(image: Image.Image, path: Path) -> Image.Image:

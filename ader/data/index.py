@@ -136,17 +136,11 @@ class Index:
 
     def digest(self) -> str:
         """SHA-256 over the samples (relative paths, labels, splits): equal for a dataset that was moved."""
-        rows: list[object] = [
-            [s.image, s.category, s.split, s.label, _masks(s), s.defect, s.group]
-            for s in sorted(self.samples, key=lambda s: (s.category, s.split, s.image))
-        ]
+        rows: list[object] = []
+        for s in sorted(self.samples, key=lambda s: (s.category, s.split, s.image)):
+            # one mask by its name alone, not as a list of one: digests on disk have it so
+            masks = s.masks[0] if len(s.masks) == 1 else list(s.masks) or None
+            rows.append([s.image, s.category, s.split, s.label, masks, s.defect, s.group])
         if self.lists:
             rows.append({name: self.lists[name] for name in sorted(self.lists)})
         return hashlib.sha256(json.dumps(rows, separators=(",", ":")).encode()).hexdigest()
-
-
-def _masks(sample: Sample) -> str | list[str] | None:
-    """As digests have it: one mask by its name alone."""
-    if len(sample.masks) < 2:
-        return sample.masks[0] if sample.masks else None
-    return list(sample.masks)

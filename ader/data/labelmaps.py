@@ -39,7 +39,7 @@ def read_label_map(path: Path) -> Labels:
     """
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path} is no label map: {GIVE}")
-    values = _pixels(path) if path.suffix == ".png" else _array(path)
+    values = _values(path)
     if values.ndim != 2 or not values.size:
         raise UserError(f"{path} has the shape {values.shape}: a label map is two-dimensional")
     if values.dtype.kind not in "biu" and not np.equal(values, np.round(values)).all():
@@ -116,22 +116,16 @@ class LabelMaps:
         return resized(read_label_map(find_label_map(self.folder, sample.image)), size).astype(np.int64)
 
 
-def _pixels(path: Path) -> npt.NDArray[Any]:
+def _values(path: Path) -> npt.NDArray[Any]:
+    """The numbers of a PNG, or of the only array of a file."""
+    png = path.suffix == ".png"
     try:
-        with Image.open(path) as image:
-            if image.mode not in ("1", "L", "P", "I", "I;16"):
+        if png:
+            with Image.open(path) as image:
+                values = np.array(image) if image.mode in ("1", "L", "P", "I", "I;16") else None
+            if values is None:
                 raise UserError(f"{path} is a color image ({image.mode}): a label map has one number for each pixel")
-            return np.array(image)
-    except UserError:
-        raise
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist: {GIVE}") from error
-    except Exception as error:  # decoders raise anything on damaged files
-        raise UserError(f"{path} cannot be read as PNG ({type(error).__name__}): make it again") from error
-
-
-def _array(path: Path) -> npt.NDArray[Any]:
-    try:
+            return values
         content = np.load(path, allow_pickle=False)
         if isinstance(content, np.ndarray):
             return content
@@ -144,5 +138,6 @@ def _array(path: Path) -> npt.NDArray[Any]:
         raise
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist: {GIVE}") from error
-    except Exception as error:  # damaged archives raise many kinds
-        raise UserError(f"{path} cannot be read ({type(error).__name__}): make it again") from error
+    except Exception as error:  # decoders raise anything on damaged files, and archives many kinds
+        kind = " as PNG" if png else ""
+        raise UserError(f"{path} cannot be read{kind} ({type(error).__name__}): make it again") from error

@@ -76,9 +76,5 @@ def find_reader(name: str) -> Callable[..., Index]:
     Raises:
         UserError: there is no such dataset, or its module lacks the function.
     """
-    module = plugins.load("datasets", name)
-    function = name.replace("-", "_")
-    reader: Callable[..., Index] | None = getattr(module, function, None)
-    if not callable(reader):
-        raise UserError(f"dataset {name!r}: {module.__file__} has no function {function}(root) -> Index: add one")
+    reader: Callable[..., Index] = plugins.load_function("datasets", name, "(root) -> Index")
     return reader

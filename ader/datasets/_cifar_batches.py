@@ -14,7 +14,6 @@ program; these are read without running it, by ``ader.mapfiles.pickled``.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,8 @@ import numpy.typing as npt
 
 from ader.data.index import TEST, TRAIN
 from ader.data.listing import AGAIN, image_files, relative
-from ader.datasets._base import settle
 from ader.datasets._class_splits import Images
+from ader.datasets._locating import find_root
 from ader.datasets._preparing import Work, keep_or_write, make_files, png
 from ader.mapfiles.pickled import Array, ForeignError, Span, Walker, explained
 from ader.system.errors import UserError
@@ -36,7 +35,7 @@ SIDE = 32  # pixels
 
 @dataclass(frozen=True)
 class Archive:
-    """One of the two.
+    """The archive of CIFAR-10 or of CIFAR-100: its files, and how they name classes.
 
     Attributes:
         name: of the dataset.
@@ -94,7 +93,7 @@ def make_images(root: Path, source: Path, work: Work, archive: Archive) -> None:
         work.console.say(f"{root} is prepared already; to do it again, delete {MARKER} there")
         return
     names = [name for _, name in archive.batches]
-    source = settle(source, lambda f: all((f / name).is_file() for name in names), f"{names[0]} of {archive.file}")
+    source = find_root(source, lambda f: all((f / name).is_file() for name in names), f"{names[0]} of {archive.file}")
     for split, _ in archive.batches:
         if (root / split).is_file():  # a batch of CIFAR-100
             raise UserError(f"{root / split} is a file where a folder is to be made: move {archive.file}'s folder down")
@@ -124,18 +123,15 @@ def read_batch(path: Path, archive: Archive) -> tuple[npt.NDArray[np.uint8], lis
         data, labels = (content.get(key) for key in ("data", archive.labels)) if isinstance(content, dict) else (0, 0)
         if not isinstance(data, Array) or not isinstance(labels, list):
             raise ForeignError(f"holds no array 'data' with a list {archive.labels!r}")
-        _check_labels(labels, len(archive.classes))
+        wrong = [label for label in labels if not isinstance(label, int) or not 0 <= label < len(archive.classes)]
+        if wrong:
+            last = len(archive.classes) - 1
+            raise ForeignError(f"holds a label {str(wrong[0])[:20]!r}, which is no number from 0 to {last}")
         data.check()
         values = data.load(path)
         if values.dtype != np.uint8 or values.shape != (len(labels), 3 * SIDE * SIDE):
             raise ForeignError(f"holds {len(labels)} labels and {values.dtype} images of shape {values.shape}")
     return values.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1), labels
-
-
-def _check_labels(labels: Sequence[object], classes: int) -> None:
-    wrong = [label for label in labels if not isinstance(label, int) or not 0 <= label < classes]
-    if wrong:
-        raise ForeignError(f"holds a label {str(wrong[0])[:20]!r}, which is no number from 0 to {classes - 1}")
 
 
 class _Python2(Walker):

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ader.data.index import TEST, TRAIN, Index, Sample
-from ader.datasets._base import choose
+from ader.datasets._locating import choose_categories
 from ader.system.errors import UserError
 
 #: The images of each class, as sorted paths relative to the root; classes in the order of their numbers.
@@ -103,7 +103,7 @@ def class_index(
         name,
         root,
         tuple(sorted(samples, key=lambda sample: sample.image)),
-        choose(name, root, categories, (category,)),
+        choose_categories(name, root, categories, (category,)),
         has_masks=False,
         exceptions=(*sorted(unused), *exceptions),
     )

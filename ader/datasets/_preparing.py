@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Work:
-    """A preparation's surroundings.
+    """What a preparation is given: where it reports, when it must stop, how many workers it may use.
 
     Attributes:
         console: ``say`` a line, ``track`` progress.

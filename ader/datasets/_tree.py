@@ -16,7 +16,8 @@ from pathlib import Path
 
 from ader.data.index import TEST, TRAIN, Index, Sample
 from ader.data.listing import AGAIN, KINDS, SUFFIXES, folders, image_files, listing, relative
-from ader.datasets._base import NORMAL, choose, find_categories, masks_by_name
+from ader.datasets._locating import NORMAL, choose_categories, find_categories
+from ader.datasets._masks import masks_by_name
 from ader.system.errors import UserError, some
 
 
@@ -81,7 +82,7 @@ def read_tree(
         UserError: a folder is missing or empty, or images and masks cannot be paired by name.
     """
     if known is None:
-        wanted = choose(name, root, categories, _categories_on_disk(root, tree))
+        wanted = choose_categories(name, root, categories, _categories_on_disk(root, tree))
     else:
         if root.name in known and is_category(root, tree):
             raise UserError(f"dataset.root: {root} {_is_one(root)}")
@@ -118,24 +119,22 @@ def _categories_on_disk(root: Path, tree: Tree) -> tuple[str, ...]:
     if not root.is_dir():
         raise UserError(f"dataset.root: {root} is a file, not a folder: set it to the unpacked folder")
     found = tuple(folder.name for folder in folders(root) if is_category(folder, tree))
-    if not found:
-        raise UserError(f"dataset.root: {root} holds no category ({tree.text}): {_where_else(root, tree)}")
-    return found
+    if found:
+        return found
+    # the user may have meant the layout one level up or down
+    deeper = (folder for folder in folders(root) if any(is_category(inner, tree) for inner in folders(folder)))
+    if is_category(root, tree):
+        hint = f"it {_is_one(root)}"
+    elif (folder := next(deeper, None)) is not None:
+        hint = f"the categories lie one folder deeper, set dataset.root={folder}"
+    else:
+        hint = "put the dataset there, or set dataset.root to the folder that holds the category folders"
+    raise UserError(f"dataset.root: {root} holds no category ({tree.text}): {hint}")
 
 
 def is_category(folder: Path, tree: Tree = MVTEC) -> bool:
-    """Whether a folder looks like a category's."""
+    """Whether a folder looks like a category's: it has the folder of training or of test images."""
     return (folder / tree.train).exists() or (folder / tree.test).exists()
-
-
-def _where_else(root: Path, tree: Tree) -> str:
-    """Guesses what the user meant by a root without categories: the layout one level up or down."""
-    if is_category(root, tree):
-        return f"it {_is_one(root)}"
-    for folder in folders(root):
-        if any(is_category(inner, tree) for inner in folders(folder)):
-            return f"the categories lie one folder deeper, set dataset.root={folder}"
-    return "put the dataset there, or set dataset.root to the folder that holds the category folders"
 
 
 def _is_one(root: Path) -> str:

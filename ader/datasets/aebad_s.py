@@ -20,14 +20,14 @@ from pathlib import Path
 
 from ader.data.index import TRAIN, Index, Sample
 from ader.data.listing import folders
-from ader.datasets._base import choose, settle
+from ader.datasets._locating import choose_categories, find_root
 from ader.datasets._tree import read_part
 
 DOMAINS = ("same", "background", "illumination", "view")
 
 
 def aebad_s(root: Path, categories: Sequence[str] | None = None) -> Index:
-    """Lists AeBAD-S.
+    """Lists AeBAD-S: images of blades with masks; categories are the conditions of the test.
 
     Args:
         root: ``AeBAD_S``, or a folder above it.
@@ -37,22 +37,19 @@ def aebad_s(root: Path, categories: Sequence[str] | None = None) -> Index:
         UserError: a folder of images or a mask is missing.
     """
     layout = "AeBAD_S (train/good/<domain>, test/<good or defect>/<domain>, ground_truth/<defect>/<domain>)"
-    root = settle(root, lambda folder: _holds(folder) or _holds(folder / "AeBAD_S"), layout)
-    root = settle(root, _holds, layout)
-    wanted = choose("aebad_s", root, categories, DOMAINS)
-    samples = [sample for domain in wanted for sample in _read_domain(root, domain)]
+    root = find_root(root, lambda folder: _holds(folder) or _holds(folder / "AeBAD_S"), layout)
+    root = find_root(root, _holds, layout)
+    wanted = choose_categories("aebad_s", root, categories, DOMAINS)
+    samples: list[Sample] = []
+    for domain in wanted:
+        found: list[Sample] = []
+        if domain != "same":  # which has no training images
+            found += read_part(root, domain, root / "train" / "good" / domain, None, "good", split=TRAIN)
+        for part in folders(root / "test"):
+            found += read_part(root, domain, part / domain, root / "ground_truth" / part.name / domain, part.name)
+        samples += sorted(found, key=lambda sample: sample.image)
     return Index("aebad_s", root, tuple(samples), wanted)
 
 
 def _holds(folder: Path) -> bool:
     return any((folder / "test" / "good" / domain).is_dir() for domain in DOMAINS)
-
-
-def _read_domain(root: Path, domain: str) -> list[Sample]:
-    samples: list[Sample] = []
-    if domain != "same":
-        samples += read_part(root, domain, root / "train" / "good" / domain, None, "good", split=TRAIN)
-    for part in folders(root / "test"):
-        truth = root / "ground_truth" / part.name / domain
-        samples += read_part(root, domain, part / domain, truth, part.name)
-    return sorted(samples, key=lambda sample: sample.image)

@@ -17,14 +17,14 @@ from pathlib import Path
 
 from ader.data.index import TRAIN, Index, Sample
 from ader.data.listing import folders
-from ader.datasets._base import choose, settle
+from ader.datasets._locating import choose_categories, find_root
 from ader.datasets._tree import read_part
 
 VIDEOS = ("video1", "video2", "video3")
 
 
 def aebad_v(root: Path, categories: Sequence[str] | None = None) -> Index:
-    """Lists AeBAD-V.
+    """Lists AeBAD-V: frames of videos of blades, without masks; categories are the videos.
 
     Args:
         root: ``AeBAD_V``, or a folder above it.
@@ -34,28 +34,24 @@ def aebad_v(root: Path, categories: Sequence[str] | None = None) -> Index:
         UserError: a folder of images is missing.
     """
     layout = "AeBAD_V (train/good/<video>_train, test/<video>/<good or anomaly>)"
-    root = settle(root, lambda folder: _holds(folder) or _holds(folder / "AeBAD_V"), layout)
-    root = settle(root, _holds, layout)
-    wanted = choose("aebad_v", root, categories, sorted({*VIDEOS, *_on_disk(root)}))
-    samples = [sample for video in wanted for sample in _read_video(root, video)]
+    root = find_root(root, lambda folder: _holds(folder) or _holds(folder / "AeBAD_V"), layout)
+    root = find_root(root, _holds, layout)
+    trained = {folder.name.removesuffix("_train") for folder in folders(root / "train" / "good")}
+    tested = {folder.name for folder in folders(root / "test")}
+    wanted = choose_categories("aebad_v", root, categories, sorted({*VIDEOS, *trained, *tested}))
+    samples: list[Sample] = []
+    for video in wanted:
+        train, test = root / "train" / "good" / f"{video}_train", root / "test" / video
+        found: list[Sample] = []
+        # a published video must be whole; of another one, what is there is read
+        if video in VIDEOS or train.exists():
+            found += read_part(root, video, train, None, "good", split=TRAIN)
+        if video in VIDEOS or test.exists():
+            for part in folders(test):
+                found += read_part(root, video, part, None, part.name)
+        samples += sorted(found, key=lambda sample: sample.image)
     return Index("aebad_v", root, tuple(samples), wanted, has_masks=False)
 
 
 def _holds(folder: Path) -> bool:
     return any((folder / "test" / video).is_dir() for video in VIDEOS)
-
-
-def _on_disk(root: Path) -> set[str]:
-    trained = {folder.name.removesuffix("_train") for folder in folders(root / "train" / "good")}
-    return trained | {folder.name for folder in folders(root / "test")}
-
-
-def _read_video(root: Path, video: str) -> list[Sample]:
-    train, test = root / "train" / "good" / f"{video}_train", root / "test" / video
-    samples: list[Sample] = []
-    if video in VIDEOS or train.exists():
-        samples += read_part(root, video, train, None, "good", split=TRAIN)
-    if video in VIDEOS or test.exists():
-        for part in folders(test):
-            samples += read_part(root, video, part, None, part.name)
-    return sorted(samples, key=lambda sample: sample.image)

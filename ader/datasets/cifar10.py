@@ -37,7 +37,7 @@ def cifar10(
     protocol: Literal["uni", "one_normal", "one_anomaly"] = "uni",
     split: int = 0,
 ) -> Index:
-    """Lists one split of CIFAR-10.
+    """Lists one split of CIFAR-10: images of normal and of anomalous classes, without masks; one category.
 
     Args:
         root: the folder that ``prepare`` filled.
@@ -53,7 +53,7 @@ def cifar10(
 
 
 def prepare(root: Path, source: Path, work: Work) -> None:
-    """Makes the PNG files.
+    """Makes a PNG file of each of the 60,000 images in the unpacked archive.
 
     Args:
         root: where to put them.

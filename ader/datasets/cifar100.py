@@ -42,7 +42,7 @@ ARCHIVE = Archive(
 
 
 def cifar100(root: Path, categories: Sequence[str] | None = None, split: int = 0) -> Index:
-    """Lists one split of CIFAR-100.
+    """Lists one split of CIFAR-100: images of fifty normal and fifty anomalous classes, without masks; one category.
 
     Args:
         root: the folder that ``prepare`` filled.
@@ -57,7 +57,7 @@ def cifar100(root: Path, categories: Sequence[str] | None = None, split: int = 0
 
 
 def prepare(root: Path, source: Path, work: Work) -> None:
-    """Makes the PNG files.
+    """Makes a PNG file of each of the 60,000 images in the unpacked archive.
 
     Args:
         root: where to put them.

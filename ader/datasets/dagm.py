@@ -16,12 +16,14 @@ metrics mean little. ``Label/Labels.txt`` repeats what the label files say and i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 from ader.data.index import TEST, TRAIN, Index, Sample
 from ader.data.listing import AGAIN, SUFFIXES, image_files, listing, relative
-from ader.datasets._base import choose, pair_masks, settle
+from ader.datasets._locating import choose_categories, find_root
+from ader.datasets._masks import pair_masks
 from ader.system.errors import UserError
 
 CATEGORIES = tuple(f"Class{number}" for number in range(1, 11))
@@ -29,7 +31,7 @@ FOLDERS = {TEST: "Test", TRAIN: "Train"}
 
 
 def dagm(root: Path, categories: Sequence[str] | None = None) -> Index:
-    """Lists DAGM 2007.
+    """Lists DAGM 2007: ten textures, labeled defects in training and test, ellipses as masks.
 
     An image is defective if it has a label file. Defective training images have label 1.
 
@@ -40,9 +42,19 @@ def dagm(root: Path, categories: Sequence[str] | None = None) -> Index:
     Raises:
         UserError: a folder is missing or has no images, or a label file has no image.
     """
-    root = settle(root, lambda folder: bool(_on_disk(folder)), "Class1/Train and Class1/Test")
-    wanted = choose("dagm", root, categories, _on_disk(root), CATEGORIES)
-    samples = [s for category in wanted for split in FOLDERS for s in _read(root, category, split)]
+    root = find_root(root, lambda folder: bool(_on_disk(folder)), "Class1/Train and Class1/Test")
+    wanted = choose_categories("dagm", root, categories, _on_disk(root), CATEGORIES)
+    samples: list[Sample] = []
+    for category, (split, name) in product(wanted, FOLDERS.items()):
+        folder = _place(root, category) / name
+        images = [entry for entry in listing(folder) if entry.suffix.lower() in SUFFIXES]
+        if not images:
+            raise UserError(f"{folder} holds no images: {AGAIN}")
+        masks = pair_masks(images, image_files(folder / "Label"), "_label")
+        for image in images:
+            paths = (relative(masks[image], root),) if image in masks else ()
+            defect = "bad" if paths else "good"
+            samples.append(Sample(relative(image, root), category, split, len(paths), paths, defect))
     return Index("dagm", root, tuple(samples), wanted)
 
 
@@ -54,15 +66,3 @@ def _place(root: Path, category: str) -> Path:
     """The folder of a category, which may lie in one of the same name."""
     nested = root / category / category
     return nested if nested.is_dir() else root / category
-
-
-def _read(root: Path, category: str, split: str) -> Iterator[Sample]:
-    """The images of one folder."""
-    folder = _place(root, category) / FOLDERS[split]
-    images = [entry for entry in listing(folder) if entry.suffix.lower() in SUFFIXES]
-    if not images:
-        raise UserError(f"{folder} holds no images: {AGAIN}")
-    masks = pair_masks(images, image_files(folder / "Label"), "_label")
-    for image in images:
-        paths = (relative(masks[image], root),) if image in masks else ()
-        yield Sample(relative(image, root), category, split, len(paths), paths, "bad" if paths else "good")

@@ -18,14 +18,14 @@ by path, 80 % are for training (``train_test_split`` of scikit-learn with ``rand
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from ader.data.image import read_image
 from ader.data.index import TRAIN, Index, Sample
-from ader.data.listing import AGAIN, folders, image_files, relative
-from ader.datasets._base import choose, hold_out_share, pair_masks, settle
-from ader.system.errors import UserError
+from ader.data.listing import folders, image_files
+from ader.datasets._hold_out import hold_out_share
+from ader.datasets._locating import choose_categories, find_root
+from ader.datasets._masks import pair_masks, sample_by_mask
 
 CATEGORIES = ("kolektor_sdd",)
 
@@ -33,7 +33,7 @@ CATEGORIES = ("kolektor_sdd",)
 def kolektor_sdd(
     root: Path, categories: Sequence[str] | None = None, train_share: float = 0.8, seed: int = 42
 ) -> Index:
-    """Lists KolektorSDD.
+    """Lists KolektorSDD: one category, tested on all defects and on normal images that are drawn.
 
     Masks of normal images are kept: they are files of zeros.
 
@@ -46,37 +46,13 @@ def kolektor_sdd(
     Raises:
         UserError: a mask is missing or unreadable, or a part of the split would be empty.
     """
-    wanted = choose("kolektor_sdd", root, categories, CATEGORIES, CATEGORIES)
-    root = settle(root, lambda folder: (folder / "kos01").is_dir(), "kos01 to kos50")
-    samples = [sample for item in folders(root) if re.fullmatch(r"kos\d+", item.name) for sample in _read(root, item)]
+    wanted = choose_categories("kolektor_sdd", root, categories, CATEGORIES, CATEGORIES)
+    root = find_root(root, lambda folder: (folder / "kos01").is_dir(), "kos01 to kos50")
+    samples: list[Sample] = []
+    for item in folders(root):
+        if re.fullmatch(r"kos\d+", item.name):
+            files = image_files(item)
+            images = [file for file in files if not file.stem.endswith("_label")]
+            pairs = pair_masks(images, [file for file in files if file.stem.endswith("_label")], "_label")
+            samples += [sample_by_mask(root, image, pairs, "_label.bmp", "kolektor_sdd", TRAIN) for image in images]
     return Index("kolektor_sdd", root, tuple(hold_out_share(samples, train_share, seed)), wanted)
-
-
-def _read(root: Path, folder: Path) -> list[Sample]:
-    """The images of one item."""
-    files = image_files(folder)
-    images = [file for file in files if not file.stem.endswith("_label")]
-    pairs = pair_masks(images, [file for file in files if file.stem.endswith("_label")], "_label")
-    return [judged(root, image, pairs, "_label.bmp", "kolektor_sdd", TRAIN) for image in images]
-
-
-def judged(root: Path, image: Path, masks: Mapping[Path, Path], ending: str, category: str, split: str) -> Sample:
-    """The sample of an image whose mask alone says whether it is defective.
-
-    Args:
-        root: what paths are relative to.
-        image: its file.
-        masks: those of its folder, by image.
-        ending: of the mask's name, for messages.
-        category, split: the sample's.
-
-    Raises:
-        UserError: the mask is missing or cannot be read.
-    """
-    if image not in masks:
-        expected = image.with_name(image.stem + ending)
-        raise UserError(f"{image} has no mask, which alone says whether it is defective: expected {expected}, {AGAIN}")
-    # These masks have 8 bits: what read_mask does for others takes ten times as long, and there are up to 3,335.
-    label = int(read_image(masks[image]).getbbox() is not None)
-    paths = (relative(masks[image], root),)
-    return Sample(relative(image, root), category, split, label, paths, "bad" if label else "good")

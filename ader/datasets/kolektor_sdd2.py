@@ -20,15 +20,15 @@ from pathlib import Path
 
 from ader.data.index import TEST, TRAIN, Index, Sample
 from ader.data.listing import AGAIN, image_files
-from ader.datasets._base import choose, pair_masks, settle
-from ader.datasets.kolektor_sdd import judged
+from ader.datasets._locating import choose_categories, find_root
+from ader.datasets._masks import pair_masks, sample_by_mask
 from ader.system.errors import UserError
 
 CATEGORIES = ("kolektor_sdd2",)
 
 
 def kolektor_sdd2(root: Path, categories: Sequence[str] | None = None) -> Index:
-    """Lists KolektorSDD2.
+    """Lists KolektorSDD2: one category with labeled defects in training and test.
 
     Defective training images have label 1. Masks of normal images are kept: they are files of zeros.
 
@@ -39,18 +39,15 @@ def kolektor_sdd2(root: Path, categories: Sequence[str] | None = None) -> Index:
     Raises:
         UserError: a folder is missing or empty, or a mask is missing or unreadable.
     """
-    wanted = choose("kolektor_sdd2", root, categories, CATEGORIES, CATEGORIES)
-    root = settle(root, lambda folder: (folder / "train").is_dir(), "train/10000.png and test/20000.png")
-    samples = [sample for split in (TEST, TRAIN) for sample in _read(root, split)]
+    wanted = choose_categories("kolektor_sdd2", root, categories, CATEGORIES, CATEGORIES)
+    root = find_root(root, lambda folder: (folder / "train").is_dir(), "train/10000.png and test/20000.png")
+    samples: list[Sample] = []
+    for split in (TEST, TRAIN):
+        files = image_files(root / split)
+        images = [file for file in files if re.fullmatch(r"\d+", file.stem)]
+        masks = [file for file in files if re.fullmatch(r"\d+_GT", file.stem)]
+        if not images:
+            raise UserError(f"{root / split} holds no images: {AGAIN}")
+        pairs = pair_masks(images, masks, "_GT")
+        samples += [sample_by_mask(root, image, pairs, "_GT.png", "kolektor_sdd2", split) for image in images]
     return Index("kolektor_sdd2", root, tuple(samples), wanted, exceptions=("* (copy).png",))
-
-
-def _read(root: Path, split: str) -> list[Sample]:
-    """The images of one folder."""
-    files = image_files(root / split)
-    images = [file for file in files if re.fullmatch(r"\d+", file.stem)]
-    masks = [file for file in files if re.fullmatch(r"\d+_GT", file.stem)]
-    if not images:
-        raise UserError(f"{root / split} holds no images: {AGAIN}")
-    pairs = pair_masks(images, masks, "_GT")
-    return [judged(root, image, pairs, "_GT.png", "kolektor_sdd2", split) for image in images]

@@ -28,7 +28,7 @@ CATEGORIES = (
 
 
 def mad_sim(root: Path, categories: Sequence[str] | None = None) -> Index:
-    """Lists MAD-Sim.
+    """Lists MAD-Sim: rendered images of 20 toy animals in many poses, a category each.
 
     Args:
         root: the folder that holds ``01Gorilla``, ``02Unicorn`` and so on.

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ader.data.index import TEST, TRAIN, Index, Sample
-from ader.datasets._base import NORMAL, choose, inside, settle
+from ader.datasets._locating import NORMAL, checked_path, choose_categories, find_root
 from ader.datasets.folder import folder_name
 from ader.system.errors import UserError, some
 
@@ -29,7 +29,7 @@ TEXTS = ("img_path", "mask_path", "cls_name", "specie_name")
 
 
 def meta(root: Path, categories: Sequence[str] | None = None, file: str = "meta.json") -> Index:
-    """Lists what a ``meta.json`` lists.
+    """Lists the images that a ``meta.json`` in the format of ADer's scripts names, and no others.
 
     Args:
         root: the folder that paths are relative to. Its name becomes part of the index's name.
@@ -59,8 +59,18 @@ def read_meta(name: str, root: Path, categories: Sequence[str] | None, file: str
     Raises:
         UserError: as for ``meta``.
     """
-    root = settle(root, lambda folder: (folder / file).is_file(), expected or file)
-    return listed_index(name, root, categories, file, list(_samples(root / file)))
+    root = find_root(root, lambda folder: (folder / file).is_file(), expected or file)
+    path = root / file
+    content = _load(path)
+    samples: list[Sample] = []
+    for split in SPLITS:
+        for category, entries in _object(content.get(split, {}), f"{path}, {split!r}").items():
+            where = f"{path}, {split!r}, category {category!r}"
+            if not isinstance(entries, list):
+                raise UserError(f"{where} is not a list of images: fix it")
+            numbered = enumerate(entries, start=1)
+            samples += [_sample(entry, split, category, f"{where}, entry {number}") for number, entry in numbered]
+    return listed_index(name, root, categories, file, samples)
 
 
 def listed_index(
@@ -81,7 +91,7 @@ def listed_index(
     if odd:  # results are kept in folders of these names
         raise UserError(f"{root / file} has {odd[0]!r} as a category or defect: give a name without slashes")
     on_disk = list(dict.fromkeys(sample.category for sample in samples))
-    wanted = choose(name, root, categories, on_disk)
+    wanted = choose_categories(name, root, categories, on_disk)
     chosen = sorted(
         (sample for sample in samples if sample.category in wanted),
         key=lambda sample: (wanted.index(sample.category), sample.image),
@@ -90,17 +100,6 @@ def listed_index(
     if not has_masks:  # those of normal images alone are no pixel truth
         chosen = [replace(sample, masks=()) for sample in chosen]
     return Index(name, root, tuple(chosen), wanted, has_masks)
-
-
-def _samples(file: Path) -> Iterator[Sample]:
-    content = _load(file)
-    for split in SPLITS:
-        for category, entries in _object(content.get(split, {}), f"{file}, {split!r}").items():
-            where = f"{file}, {split!r}, category {category!r}"
-            if not isinstance(entries, list):
-                raise UserError(f"{where} is not a list of images: fix it")
-            for number, entry in enumerate(entries, start=1):
-                yield _sample(entry, split, category, f"{where}, entry {number}")
 
 
 def _load(file: Path) -> dict[str, Any]:
@@ -137,5 +136,5 @@ def _sample(entry: object, split: str, category: str, where: str) -> Sample:
         raise UserError(f"{where} has anomaly {label!r}: give 0 for normal or 1 for defective")
     defect = entry["specie_name"]
     named = defect if defect and defect not in NORMAL else "bad"
-    masks = (inside(entry["mask_path"], where),) if entry["mask_path"] else ()
-    return Sample(inside(entry["img_path"], where), category, split, label, masks, named if label else "good")
+    masks = (checked_path(entry["mask_path"], where),) if entry["mask_path"] else ()
+    return Sample(checked_path(entry["img_path"], where), category, split, label, masks, named if label else "good")

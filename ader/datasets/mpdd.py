@@ -17,7 +17,7 @@ CATEGORIES = ("bracket_black", "bracket_brown", "bracket_white", "connector", "m
 
 
 def mpdd(root: Path, categories: Sequence[str] | None = None) -> Index:
-    """Lists MPDD.
+    """Lists MPDD: six kinds of painted metal parts, a category each, with masks.
 
     Args:
         root: the folder that holds ``bracket_black``, ``bracket_brown`` and so on.

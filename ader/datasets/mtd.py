@@ -16,12 +16,14 @@ images are defective and have no pixel truth.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from ader.data.index import TRAIN, Index, Sample
 from ader.data.listing import AGAIN, image_files, relative
-from ader.datasets._base import choose, hold_out_share, pair_masks, settle
+from ader.datasets._hold_out import hold_out_share
+from ader.datasets._locating import choose_categories, find_root
+from ader.datasets._masks import pair_masks
 from ader.system.errors import UserError
 
 CATEGORIES = ("magnetic_tile",)
@@ -46,9 +48,21 @@ def mtd(root: Path, categories: Sequence[str] | None = None, train_share: float 
     Raises:
         UserError: a folder or a mask is missing, or a part of the split would be empty.
     """
-    wanted = choose("mtd", root, categories, CATEGORIES, CATEGORIES)
-    root = settle(root, lambda folder: (folder / "MT_Free").is_dir(), "MT_Free, MT_Blowhole and so on")
-    samples = [sample for name in FOLDERS for sample in _read(root, name)]
+    wanted = choose_categories("mtd", root, categories, CATEGORIES, CATEGORIES)
+    root = find_root(root, lambda folder: (folder / "MT_Free").is_dir(), "MT_Free, MT_Blowhole and so on")
+    samples: list[Sample] = []
+    for name in FOLDERS:
+        files = image_files(root / name / "Imgs")
+        images = [file for file in files if file.suffix.lower() != ".png"]
+        pairs = pair_masks(images, [file for file in files if file.suffix.lower() == ".png"])
+        defect = "good" if name == "MT_Free" else name.removeprefix("MT_").lower()
+        for image in images:
+            if image not in pairs:
+                raise UserError(f"{image} has no mask: expected {image.with_suffix('.png')}, {AGAIN}")
+            path = relative(image, root)
+            empty = path.rpartition(".")[0] in EMPTY_MASKS
+            paths = () if empty else (relative(pairs[image], root),)
+            samples.append(Sample(path, "magnetic_tile", TRAIN, int(defect != "good"), paths, defect))
     return Index(
         "mtd",
         root,
@@ -56,18 +70,3 @@ def mtd(root: Path, categories: Sequence[str] | None = None, train_share: float 
         wanted,
         exceptions=(*(f"{stem}.*" for stem in EMPTY_MASKS), "dataset.*"),  # the readme's pictures
     )
-
-
-def _read(root: Path, name: str) -> Iterator[Sample]:
-    """The images of one folder."""
-    files = image_files(root / name / "Imgs")
-    images = [file for file in files if file.suffix.lower() != ".png"]
-    pairs = pair_masks(images, [file for file in files if file.suffix.lower() == ".png"])
-    defect = "good" if name == "MT_Free" else name.removeprefix("MT_").lower()
-    for image in images:
-        if image not in pairs:
-            raise UserError(f"{image} has no mask: expected {image.with_suffix('.png')}, {AGAIN}")
-        path = relative(image, root)
-        empty = path.rpartition(".")[0] in EMPTY_MASKS
-        paths = () if empty else (relative(pairs[image], root),)
-        yield Sample(path, "magnetic_tile", TRAIN, int(defect != "good"), paths, defect)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from ader.data.index import TRAIN, Index, Sample
 from ader.data.listing import folders
-from ader.datasets._base import find_categories
+from ader.datasets._locating import find_categories
 from ader.datasets._tree import read_part
 
 CATEGORIES = ("bagel", "cable_gland", "carrot", "cookie", "dowel", "foam", "peach", "potato", "rope", "tire")
@@ -37,15 +37,13 @@ def mvtec3d(root: Path, categories: Sequence[str] | None = None) -> Index:
     """
     layout = "<category>/train/good/rgb, <category>/test/<good or defect>/rgb and gt"
     root, wanted = find_categories("mvtec3d", root, categories, CATEGORIES, layout)
-    samples = [sample for category in wanted for sample in _read_category(root, category)]
-    return Index("mvtec3d", root, tuple(samples), wanted, exceptions=("*/xyz/*",))
-
-
-def _read_category(root: Path, category: str) -> list[Sample]:
-    place = root / category
     samples: list[Sample] = []
-    for split in (TRAIN, "validation"):
-        samples += read_part(root, category, place / split / "good" / "rgb", None, "good", split=split)
-    for part in folders(place / "test"):
-        samples += read_part(root, category, part / "rgb", part / "gt", part.name)
-    return sorted(samples, key=lambda sample: sample.image)
+    for category in wanted:
+        place = root / category
+        found: list[Sample] = []
+        for split in (TRAIN, "validation"):
+            found += read_part(root, category, place / split / "good" / "rgb", None, "good", split=split)
+        for part in folders(place / "test"):
+            found += read_part(root, category, part / "rgb", part / "gt", part.name)
+        samples += sorted(found, key=lambda sample: sample.image)
+    return Index("mvtec3d", root, tuple(samples), wanted, exceptions=("*/xyz/*",))

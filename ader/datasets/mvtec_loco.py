@@ -21,7 +21,7 @@ from pathlib import Path
 
 from ader.data.index import Index
 from ader.data.listing import folders, image_files
-from ader.datasets._base import pair_masks
+from ader.datasets._masks import pair_masks
 from ader.datasets._tree import Tree, read_tree
 
 CATEGORIES = ("breakfast_box", "juice_bottle", "pushpins", "screw_bag", "splicing_connectors")

@@ -29,7 +29,7 @@ from typing import Literal, get_args
 
 from ader.data.index import TEST, TRAIN, Index, Sample
 from ader.data.listing import AGAIN
-from ader.datasets._base import choose, inside, settle
+from ader.datasets._locating import checked_path, choose_categories, find_root
 from ader.system.errors import UserError
 
 CATEGORIES = (
@@ -67,10 +67,17 @@ def real_iad(
         UserError: images or JSONs are missing, or a JSON is not as expected.
     """
     expected = f"realiad_{resolution}/audiojack or audiojack"
-    root = settle(root, lambda folder: bool(_image_folders(folder, resolution)), expected)
+    root = find_root(root, lambda folder: bool(_image_folders(folder, resolution)), expected)
     images = _image_folders(root, resolution)[0]
-    wanted = choose("real_iad", images, categories, _on_disk(images), CATEGORIES)
-    jsons = _json_folder(root, images, split)
+    wanted = choose_categories("real_iad", images, categories, _on_disk(images), CATEGORIES)
+    name = JSONS + SUFFIXES.get(split, f"_{split}")
+    # JSONs beside the images can only be told to be of all views
+    places = [root / JSONS / name, root / name, *([images, root] if split == "all_views" else [])]
+    there = (place for place in places if any((place / f"{category}.json").is_file() for category in CATEGORIES))
+    jsons = next(there, None)
+    if jsons is None:
+        looked = " and ".join(dict.fromkeys(str(place / "<category>.json") for place in places))
+        raise UserError(f"dataset 'real_iad': there is no {looked}: unpack {JSONS}.zip there")
     several_views = split != "single_view"
     samples = [s for name in wanted for s in _read_category(jsons / f"{name}.json", name, several_views)]
     return Index("real_iad", images, tuple(samples), wanted, exceptions=LEFT_OUT.get(split, ("*/NG/*.png",)))
@@ -88,17 +95,6 @@ def _image_folders(root: Path, resolution: Resolution) -> list[Path]:
     return [folder for folder in (root / name, *own) if _on_disk(folder)]
 
 
-def _json_folder(root: Path, images: Path, split: Split) -> Path:
-    """The folder with the JSONs of a split; those beside the images can only be told to be of all views."""
-    name = JSONS + SUFFIXES.get(split, f"_{split}")
-    places = [root / JSONS / name, root / name, *([images, root] if split == "all_views" else [])]
-    for place in places:
-        if any((place / f"{category}.json").is_file() for category in CATEGORIES):
-            return place
-    looked = " and ".join(dict.fromkeys(str(place / "<category>.json") for place in places))
-    raise UserError(f"dataset 'real_iad': there is no {looked}: unpack {JSONS}.zip there")
-
-
 def _read_category(file: Path, category: str, several_views: bool) -> list[Sample]:
     """The samples of one JSON, sorted by path."""
     prefix, normal, entries = _load(file)
@@ -107,19 +103,16 @@ def _read_category(file: Path, category: str, several_views: bool) -> list[Sampl
         match entry:
             case {"anomaly_class": str() as kind, "image_path": str() as image, "mask_path": str() | None as mask}:
                 where = f"{file}, entry {number} of {split!r}"
-                path, defect = inside(posixpath.join(prefix, image), where), "good" if kind == normal else kind
+                path, defect = checked_path(posixpath.join(prefix, image), where), "good" if kind == normal else kind
                 label = int(kind != normal and split == TEST)  # a defect in the training data is noise
-                masks = (inside(posixpath.join(prefix, mask), where),) if label and mask else ()
-                samples.append(Sample(path, category, split, label, masks, defect, _group(path, several_views)))
+                masks = (checked_path(posixpath.join(prefix, mask), where),) if label and mask else ()
+                # the path up to the view, because the stem alone is not unique
+                group = re.sub(r"_C\d+_[^_/]*$", "", path) if several_views else None
+                samples.append(Sample(path, category, split, label, masks, defect, group))
             case _:
                 what = "anomaly_class, image_path or mask_path"
                 raise UserError(f"{file}, entry {number} of {split!r} (from 0), lacks {what}: {AGAIN}")
     return sorted(samples, key=lambda sample: sample.image)
-
-
-def _group(path: str, several_views: bool) -> str | None:
-    """The object that an image shows: its path up to the view; the stem alone is not unique."""
-    return re.sub(r"_C\d+_[^_/]*$", "", path) if several_views else None
 
 
 def _load(file: Path) -> tuple[str, str, list[tuple[str, int, object]]]:

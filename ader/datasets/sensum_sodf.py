@@ -24,11 +24,13 @@ import pickle
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Literal, NoReturn
 
 from ader.data.index import TEST, TRAIN, Index, Sample
 from ader.data.listing import AGAIN, image_files, relative
-from ader.datasets._base import choose, hold_out, pair_masks, settle
+from ader.datasets._hold_out import hold_out
+from ader.datasets._locating import choose_categories, find_root
+from ader.datasets._masks import pair_masks
 from ader.system.errors import UserError
 
 CATEGORIES = ("capsule", "softgel")
@@ -42,7 +44,7 @@ def sensum_sodf(
     test_good: int = 150,
     seed: int = 143,
 ) -> Index:
-    """Lists SensumSODF.
+    """Lists SensumSODF: capsules and softgels, split by a draw or by a fold of the published cross-validation.
 
     Args:
         root: the folder that holds ``capsule`` and ``softgel``.
@@ -55,8 +57,8 @@ def sensum_sodf(
     Raises:
         UserError: a folder, a mask or a list is missing, or a list does not fit the images.
     """
-    root = settle(root, lambda folder: bool(_on_disk(folder)), "capsule/negative/data and capsule/positive/data")
-    wanted = choose("sensum_sodf", root, categories, _on_disk(root), CATEGORIES)
+    root = find_root(root, lambda folder: bool(_on_disk(folder)), "capsule/negative/data and capsule/positive/data")
+    wanted = choose_categories("sensum_sodf", root, categories, _on_disk(root), CATEGORIES)
     samples: list[Sample] = []
     left_out: list[str] = []
     for category in wanted:
@@ -129,10 +131,10 @@ def _read_list(file: Path) -> list[int]:
         pairs = _PlainUnpickler(io.BytesIO(content)).load()
     except Exception as error:  # a damaged pickle breaks anywhere
         raise UserError(f"{file} is damaged or no list of pairs ({error}): {AGAIN}") from error
-    if not isinstance(pairs, list | tuple) or not all(_is_pair(pair) for pair in pairs):
+    as_published = isinstance(pairs, list | tuple) and all(
+        isinstance(pair, list | tuple) and len(pair) == 2 and type(pair[0]) is int and isinstance(pair[1], int)
+        for pair in pairs
+    )
+    if not as_published:
         raise UserError(f"{file} is not a list of pairs (number, whether it has a mask): {AGAIN}")
     return [number for number, _ in pairs]
-
-
-def _is_pair(pair: Any) -> bool:
-    return isinstance(pair, list | tuple) and len(pair) == 2 and type(pair[0]) is int and isinstance(pair[1], int)

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ader.data.index import TEST, Index, Sample
-from ader.datasets._base import NORMAL, inside, settle
+from ader.datasets._locating import NORMAL, checked_path, find_root
 from ader.datasets.folder import folder_name
 from ader.datasets.meta import SPLITS, listed_index
 from ader.system.errors import UserError, suggest
@@ -31,7 +31,7 @@ Row = tuple[str, Mapping[str, str]]
 
 
 def table(root: Path, categories: Sequence[str] | None = None, file: str = "index.csv") -> Index:
-    """Lists what a table lists.
+    """Lists the images that a CSV or Parquet table names, a row each, and no others.
 
     ===========  =====================================================================================
     column       value
@@ -60,7 +60,7 @@ def table(root: Path, categories: Sequence[str] | None = None, file: str = "inde
             message names the row.
     """
     name = folder_name(root, "table")
-    root = settle(root, lambda folder: (folder / file).is_file(), file)
+    root = find_root(root, lambda folder: (folder / file).is_file(), file)
     path = root / file
     reader = {".csv": _csv_rows, ".parquet": _parquet_rows}.get(path.suffix.lower())
     if reader is None:
@@ -125,5 +125,7 @@ def _sample(row: Mapping[str, str], where: str) -> Sample:
         defect = "good"
     if label == "0" and split == TEST and defect != "good":
         raise UserError(f"{where} has label 0 (normal) and defect {defect!r}: fix one of them")
-    masks = tuple(inside(mask.strip(), where) for mask in row.get("mask", "").split(";") if mask.strip())
-    return Sample(inside(row["image"], where), category, split, int(label), masks, defect, row.get("group") or None)
+    masks = tuple(checked_path(mask.strip(), where) for mask in row.get("mask", "").split(";") if mask.strip())
+    return Sample(
+        checked_path(row["image"], where), category, split, int(label), masks, defect, row.get("group") or None
+    )

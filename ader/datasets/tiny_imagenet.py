@@ -18,8 +18,8 @@ from pathlib import Path
 
 from ader.data.index import Index
 from ader.data.listing import AGAIN, folders, image_files, relative
-from ader.datasets._base import settle
-from ader.datasets._class_splits import Images, class_index, unified
+from ader.datasets._class_splits import class_index, unified
+from ader.datasets._locating import find_root
 from ader.system.errors import UserError, some
 
 CLASSES = 200
@@ -37,29 +37,25 @@ def tiny_imagenet(root: Path, categories: Sequence[str] | None = None, split: in
     Raises:
         UserError: a class, an image or the list of labels is missing, or there is no such split.
     """
-    root = settle(root, lambda folder: (folder / "train").is_dir() and (folder / LIST).is_file(), f"train and {LIST}")
+    root = find_root(
+        root, lambda folder: (folder / "train").is_dir() and (folder / LIST).is_file(), f"train and {LIST}"
+    )
     classes = folders(root / "train")
     if len(classes) != CLASSES:
         raise UserError(f"{root / 'train'} holds {len(classes)} folders, one for each of {CLASSES} classes: {AGAIN}")
     train = {folder.name: [relative(image, root) for image in image_files(folder / "images")] for folder in classes}
-    test = _test_images(root, list(train))
-    return class_index(
-        "tiny_imagenet", root, categories, (train, test), unified(train, test, split), ("test/images/*",)
-    )
-
-
-def _test_images(root: Path, classes: Sequence[str]) -> Images:
-    """The images of ``val``, by class."""
-    labels = _read_labels(root / LIST, classes)
+    labels = _read_labels(root / LIST, list(train))
     found = image_files(root / "val" / "images", f"the {LIST} beside it names its images; {AGAIN}")
     missing, more = labels.keys() - {image.name for image in found}, {image.name for image in found} - labels.keys()
     if missing or more:
         what = f"lacks {some(sorted(missing), 3)}" if missing else f"has {some(sorted(more), 3)}"
         raise UserError(f"{root / 'val' / 'images'} {what}, against {root / LIST}: {AGAIN}")
-    images: dict[str, list[str]] = {name: [] for name in classes}
+    test: dict[str, list[str]] = {name: [] for name in train}
     for image in found:
-        images[labels[image.name]].append(relative(image, root))
-    return images
+        test[labels[image.name]].append(relative(image, root))
+    return class_index(
+        "tiny_imagenet", root, categories, (train, test), unified(train, test, split), ("test/images/*",)
+    )
 
 
 def _read_labels(file: Path, classes: Sequence[str]) -> dict[str, str]:

@@ -29,7 +29,8 @@ from pathlib import Path
 
 from ader.data.index import Index
 from ader.data.listing import AGAIN, folders, image_files, stem_of
-from ader.datasets._base import NORMAL, masks_by_name
+from ader.datasets._locating import NORMAL
+from ader.datasets._masks import masks_by_name
 from ader.datasets._preparing import Work, copy
 from ader.datasets._tree import Tree, read_tree
 from ader.system.errors import UserError, some
@@ -42,7 +43,7 @@ log = logging.getLogger(__name__)
 
 
 def uni_medical(root: Path, categories: Sequence[str] | None = None) -> Index:
-    """Lists Uni-Medical.
+    """Lists Uni-Medical: slices of brain, liver and retina, a category each, with masks.
 
     Args:
         root: the folder that holds ``brain``, ``liver`` and ``retinal``.
@@ -79,38 +80,33 @@ def prepare(root: Path, source: Path, work: Work) -> None:
     Raises:
         UserError: neither has a category, or a file cannot be copied.
     """
-    found = {category: _find(source, category) for category in CATEGORIES}
+    found = {}
+    # copies of BMAD differ in the number of folders above and below a category's
+    deep = [folder for top in (source, *folders(source)) for folder in folders(top)]
+    for category, pattern in BMAD.items():
+        named = [folder for folder in deep if re.search(pattern, folder.name.lower())]
+        places = (place for folder in named for place in (folder, *folders(folder)))
+        found[category] = next((place for place in places if (place / "test" / "good" / "img").is_dir()), None)
     missing = [category for category, place in found.items() if place is None and not (root / category).is_dir()]
     if missing:
         raise UserError(
             f"{source} holds no folder of BMAD with test/good/img in it for {some(missing)}, and {root} has none "
             "prepared: unpack bmad.zip, and give its folder as source=..."
         )
-    copies = [pair for category, place in found.items() if place for pair in _copies(place, root / category)]
+    copies: list[tuple[Path, Path]] = []
+    for place, target in ((place, root / category) for category, place in found.items() if place):
+        if target.exists() and target.samefile(place):  # "Brain" and "brain" are one folder on some file systems
+            raise UserError(f"{place} is BMAD's, and Uni-Medical's are to be made there: move it, and give source=...")
+        copies += _folder(place / "train" / "good", ("img", ""), target / "train" / "good")
+        for part in folders(place / "test"):
+            copies += _folder(part, ("img",), target / "test" / part.name)
+            if part.name not in NORMAL:
+                copies += _folder(part, ("label", "anomaly_mask"), target / "ground_truth" / part.name)
     with work.console.track("copying", len(copies), "files") as track:
-        for original, target in copies:
+        for original, made in copies:
             work.check()
-            copy(original, target, shutil.copy2)
+            copy(original, made, shutil.copy2)
             track.advance()
-
-
-def _find(source: Path, category: str) -> Path | None:
-    """BMAD's folder of a category: below ``source`` or a folder in it, and itself or a folder in it."""
-    deep = [folder for top in (source, *folders(source)) for folder in folders(top)]
-    named = [folder for folder in deep if re.search(BMAD[category], folder.name.lower())]
-    places = (place for folder in named for place in (folder, *folders(folder)))
-    return next((place for place in places if (place / "test" / "good" / "img").is_dir()), None)
-
-
-def _copies(place: Path, target: Path) -> Iterator[tuple[Path, Path]]:
-    """All files of a category, and where they go."""
-    if target.exists() and target.samefile(place):  # "Brain" and "brain" are one folder on some file systems
-        raise UserError(f"{place} is BMAD's, and Uni-Medical's are to be made there: move it, and give source=...")
-    yield from _folder(place / "train" / "good", ("img", ""), target / "train" / "good")
-    for part in folders(place / "test"):
-        yield from _folder(part, ("img",), target / "test" / part.name)
-        if part.name not in NORMAL:
-            yield from _folder(part, ("label", "anomaly_mask"), target / "ground_truth" / part.name)
 
 
 def _folder(folder: Path, names: Sequence[str], target: Path) -> Iterator[tuple[Path, Path]]:

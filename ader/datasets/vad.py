@@ -21,7 +21,7 @@ from pathlib import Path
 
 from ader.data.index import TRAIN, Index
 from ader.data.listing import AGAIN
-from ader.datasets._base import choose, settle
+from ader.datasets._locating import choose_categories, find_root
 from ader.datasets._tree import Tree, read_category
 from ader.system.errors import UserError, some
 
@@ -30,7 +30,7 @@ TREE = Tree(masks=False, train_defects=True)
 
 
 def vad(root: Path, categories: Sequence[str] | None = None) -> Index:
-    """Lists VAD.
+    """Lists VAD: one category, labeled defects in training, further kinds of defect in the test, no masks.
 
     Defective training images have label 1. A copy without ``train/bad`` (one-class) is read as well.
 
@@ -45,8 +45,8 @@ def vad(root: Path, categories: Sequence[str] | None = None) -> Index:
     Raises:
         UserError: a folder is missing or empty, or the lists do not fit the images.
     """
-    wanted = choose("vad", root, categories, CATEGORIES, CATEGORIES)
-    root = settle(root, lambda folder: (folder / "train" / "good").is_dir(), "train/good and test/good")
+    wanted = choose_categories("vad", root, categories, CATEGORIES, CATEGORIES)
+    root = find_root(root, lambda folder: (folder / "train" / "good").is_dir(), "train/good and test/good")
     samples = read_category(root, ".", TREE, "vad")
     defective = {sample.image for sample in samples if sample.split == TRAIN and sample.label}
     file = root / "low_shot_train.json"

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from ader.data.index import Index, Sample
 from ader.data.listing import folders, relative
-from ader.datasets._base import choose, settle
+from ader.datasets._locating import choose_categories, find_root
 from ader.datasets._tree import MVTEC, is_category, read_category
 from ader.system.errors import UserError
 
@@ -40,10 +40,14 @@ def viaduct(root: Path, categories: Sequence[str] | None = None) -> Index:
     Raises:
         UserError: there is none, two folders are of one category, or images or a mask are missing.
     """
-    root = settle(root, lambda folder: bool(_places(folder)), f"categories ({MVTEC.text})")
+    root = find_root(root, lambda folder: bool(_places(folder)), f"categories ({MVTEC.text})")
     places = _places(root)
-    wanted = choose("viaduct", root, categories, sorted(places))
-    samples = [sample for category in wanted for sample in _read_category(root, places[category], category)]
+    wanted = choose_categories("viaduct", root, categories, sorted(places))
+    samples: list[Sample] = []
+    for category in wanted:
+        folder = places[category]
+        validation = "val" if (root / folder / "val" / "good").is_dir() else None
+        samples += read_category(root, folder, replace(MVTEC, validation=validation), category)
     return Index("viaduct", root, tuple(samples), wanted)
 
 
@@ -65,8 +69,3 @@ def _places(root: Path) -> dict[str, str]:
                 raise UserError(f"{root}: {found[name]} and {place} are both {name}: remove one")
             found[name] = place
     return found
-
-
-def _read_category(root: Path, folder: str, category: str) -> list[Sample]:
-    validated = (root / folder / "val" / "good").is_dir()
-    return read_category(root, folder, replace(MVTEC, validation="val" if validated else None), category)

@@ -33,7 +33,7 @@ from typing import Literal, get_args
 from ader.data.image import read_mask
 from ader.data.index import TEST, TRAIN, Index, Sample
 from ader.data.listing import AGAIN, folders
-from ader.datasets._base import choose, inside, settle
+from ader.datasets._locating import checked_path, choose_categories, find_root
 from ader.datasets._preparing import Work, copy, for_all
 from ader.datasets._tree import MVTEC, Tree, read_tree
 from ader.system.errors import UserError
@@ -63,9 +63,15 @@ def visa(root: Path, categories: Sequence[str] | None = None, split: Split = "1c
         UserError: neither layout is there, an object is missing, a list is wrong, or images and masks do not fit.
     """
     expected = f"{_list(Path(), split)} (as in the archive) or {split}/candle/train/good (converted)"
-    root = settle(root, lambda folder: _list(folder, split).is_file() or bool(_converted(folder, split)), expected)
+    root = find_root(root, lambda folder: _list(folder, split).is_file() or bool(_converted(folder, split)), expected)
     if _list(root, split).is_file():
-        return _read_raw(root, categories, split)
+        on_disk = [name for name in CATEGORIES if (root / name).is_dir()]
+        wanted = choose_categories("visa", root, categories, on_disk, CATEGORIES)
+        # whether the files exist is left to the check of files
+        listed = sorted(_read_list(_list(root, split)), key=lambda sample: sample.image)
+        samples = [sample for name in wanted for sample in listed if sample.category == name]
+        # anomalib converts in place
+        return Index("visa", root, tuple(samples), wanted, exceptions=("visa_pytorch/*", "VisA_pytorch/*"))
     tree = MVTEC if split == "1cls" else TWO_CLASS
     return read_tree("visa", _converted(root, split)[0], categories, known=CATEGORIES, tree=tree)
 
@@ -76,22 +82,13 @@ def _list(root: Path, split: Split) -> Path:
 
 def _converted(root: Path, split: Split) -> list[Path]:
     """The folders with converted objects of that split: with its level, or without."""
-    return [folder for folder in (root / split, root) if any(_is_object(folder / name, split) for name in CATEGORIES)]
-
-
-def _is_object(folder: Path, split: Split) -> bool:
-    """Whether it is an object in the layout of the split."""
-    return (folder / "train/good").is_dir() and (folder / "train/bad").is_dir() == (split != "1cls")
-
-
-def _read_raw(root: Path, categories: Sequence[str] | None, split: Split) -> Index:
-    """The samples of a list; whether their files exist is left to the check of files."""
-    on_disk = [name for name in CATEGORIES if (root / name).is_dir()]
-    wanted = choose("visa", root, categories, on_disk, CATEGORIES)
-    listed = sorted(_read_list(_list(root, split)), key=lambda sample: sample.image)
-    samples = [sample for name in wanted for sample in listed if sample.category == name]
-    # anomalib converts in place
-    return Index("visa", root, tuple(samples), wanted, exceptions=("visa_pytorch/*", "VisA_pytorch/*"))
+    found = []
+    for folder in (root / split, root):
+        trained = [folder / name / "train" for name in CATEGORIES if (folder / name / "train/good").is_dir()]
+        # a copy without its level does not name its split: only the two-class ones train on defects
+        if any((train / "bad").is_dir() == (split != "1cls") for train in trained):
+            found.append(folder)
+    return found
 
 
 def _read_list(file: Path) -> Iterator[Sample]:
@@ -110,8 +107,8 @@ def _read_list(file: Path) -> Iterator[Sample]:
                     raise UserError(f"{where}: {problem}: {AGAIN}")
                 category, split, label, image, mask = row
                 seen.add(image)
-                masks, defect = ((inside(mask, where),), "bad") if mask else ((), "good")
-                yield Sample(inside(image, where), category, split, LABELS[label], masks, defect)
+                masks, defect = ((checked_path(mask, where),), "bad") if mask else ((), "good")
+                yield Sample(checked_path(image, where), category, split, LABELS[label], masks, defect)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{file} cannot be read ({error}): {AGAIN}") from error
 
@@ -156,18 +153,15 @@ def prepare(root: Path, source: Path, work: Work) -> None:
             f"{places[0]} needs no conversion: the archive's own layout is read as it is; to convert it all the same, "
             "give another folder to write to"
         )
-    jobs = [job for split in splits for job in _jobs(places[0], root / split, split)]
+    jobs: list[Callable[[], None]] = []
+    for split in splits:
+        for sample in _read_list(_list(places[0], split)):
+            place, image = root / split / sample.category, places[0] / sample.image
+            jobs.append(partial(copy, image, place / sample.split / sample.defect / image.name, shutil.copyfile))
+            for mask in sample.masks:
+                truth = place / "ground_truth" / ("" if split == "1cls" else sample.split) / "bad"
+                jobs.append(partial(copy, places[0] / mask, truth / Path(mask).name, _write_mask))
     for_all(work, "visa", jobs, lambda job: job())
-
-
-def _jobs(source: Path, target: Path, split: Split) -> Iterator[Callable[[], None]]:
-    """What makes each file of a converted split."""
-    for sample in _read_list(_list(source, split)):
-        place, image = target / sample.category, source / sample.image
-        yield partial(copy, image, place / sample.split / sample.defect / image.name, shutil.copyfile)
-        for mask in sample.masks:
-            truth = place / "ground_truth" / ("" if split == "1cls" else sample.split) / "bad"
-            yield partial(copy, source / mask, truth / Path(mask).name, _write_mask)
 
 
 def _write_mask(source: Path, target: Path) -> None:

@@ -87,7 +87,10 @@ def open_maps(path: Path, index: Index, scores: Path | None = None) -> MapSource
     """
     path = _expanded(path)
     if path.is_dir():
-        source = _open_folder(path, index)
+        files = find_files(path, index)
+        names = _one_each(index, files.names, files.extra, path, "map", files.expected)
+        maps = {sample: partial(read_file, path / name) for sample, name in names.items()}
+        source = MapSource(path, files.extra, describe_files(path, names.values()), maps)
     elif not path.exists():
         raise UserError(f"{path} does not exist: give the folder that holds the maps, or ADEval's .pkl")
     elif path.suffix.lower() in PICKLES:
@@ -96,21 +99,19 @@ def open_maps(path: Path, index: Index, scores: Path | None = None) -> MapSource
         raise UserError(f"{path} is neither a folder of maps nor a .pkl: give the folder, even for a single map")
     if scores is None:
         return source
-    table, facts = _read_scores(_expanded(scores), index)
+    scores = _expanded(scores)
+    rows, digest = read_rows(scores)
+    found, extra = _match(((row.image, row) for row in rows), index)
+    expected = "add a row for each; image is the image's own path, or a path that ends in it"
+    chosen = _one_each(index, found, extra, scores, "score", expected)
+    facts = {"path": str(scores), "rows": len(rows), "unused_rows": len(extra), "sha256": digest}
+    table = {sample: row.score for sample, row in chosen.items()}
     return replace(source, _scores=table, facts={**source.facts, "scores": facts})
 
 
 def _expanded(path: Path) -> Path:
     """``~`` and ``~user`` as home folders; of an unknown user as it stands, where ``Path.expanduser`` would raise."""
     return Path(os.path.expanduser(path))
-
-
-def _open_folder(path: Path, index: Index) -> MapSource:
-    """One file per test image."""
-    found = find_files(path, index)
-    names = _one_each(index, found.names, found.extra, path, "map", found.expected)
-    maps = {sample: partial(read_file, path / name) for sample, name in names.items()}
-    return MapSource(path, found.extra, describe_files(path, names.values()), maps)
 
 
 def _open_pickle(path: Path, index: Index) -> MapSource:
@@ -130,16 +131,6 @@ def _open_pickle(path: Path, index: Index) -> MapSource:
         "sha256_of": "the whole file",
     }
     return MapSource(path, tuple(extra), facts, {sample: entries[key] for sample, key in keys.items()})
-
-
-def _read_scores(path: Path, index: Index) -> tuple[dict[Sample, float], dict[str, Any]]:
-    """Every test image's score, and facts for the record."""
-    rows, digest = read_rows(path)
-    found, extra = _match(((row.image, row) for row in rows), index)
-    expected = "add a row for each; image is the image's own path, or a path that ends in it"
-    chosen = _one_each(index, found, extra, path, "score", expected)
-    facts = {"path": str(path), "rows": len(rows), "unused_rows": len(extra), "sha256": digest}
-    return {sample: row.score for sample, row in chosen.items()}, facts
 
 
 def _match(named: Iterable[tuple[str, T]], index: Index) -> tuple[dict[Sample, list[T]], list[str]]:

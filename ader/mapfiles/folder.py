@@ -6,7 +6,7 @@ import hashlib
 import os
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -51,7 +51,13 @@ def find_files(folder: Path, index: Index) -> Found:
     """Lists the map files of a folder and the test images that they may belong to; opens none."""
     samples = index.split(TEST).samples
     own = {_own(sample): sample.image for sample in samples}
-    layouts = {sample: _layouts(sample, own) for sample in samples}
+    layouts: dict[Sample, list[str]] = {}
+    for sample in samples:
+        name = f"{sample.defect}/{PurePosixPath(sample.image).stem}"
+        usual = (composed(f"{sample.category}/{name}"), composed(f"{sample.category}/test/{name}"))
+        # not where another image's own path is
+        others = [stem for stem in usual if own.get(stem, sample.image) == sample.image]
+        layouts[sample] = list(dict.fromkeys([_own(sample), *others]))
     deepest = max((stem.count("/") for stems in layouts.values() for stem in stems), default=0)
     by_stem: dict[str, list[str]] = defaultdict(list)
     for name in _map_files(folder, deepest + 2):  # deeper than needed, to name what a wrong folder holds
@@ -59,10 +65,19 @@ def find_files(folder: Path, index: Index) -> Found:
     found = {}
     for sample, stems in layouts.items():
         candidates = [name for stem in stems for name in by_stem.get(stem, [])]
-        found[sample] = [name for name in candidates if not _is_image(folder / name, index, sample)]
+        # maps may lie beside the images, and an image is no map of itself
+        image = os.path.realpath(index.path(sample.image))
+        found[sample] = [name for name in candidates if os.path.realpath(folder / name) != image]
     taken = {name for names in found.values() for name in names}
     extra = tuple(sorted(name for names in by_stem.values() for name in names if name not in taken))
-    return Found(found, extra, _expected(found, layouts))
+    lacking = next((sample for sample in found if not found[sample]), None)
+    if lacking is None:
+        return Found(found, extra, "")
+    expected = (
+        f"looked there for {' or '.join(layouts[lacking])} with one of {' '.join(sorted(READERS))}: "
+        "put the maps there, or name only the categories that have some in dataset.categories"
+    )
+    return Found(found, extra, expected)
 
 
 def describe_files(folder: Path, names: Iterable[str]) -> dict[str, Any]:
@@ -72,6 +87,12 @@ def describe_files(folder: Path, names: Iterable[str]) -> dict[str, Any]:
         UserError: one of them cannot be read.
     """
     files = set(names)
+    digest = hashlib.sha256()  # of blocks: whole files would take as long to read as their evaluation
+    for name in sorted(files):
+        try:
+            digest.update(f"{composed(name)}:".encode("utf-8", "surrogateescape") + glimpse(folder / name))
+        except OSError as error:
+            raise unreadable(folder / name, error) from error
     endings = Counter(Path(name).suffix.lower() for name in files)
     return {
         "kind": "folder",
@@ -80,7 +101,7 @@ def describe_files(folder: Path, names: Iterable[str]) -> dict[str, Any]:
         "format": dict(sorted(endings.items())),
         # .tif and .tiff, which one function reads, are one kind; scores of two kinds may be on two scales
         "mixed": len({READERS[ending] for ending in endings}) > 1,
-        "sha256": _blocks_digest(folder, files),
+        "sha256": digest.hexdigest(),
         "sha256_of": f"names, sizes and up to three blocks of {BLOCK} bytes of each map file",
     }
 
@@ -88,26 +109,6 @@ def describe_files(folder: Path, names: Iterable[str]) -> dict[str, Any]:
 def _own(sample: Sample) -> str:
     """The image's path without its extension."""
     return composed(str(PurePosixPath(sample.image).with_suffix("")))
-
-
-def _layouts(sample: Sample, own: Mapping[str, str]) -> list[str]:
-    """Where a sample's map may lie, without extension; not where another image's own path is."""
-    stem = PurePosixPath(sample.image).stem
-    saved = composed(f"{sample.category}/{sample.defect}/{stem}")
-    common = composed(f"{sample.category}/test/{sample.defect}/{stem}")
-    others = [name for name in (saved, common) if own.get(name, sample.image) == sample.image]
-    return list(dict.fromkeys([_own(sample), *others]))
-
-
-def _expected(found: Mapping[Sample, Sequence[str]], layouts: Mapping[Sample, Sequence[str]]) -> str:
-    """The file names that the first image without a map could have."""
-    lacking = next((sample for sample in found if not found[sample]), None)
-    if lacking is None:
-        return ""
-    return (
-        f"looked there for {' or '.join(layouts[lacking])} with one of {' '.join(sorted(READERS))}: "
-        "put the maps there, or name only the categories that have some in dataset.categories"
-    )
 
 
 def _map_files(folder: Path, deepest: int, prefix: str = "") -> Iterator[str]:
@@ -124,22 +125,6 @@ def _map_files(folder: Path, deepest: int, prefix: str = "") -> Iterator[str]:
                 yield from _map_files(folder / entry.name, deepest - 1, f"{prefix}{entry.name}/")
         elif Path(entry.name).suffix.lower() in READERS:
             yield prefix + entry.name
-
-
-def _is_image(path: Path, index: Index, sample: Sample) -> bool:
-    """Whether a file is the sample's image itself: maps may lie beside the images, and an image is no map of itself."""
-    return os.path.realpath(path) == os.path.realpath(index.path(sample.image))
-
-
-def _blocks_digest(folder: Path, names: Set[str]) -> str:
-    """SHA-256 over names, sizes and blocks: whole files would take as long to read as their evaluation."""
-    digest = hashlib.sha256()
-    for name in sorted(names):
-        try:
-            digest.update(f"{composed(name)}:".encode("utf-8", "surrogateescape") + glimpse(folder / name))
-        except OSError as error:
-            raise unreadable(folder / name, error) from error
-    return digest.hexdigest()
 
 
 def composed(text: str) -> str:

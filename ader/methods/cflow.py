@@ -280,7 +280,9 @@ class PositionalCodes(nn.Module):
     def __init__(self, numbers: int) -> None:
         super().__init__()
         if numbers % 4:
-            raise UserError(f"method.condition={numbers} must be a multiple of 4: sine and cosine for rows and columns")
+            raise UserError(
+                f"method.condition_dim={numbers} must be a multiple of 4: sines and cosines for rows, columns"
+            )
         self.numbers = numbers
         self._made: dict[tuple[int, int, torch.device], Tensor] = {}
 

@@ -95,26 +95,19 @@ def _checksums(file: Path, kinds: list[Kind], progress: Progress | None, check: 
     """Several in one reading."""
     digests = {kind: hashlib.new(kind, usedforsecurity=False) for kind in kinds}
     done = 0
-    for block, total in _blocks(file):
-        for digest in digests.values():
-            digest.update(block)
-        done += len(block)
-        _tell(done, total, progress, check)
-    return {kind: digest.hexdigest() for kind, digest in digests.items()}
-
-
-def _blocks(file: Path) -> Iterator[tuple[bytes, int]]:
-    """A file's content, each piece with the file's size."""
     with telling(file):
         stream = file.open("rb")
     with stream:
         total = os.fstat(stream.fileno()).st_size
         while True:
-            with telling(file):
+            with telling(file):  # and nothing else: what progress or check raise is no error of the disk
                 block = stream.read(BLOCK)
             if not block:
-                return
-            yield block, total
+                return {kind: digest.hexdigest() for kind, digest in digests.items()}
+            for digest in digests.values():
+                digest.update(block)
+            done += len(block)
+            _tell(done, total, progress, check)
 
 
 def _tell(done: int, total: int, progress: Progress | None, check: Check | None) -> None:
@@ -264,7 +257,13 @@ def _open(url: str, have: int) -> HTTPResponse:
         if error.code == 416 and have:
             return cast(HTTPResponse, error)
         with error:
-            raise _refused(url, error) from error
+            if 300 <= error.code < 400:  # urllib's own refusal of other schemes, and of circles
+                way = f"redirects to nowhere that can be followed ({error.reason})"
+                raise UserError(f"{url} {way}: download the file by hand") from error
+            trouble = error.code >= 500
+            usual = "the server is in trouble: give the command again later" if trouble else "download it by hand"
+            remedy = REMEDIES.get(error.code, usual)
+            raise UserError(f"{url} answers {error.code} {error.reason}: {remedy}") from error
     except UserError:  # of a redirection
         raise
     except (OSError, HTTPException, ValueError) as error:
@@ -303,10 +302,3 @@ class _Redirections(urllib.request.HTTPRedirectHandler):
 def _check_scheme(url: str, what: str) -> None:
     if not re.match("https?://[^/]", url, re.IGNORECASE):
         raise UserError(f"{what} is no http or https address: download the file by hand")
-
-
-def _refused(url: str, error: HTTPError) -> UserError:
-    if 300 <= error.code < 400:  # urllib's own refusal of other schemes, and of circles
-        return UserError(f"{url} redirects to nowhere that can be followed ({error.reason}): download the file by hand")
-    usual = "the server is in trouble: give the command again later" if error.code >= 500 else "download it by hand"
-    return UserError(f"{url} answers {error.code} {error.reason}: {REMEDIES.get(error.code, usual)}")

@@ -73,17 +73,13 @@ def open_members(archive: Path, file: BinaryIO, target: Path) -> Members:
         return
     opened = next((opened for magic, opened in COMPRESSED.items() if head.startswith(magic)), None)
     if opened is None and not _is_tar(head):
-        raise _no_archive(archive, head)
+        if not head:
+            raise UserError(f"{archive} is empty: download it again")
+        if head.lstrip()[:1] == b"<":
+            raise UserError(f"{archive} is no archive but a web page: download the file that the page leads to")
+        raise UserError(f"{archive} is no {FORMATS}, or the start of it is damaged: download it again")
     need_room(target, os.fstat(file.fileno()).st_size, str(archive))  # nothing unpacks to less
     yield from _tar_entries(opened(file) if opened else file)
-
-
-def _no_archive(archive: Path, head: bytes) -> UserError:
-    if not head:
-        return UserError(f"{archive} is empty: download it again")
-    if head.lstrip()[:1] == b"<":
-        return UserError(f"{archive} is no archive but a web page: download the file that the page leads to")
-    return UserError(f"{archive} is no {FORMATS}, or the start of it is damaged: download it again")
 
 
 def _is_tar(head: bytes) -> bool:
@@ -156,28 +152,20 @@ def _zip_entries(archive: Path, file: BinaryIO, target: Path) -> Members:
         members = sorted(opened.infolist(), key=lambda member: member.header_offset)
         need_room(target, sum(member.file_size for member in members), str(archive))
         for member in members:
-            _refuse_unreadable(archive, member)
+            # what zipfile cannot read, or not in bounded memory
+            if member.flag_bits & 0x1:
+                raise UserError(f"{archive} is encrypted: unpack it by hand, with its password")
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                way = f"in a rare way (method {member.compress_type})"
+                raise UserError(f"{archive} is compressed {way}: unpack it by hand, e.g. with 7-Zip")
             file.seek(member.header_offset)  # for those who watch it; zipfile keeps its own place
             # Windows' own zips have backslashes between; a "..\\" is then found like any other
             name = member.filename.replace("\\", "/")
-            yield Entry(name, _zip_kind(name, member), member.file_size, "", partial(opened.open, member))
-
-
-def _refuse_unreadable(archive: Path, member: zipfile.ZipInfo) -> None:
-    """What zipfile cannot read, or not in bounded memory."""
-    if member.flag_bits & 0x1:
-        raise UserError(f"{archive} is encrypted: unpack it by hand, with its password")
-    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise UserError(
-            f"{archive} is compressed in a rare way (method {member.compress_type}): unpack it by hand, e.g. with 7-Zip"
-        )
-
-
-def _zip_kind(name: str, member: zipfile.ZipInfo) -> str:
-    format_ = stat.S_IFMT(member.external_attr >> 16)
-    if format_ not in (0, stat.S_IFREG, stat.S_IFDIR):
-        return "symbolic link in a zip" if format_ == stat.S_IFLNK else "device"
-    return FOLDER if name.endswith("/") else FILE
+            kind = FOLDER if name.endswith("/") else FILE
+            format_ = stat.S_IFMT(member.external_attr >> 16)
+            if format_ not in (0, stat.S_IFREG, stat.S_IFDIR):
+                kind = "symbolic link in a zip" if format_ == stat.S_IFLNK else "device"
+            yield Entry(name, kind, member.file_size, "", partial(opened.open, member))
 
 
 @contextmanager

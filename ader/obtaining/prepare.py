@@ -101,7 +101,10 @@ def prepare(task: Preparation, source: Path | None) -> None:
         source = None
     elif not source.is_dir():
         raise UserError(f"source={source} does not exist: name an archive or a folder")
-    _convert(task, source if source is not None and source.is_dir() else task.root)
+    layout = source if source is not None and source.is_dir() else task.root
+    # what was unpacked may be readable as it is
+    if task.convert is not None and (layout != task.root or _readable(task) is None):
+        task.convert(task.root, layout, task.work)
     return _compare(task, task.read())
 
 
@@ -114,9 +117,13 @@ def _readable(task: Preparation) -> Index | None:
 
 def _obtain(task: Preparation) -> None:
     """Downloads and unpacks what the root lacks and a checked public address has."""
+    command = f"ader data prepare dataset={task.option} source="
     wanted = [archive for archive in _known(task) if "url" in archive and not _holds(task.root, archive.get("holds"))]
     if not wanted and not _holds(task.root, None):
-        raise UserError(_instructions(task))
+        files = [str(archive["file"]) for archive in _known(task)]
+        get = f"{task.about.get('get') or 'see its homepage'}: {task.about.get('homepage') or 'none is known'}"
+        then = f"{command}{files[0] if files else 'ARCHIVE_OR_FOLDER'}"
+        raise UserError(f"dataset {task.option!r} is not at {task.root}: {get}; then give {then}")
     if wanted:
         size = sum(archive.get("bytes", 0) for archive in wanted) // MEGABYTE
         amount = f", {size:,} MB" if size else ""
@@ -124,26 +131,13 @@ def _obtain(task: Preparation) -> None:
         task.work.console.say(f"downloading {names}{amount} to {task.downloads} (may be deleted afterwards)")
     for archive in wanted:
         file = task.downloads / archive["file"]
-        _download(task, archive, file)
+        hashes = {kind: archive.get(kind) for kind in ("sha256", "md5")}
+        try:
+            with _progress(task, f"download {file.name}") as progress:
+                download(archive["url"], file, **hashes, progress=progress, check=task.work.check)
+        except UserError as error:
+            raise UserError(f"{error} (an archive that is on this machine: {command}{file.name})") from error
         _unpack(task, file, task.root)
-
-
-def _download(task: Preparation, archive: Mapping[str, Any], file: Path) -> None:
-    """Fetches an archive, or finds that it is there; verified either way."""
-    hashes = {kind: archive.get(kind) for kind in ("sha256", "md5")}
-    try:
-        with _progress(task, f"download {file.name}") as progress:
-            download(archive["url"], file, **hashes, progress=progress, check=task.work.check)
-    except UserError as error:
-        by_hand = f"ader data prepare dataset={task.option} source={file.name}"
-        raise UserError(f"{error} (an archive that is on this machine: {by_hand})") from error
-
-
-def _instructions(task: Preparation) -> str:
-    names = [str(archive["file"]) for archive in _known(task)]
-    get = f"{task.about.get('get') or 'see its homepage'}: {task.about.get('homepage') or 'none is known'}"
-    then = f"ader data prepare dataset={task.option} source={names[0] if names else 'ARCHIVE_OR_FOLDER'}"
-    return f"dataset {task.option!r} is not at {task.root}: {get}; then give {then}"
 
 
 def _unpack(task: Preparation, archive: Path, folder: Path) -> None:
@@ -171,12 +165,6 @@ def _verify(task: Preparation, archive: Path) -> None:
     if failed is not None:
         raise failed
     task.work.console.say(f"{archive.name}: no checksum of it is known; unpacked unchecked")
-
-
-def _convert(task: Preparation, source: Path) -> None:
-    """The dataset's own preparation, where the reader cannot read what is at the root."""
-    if task.convert is not None and (source != task.root or _readable(task) is None):
-        task.convert(task.root, source, task.work)
 
 
 def _compare(task: Preparation, index: Index) -> None:

@@ -16,6 +16,7 @@ from ader.obtaining.disk import BLOCK, Check, Progress, alone, need_room, tellin
 from ader.obtaining.members import FILE, FOLDER, FORMATS, HARD, SYMBOLIC, Entry, Members, damaged, open_members, reading
 from ader.system.errors import UserError
 
+CLUTTER = frozenset({"__MACOSX", ".DS_Store", "Thumbs.db"})  # beside files, unasked; so is what begins with "._"
 DEEPEST = 64  # folders; far below where Python's own functions give up
 
 
@@ -43,30 +44,23 @@ def unpack(
             unpacking to the same place.
     """
     folder = folder.resolve()
-    with telling(folder):
-        _refuse_taken(folder, into)
-    with _opened(archive) as file, _temporary(folder) as content:
+    with telling(folder):  # before anything is written
+        if os.path.lexists(folder) and not folder.is_dir():
+            raise UserError(f"{folder} is a file: name a folder to unpack to")
+        if os.path.ismount(folder):
+            way = "name a folder in it, which can be renamed when whole"
+            raise UserError(f"{folder} is where a disk is mounted: {way}")
+        if not into and folder.is_dir() and any(folder.iterdir()):
+            raise UserError(f"{folder} exists and is not empty: remove it, or name another folder")
+    try:
+        file = archive.open("rb")
+    except OSError as error:
+        raise UserError(f"{archive} cannot be read ({error.strerror}): name an archive, {FORMATS}") from error
+    with file, _temporary(folder) as content:
         writer = _Writer(archive, content, folder if into else None, _Watch(file, progress, check))
         writer.put_all(open_members(archive, file, content))
         with telling(folder):
             _move_all(content, folder) if into else content.rename(folder)
-
-
-def _opened(archive: Path) -> BinaryIO:
-    try:
-        return archive.open("rb")
-    except OSError as error:
-        raise UserError(f"{archive} cannot be read ({error.strerror}): name an archive, {FORMATS}") from error
-
-
-def _refuse_taken(folder: Path, into: bool) -> None:
-    """Before anything is written."""
-    if os.path.lexists(folder) and not folder.is_dir():
-        raise UserError(f"{folder} is a file: name a folder to unpack to")
-    if os.path.ismount(folder):
-        raise UserError(f"{folder} is where a disk is mounted: name a folder in it, which can be renamed when whole")
-    if not into and folder.is_dir() and any(folder.iterdir()):
-        raise UserError(f"{folder} exists and is not empty: remove it, or name another folder")
 
 
 @contextmanager
@@ -164,7 +158,7 @@ class _Writer:
     def put(self, entry: Entry) -> None:
         """One member; symbolic links only when all others are there."""
         parts = self.parts(entry.name, entry.name)
-        if any(_is_clutter(part) for part in parts):
+        if any(part in CLUTTER or part.startswith("._") for part in parts):
             return
         if entry.kind not in (FILE, FOLDER, SYMBOLIC, HARD):
             raise self.refusal(entry.name, f"a {entry.kind}")
@@ -271,8 +265,3 @@ class _Writer:
             raise self.refusal(entry.name, f"a link to {entry.link!r:.200}")
         self.parts("/".join(steps[climbs:]), entry.name)
         return entry.link
-
-
-def _is_clutter(part: str) -> bool:
-    """What macOS and Windows put beside files."""
-    return part in ("__MACOSX", ".DS_Store", "Thumbs.db") or part.startswith("._")

@@ -86,11 +86,11 @@ def over_seeds(runs: Sequence[Path], metrics: Collection[str]) -> pd.DataFrame:
 def seeds_table(frame: pd.DataFrame) -> Table:
     """What ``over_seeds`` found, as a table: percent, mean and deviation in one cell."""
     places = {each.slug: each.column for each in METRICS}
-    metrics = list(dict.fromkeys(map(str, frame.columns.get_level_values(0))))
+    metrics = [str(slug) for slug in dict.fromkeys(frame.columns.get_level_values(0))]
     columns = [Column(places[slug][1], places[slug][0], "number") for slug in metrics]
     rows = [
-        Row.of(str(name), *(Spread(*frame[slug].loc[name].tolist()).cell() for slug in metrics), section=name == "mean")
-        for name in frame.index
+        Row.of(str(name), *(Spread._make(values[slug]).cell() for slug in metrics), section=name == "mean")
+        for name, values in frame.iterrows()
     ]
     return Table((Column("category", wrap="ellipsis"), *columns), tuple(rows))
 

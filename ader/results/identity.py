@@ -119,23 +119,18 @@ def recipe(values: Mapping[str, Any], config_class: type[Config] | None = None) 
     """
     if config_class is None:
         config_class = RunConfig if "trainer" in values else ScoreConfig
-    flat = dict(flatten(values))
-    kept = {key: value for key, value in flat.items() if _decides(config_class, key) and not _is_folder(key, flat)}
+    flat, kept = dict(flatten(values)), {}
+    for key, value in flat.items():
+        mark = find(config_class, key)
+        parent, _, name = key.rpartition(".")
+        # beside `pretrained` it says where a backbone's weights lie, not which they are
+        is_folder = name == "weights" and f"{parent}.pretrained" in flat
+        # a key that no schema knows decides, too: that keeps results apart
+        if (mark is None or mark.role is RECIPE) and not is_folder:
+            kept[key] = value
     if isinstance(kept.get("dataset.categories"), str):  # one name is the same as a list of one
         kept["dataset.categories"] = [kept["dataset.categories"]]
     return kept
-
-
-def _decides(config_class: type[Config], key: str) -> bool:
-    """A key that no schema knows decides, too: that keeps results apart."""
-    mark = find(config_class, key)
-    return mark is None or mark.role is RECIPE
-
-
-def _is_folder(key: str, flat: Mapping[str, Any]) -> bool:
-    """``weights`` beside ``pretrained`` says where a backbone's weights lie, not which they are."""
-    parent, _, name = key.rpartition(".")
-    return name == "weights" and f"{parent}.pretrained" in flat
 
 
 def canonical(value: Any) -> str:
@@ -199,17 +194,13 @@ def readable(value: Any) -> str:
 
 def _simple(value: Any) -> bool:
     """Whether it can stand as it is: a number, or a word that is not the text of something else."""
-    if isinstance(value, str):
-        return re.fullmatch(r"[A-Za-z0-9_.+-]+", value) is not None and not _reads_otherwise(value)
-    return value is None or isinstance(value, (bool, int, float))
-
-
-def _reads_otherwise(text: str) -> bool:
+    if not isinstance(value, str):
+        return value is None or isinstance(value, (bool, int, float))
     try:
-        json.loads(text)
+        json.loads(value)
     except ValueError:
-        return False
-    return True
+        return re.fullmatch(r"[A-Za-z0-9_.+-]+", value) is not None
+    return False  # "12" and "true" read as a number and a truth value
 
 
 def _plain(value: Any) -> str:

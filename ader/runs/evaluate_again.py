@@ -161,16 +161,12 @@ def check_run(trained: Trained, plan: RunPlan) -> None:
             )
     elif any(plan.folder.rglob("checkpoint.pt")):
         raise UserError(f"{plan.folder} holds a training of its own: evaluate that one, or give run=NAME")
-    else:
-        _check_origin(trained, plan)
-
-
-def _check_origin(trained: Trained, plan: RunPlan) -> None:
-    """An evaluation of another model with the same recipe is replaced only by force."""
-    there = record.read(plan.folder)
-    if there is None or plan.config.force:
-        return
-    if Trained(plan.folder, there).home != trained.home:
+    elif (
+        # of another model with the same recipe
+        not plan.config.force
+        and (there := record.read(plan.folder)) is not None
+        and Trained(plan.folder, there).home != trained.home
+    ):
         raise UserError(
             f"{plan.folder} holds an evaluation of another run: give run=NAME to keep it, or force=true to replace it"
         )

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
 from ader import __version__
 from ader.data.census import census
-from ader.data.index import TEST, Index
+from ader.data.index import TEST
 from ader.methods._base import Method
 from ader.metrics import OBJECT_METRICS
 from ader.results import record
@@ -80,9 +79,13 @@ def write_result(
             if session.outputs.by_defect:
                 tables["defects.csv"] = evaluator.breakdown()
             files = {name: record.as_csv(table) for name, table in tables.items()}
-            files["scores.csv"] = _scores(session).to_csv(index=False)
-            if source is None:
-                files["training.csv"] = _training_images(session.plan.index).to_csv(index=False)
+            index = session.plan.index
+            tested = index.split(TEST)
+            rows = [(s.image, s.category, s.defect, s.label, session.scores[s.image]) for s in tested]
+            files["scores.csv"] = _csv(rows, "image category defect label score")
+            if source is None:  # what a run may have trained on, with the labels that it was told
+                seen = [(s.image, s.category, s.split, s.defect, s.label) for s in index if s.split != TEST]
+                files["training.csv"] = _csv(seen, "image category split defect label")
             result = _record(session, frame, source, evaluated_from)
             with session.interrupt.patiently():
                 record.write(session.plan.folder, files, result)
@@ -115,36 +118,22 @@ def _record(
         source=source,
         evaluated_from=evaluated_from,
         rows=record.rows(frame),
-        undefined=_reasons(_worth_saying(session)),
+        undefined=_undefined(session),
         provenance=provenance(),
     )
 
 
-def _worth_saying(session: Session[Any]) -> dict[tuple[str, str], str]:
-    """Why values are missing, except that a dataset without groups has no object metrics."""
+def _undefined(session: Session[Any]) -> dict[str, tuple[str, ...]]:
+    """Why values are missing: reason -> the categories it holds for."""
+    # that a dataset without groups has no object metrics is not worth saying
     grouped = any(sample.group is not None for sample in session.plan.index.split(TEST))
-    undefined = session.evaluator.undefined()
-    return {key: reason for key, reason in undefined.items() if grouped or key[1] not in OBJECT_METRICS}
-
-
-def _reasons(undefined: Mapping[tuple[str, str], str]) -> dict[str, tuple[str, ...]]:
-    """Reason -> the categories it holds for."""
     reasons: dict[str, dict[str, None]] = {}
-    for (category, _), reason in undefined.items():
-        reasons.setdefault(reason, {})[category] = None
+    for (category, slug), reason in session.evaluator.undefined().items():
+        if grouped or slug not in OBJECT_METRICS:
+            reasons.setdefault(reason, {})[category] = None
     return {reason: tuple(categories) for reason, categories in reasons.items()}
 
 
-def _scores(session: Session[Any]) -> pd.DataFrame:
-    """Every test image's score, with what the dataset says of it."""
-    rows = [
-        (sample.image, sample.category, sample.defect, sample.label, session.scores[sample.image])
-        for sample in session.plan.index.split(TEST)
-    ]
-    return pd.DataFrame(rows, columns=["image", "category", "defect", "label", "score"])
-
-
-def _training_images(index: Index) -> pd.DataFrame:
-    """What a run may have trained on, with the labels that it was told."""
-    rows = [(s.image, s.category, s.split, s.defect, s.label) for s in index if s.split != TEST]
-    return pd.DataFrame(rows, columns=["image", "category", "split", "defect", "label"])
+def _csv(rows: list[tuple[Any, ...]], columns: str) -> str:
+    text: str = pd.DataFrame(rows, columns=columns.split()).to_csv(index=False)
+    return text

@@ -40,7 +40,13 @@ def observe(
     Raises:
         UserError: NaN in a score or map, or a normal image with a defective mask.
     """
-    for part in equal_runs([each for each in (maps, masks) if each is not None], len(samples), _most):
+    planes = [each for each in (maps, masks) if each is not None]
+
+    def most(shapes: Sequence[torch.Size]) -> int:
+        """How many images go together, given the sizes of one's planes."""
+        return max(1, PIXELS // max((shape.numel() for shape in shapes), default=1))
+
+    for part in equal_runs(planes, len(samples), most):
         chosen = samples[part]
         mask_BHW = None if masks is None else stacked(masks[part])
         map_BHW = None if maps is None else stacked(maps[part])
@@ -57,8 +63,3 @@ def observe(
             group=[sample.group for sample in chosen],
             defect=[sample.defect for sample in chosen],
         )
-
-
-def _most(shapes: Sequence[torch.Size]) -> int:
-    """How many images go together, given the sizes of one's planes."""
-    return max(1, PIXELS // max((shape.numel() for shape in shapes), default=1))

@@ -52,17 +52,18 @@ def run(config: RunConfig) -> Path:
                 announce(session, device_line(plan))
                 check_data(session)
                 for model in plan.models:
-                    if not recall(model, session):
-                        with interrupt.during(f"before training {model.name!r}"):
-                            method, loader = build(model, session)
-                            network = describe(session, model, method)
-                        training, checkpoint = fit(method, loader, model, session)
-                        evaluator, prediction, scores = test(method, loader, session)
-                        record = ModelRecord(
-                            network=network, checkpoint=checkpoint, training=training, prediction=prediction
-                        )
-                        session.add_model(model.name, record, evaluator, scores)
-                        keep(model, session, evaluator, scores)
+                    if recall(model, session):
+                        continue
+                    with interrupt.during(f"before training {model.name!r}"):
+                        method, loader = build(model, session)
+                        network = describe(session, model, method)
+                    training, checkpoint = fit(method, loader, model, session)
+                    evaluator, prediction, scores = test(method, loader, session)
+                    record = ModelRecord(
+                        network=network, checkpoint=checkpoint, training=training, prediction=prediction
+                    )
+                    session.add_model(model.name, record, evaluator, scores)
+                    keep(model, session, evaluator, scores)
                 write_result(session)
             show(plan.folder, session.console)
     dist.stop()

@@ -39,6 +39,7 @@ from ader.methods._base import Method, Prediction, Stage, TrainStage, find_class
 from ader.methods._options import stated
 from ader.system.errors import UserError
 from ader.system.interrupt import Interrupt, Stopped
+from ader.testing.placement import assert_near, check_device, check_processes
 from ader.testing.subject import CPU, STEPS, Subject, Watched, changed, images, no_network, predict, same, snapshot
 from ader.training.cost import RandomImages, count_macs
 from ader.training.trainer import Trainer
@@ -228,23 +229,15 @@ def check_batch_independent(subject: Subject) -> None:
     image_BCHW = images(4, subject.size)
     whole = predict(subject.fitted, image_BCHW)
     order = [2, 0, 3, 1]
-    _close(predict(subject.fitted, image_BCHW[order]), _pick(whole, order), 1e-4, "another order of images")
+    assert_near(predict(subject.fitted, image_BCHW[order]), _pick(whole, order), 1e-4, "another order of images")
     for place in range(4):
         alone = predict(subject.fitted, image_BCHW[place : place + 1])
-        _close(alone, _pick(whole, [place]), 1e-4, "an image alone")
+        assert_near(alone, _pick(whole, [place]), 1e-4, "an image alone")
 
 
 def _pick(prediction: Prediction, places: Sequence[int]) -> Prediction:
     map_BHW = prediction.map_BHW
     return Prediction(prediction.score_B[list(places)], None if map_BHW is None else map_BHW[list(places)])
-
-
-def _close(one: Prediction, two: Prediction, tolerance: float, what: str) -> None:
-    """Largest difference against the largest magnitude, of scores and of maps."""
-    for name, a, b in zip(Prediction._fields, one, two, strict=True):
-        if a is not None and b is not None:
-            share = float((a - b).abs().max() / b.abs().max().clamp(min=1e-12))
-            assert share <= tolerance, f"{what}: {name} differs by {share:.2g} of the largest value"
 
 
 def check_predict_changes_nothing(subject: Subject) -> None:
@@ -284,7 +277,7 @@ def check_bfloat16(subject: Subject) -> None:
     with Trainer(device=CPU, precision="bf16").autocast():
         _check_shapes(subject.fitted, image_BCHW)
         rough = predict(subject.fitted, image_BCHW)
-    _close(rough, exact, 0.02, "bfloat16")
+    assert_near(rough, exact, 0.02, "bfloat16")
 
 
 def check_resume(subject: Subject) -> None:
@@ -364,6 +357,8 @@ CHECKS: tuple[Check, ...] = (
     check_resume,
     check_no_names,
     check_macs,
+    check_processes,
+    check_device,
 )
 
 

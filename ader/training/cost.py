@@ -15,7 +15,7 @@ from ader.methods._base import Batch, Method, Stage, Tags, TrainStage, supervisi
 from ader.system.device import synchronize
 from ader.system.memory import peak_memory, reset_peak
 from ader.system.precision import Precision
-from ader.training.order import BatchOrder
+from ader.training.order import BatchOrder, BatchSampler
 from ader.training.trainer import Trainer
 
 
@@ -75,7 +75,8 @@ def count_macs(method: Method, size: int, device: torch.device) -> int:
 
 
 class RandomImages:
-    """Noise in place of a dataset: training data of ``steps`` batches per epoch, the same in every epoch.
+    """Noise in place of a dataset: training data of ``steps`` batches per epoch, the same in every epoch. Several
+    processes share the images as they share a loader's.
 
     Args:
         size: images are (size, size).
@@ -98,11 +99,10 @@ class RandomImages:
 
     def train(self, stage: Stage, start: int, stop: int) -> Iterator[Batch]:
         """Steps ``start`` to ``stop`` of a training stage."""
-        for step in range(start, stop):
-            yield self._batch(stage, step % self.steps)
+        for keys in BatchSampler(self.order(stage), start, stop, together=isinstance(stage, TrainStage)):
+            yield self._batch(stage, [position for _, position in keys])
 
-    def _batch(self, stage: Stage, number: int) -> Batch:
-        seeds = range(number * stage.batch_size, (number + 1) * stage.batch_size)
+    def _batch(self, stage: Stage, seeds: list[int]) -> Batch:
         shape = (3, self.size, self.size)
         images = [np.random.default_rng(seed).integers(0, 256, shape, np.uint8) for seed in seeds]
         extra = {}
@@ -112,7 +112,7 @@ class RandomImages:
             ]
             extra = {name: torch.from_numpy(np.stack([view[name] for view in views])) for name in views[0]}
         truth = supervision_of(stage, self.tags)
-        label_B = torch.arange(stage.batch_size, device=self.device) % 2
+        label_B = torch.tensor(seeds, device=self.device) % 2
         mask_BHW = label_B[:, None, None].expand(-1, self.size, self.size).to(torch.uint8)
         return Batch(
             image_BCHW=torch.from_numpy(np.stack(images)).to(self.device).float().div_(255),

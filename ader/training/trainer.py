@@ -91,8 +91,8 @@ class Trainer:
                 self._walk(method, data, state, saved)
                 state.finished = True
                 self.file.save(method, state)
-            self.interrupt.activity = "after training"
-            self.interrupt.check()
+            with self.interrupt.during("after training"):
+                self.interrupt.check()
         method.eval()
         return state
 
@@ -144,8 +144,8 @@ class Trainer:
                 method.load_state_dict(resumed["method"])
             elif number:  # after that code, whose effect a resumed run takes from here
                 self.file.save(method, state)
-            self.interrupt.activity = f"before stage {stage.name!r}"
-            self.interrupt.check()
+            with self.interrupt.during(f"before stage {stage.name!r}"):
+                self.interrupt.check()
             clock = StageClock(state, stage.name, self.device)
             if isinstance(stage, FitPass):
                 self._fit(method, data, stage, state, clock)
@@ -164,8 +164,7 @@ class Trainer:
         order = data.order(stage)
         total = order.steps_per_epoch if stage.batches is None else min(stage.batches, order.steps_per_epoch)
         state.images[stage.name] = pass_images(order, total)
-        self.interrupt.activity = f"in stage {stage.name!r}, which starts over"
-        with self.interrupt.promptly():
+        with self.interrupt.during(f"in stage {stage.name!r}, which starts over"), self.interrupt.promptly():
             with self.console.track(stage.name, pass_batches(order, total), "batches") as track:
                 for batch in self._laid_out(data.train(stage, 0, total)):
                     with self.autocast():
@@ -220,8 +219,8 @@ class Trainer:
                     saved_at = time.monotonic()
                 if stop:
                     where = f"at step {state.step} of {total} in stage {stage.name!r}"
-                    self.interrupt.activity = where + (", checkpoint written," if self.checkpoint else "")
-                    self.interrupt.stop()
+                    with self.interrupt.during(where + (", checkpoint written," if self.checkpoint else "")):
+                        self.interrupt.stop()
         optimization.finish()
         dist.average_buffers(stage.modules)
         method.eval()

@@ -93,7 +93,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--torch-only", action="store_true", help="also the evaluator without compiled kernels")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there, after each size")
-    parser.add_argument("--markdown", action="store_true", help="also print the README's table")
+    parser.add_argument("--markdown", action="store_true", help="also print the documentation's table")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.images < 2 * options.categories:

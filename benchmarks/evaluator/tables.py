@@ -1,4 +1,4 @@
-"""The figures as tables: everything at one size, and the README's over all sizes."""
+"""The figures as tables: everything at one size, and the documentation's over all sizes."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def notes(name: str, row: Row) -> Iterator[str]:
 
 
 def markdown_table(sizes: Sequence[dict[str, Any]]) -> str:
-    """The README's table: ratios at the first size, memory at the first and the last, error over all."""
+    """The documentation's table: ratios at the first size, memory at the first and the last, error over all."""
     scales = [f"ns/pixel, {size['scale']}x" for size in sizes]
     heading = ["", *scales, "/ ADEval", "/ copy (fresh, existing memory)", "extra MiB", "largest error"]
     lines = []

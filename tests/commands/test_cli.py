@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -50,6 +51,12 @@ BAD = [
     (("paths.results=/dev/null/x",), "cannot be written (Not a directory): give paths.results"),
     (("method=broken",), "method=broken does not exist"),
     (("method.name=broken",), "needs the package 'no_such_package', which is not installed: pip install"),
+    (("setting.name=fewshot",), "setting 'fewshot' does not exist: did you mean 'few_shot'"),
+    (("setting.name=nameless",), "made_up_squares.py has no function nameless(index, seed) -> Index: add one"),
+    (("setting=every_othr",), "setting=every_othr does not exist: did you mean 'every_other'"),
+    (("setting=every_other", "setting.step=0"), "setting.step=0 does not fit"),
+    (("setting=every_other", "setting.models=each"), "setting.models='each' does not fit"),
+    (("dataset=_visa",), "dataset=_visa does not exist: did you mean 'visa'"),
     (("dataset",), "'dataset' is not an override: write key=value"),
     (("--confg-dir=x",), "is not a flag: did you mean '--config-dir'"),
     (("--config-dir=/nope",), "--config-dir /nope: no such folder"),
@@ -194,6 +201,25 @@ def test_methods_and_datasets_of_another_package(bench, capsys):
     assert "made_up" in out
     assert "no_such_package" in out
     assert "squares" in out
+
+
+@pytest.mark.parametrize(("option", "trained"), [("every_other", [0, 2, 4, 1, 3]), ("every_third", [0, 3, 1, 4])])
+def test_a_setting_of_another_package(bench, capsys, option, trained):
+    """Of two categories with five training images each; the second option has the first as its base."""
+    assert bench.run(f"setting={option}") == 0
+    assert bench.folder().parts[-3] == option
+    table = pd.read_csv(bench.folder() / "training.csv")
+    assert [int(Path(image).stem) for image in table["image"]] == trained
+    assert set(table["label"]) == {0}
+    capsys.readouterr()
+    assert main(["list", "settings"]) == 0
+    assert "Every third training image." in capsys.readouterr().out
+
+
+def test_a_setting_that_leaks_is_stopped(bench, capsys):
+    assert bench.run("setting=every_other", "setting.leak=true") == 1
+    assert "a setting uses an image twice" in capsys.readouterr().err
+    assert not list(bench.root.rglob("record.json"))
 
 
 def test_a_config_folder_of_ones_own(bench, capsys):

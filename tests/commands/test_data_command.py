@@ -644,7 +644,7 @@ def test_a_layout_that_the_reader_refuses(desk, capsys):
     ("words", "message"),
     [
         (["imag_size=32"], "imag_size=32: there is no key 'imag_size': did you mean 'image_size'"),
-        (["+foo=1"], "foo is not known to DataOptions"),
+        (["+foo=1"], "there is no key foo: choose from: dataset, image_size"),
         (["image_size=7"], "image_size=7 does not fit"),
         (["workers=-1"], "workers=-1 does not fit"),
         (["dataset.rot=x"], "did you mean 'dataset.root'"),

@@ -8,7 +8,7 @@ from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
 from ader.config import options as module
-from ader.config.compose import compose
+from ader.config.compose import compose, composition
 from ader.config.options import config_folder, option_file, options, read_option
 from ader.system.errors import UserError
 
@@ -92,6 +92,6 @@ def test_a_circle_is_named(write):
 def test_a_base_cannot_be_chosen(root):
     more = ["method=rd"] if root == "run" else []
     with pytest.raises(UserError, match="dataset=_visa does not exist: did you mean 'visa'"):
-        compose(["dataset=_visa", *more], root=root)
+        composition(root, ["dataset=_visa", *more])
     with pytest.raises(UserError, match=r"dataset is not given: .* choose from: aebad_s, [^_]"):
-        compose(more, root=root)
+        composition(root, more)

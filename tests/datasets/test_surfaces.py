@@ -15,7 +15,7 @@ from ader.config.options import read_option
 from ader.data import load_index
 from ader.data.image import load_mask
 from ader.data.index import Sample
-from ader.datasets._base import hold_out_share
+from ader.datasets._hold_out import hold_out_share
 from ader.system.errors import UserError
 from ader.testing.dataset_checks import check_dataset
 from tests.layouts import dagm as dagm_layout

@@ -502,7 +502,7 @@ def test_errors():
 def test_warnings():
     """Stand-in textures and random weights of the teacher; the student's are random by design."""
     (random, textures) = small().warnings()
-    assert "test_resnet" in random
+    assert "resnet18" in random
     assert "textures" in textures
 
 

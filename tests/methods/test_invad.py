@@ -29,10 +29,10 @@ CPU = torch.device("cpu")
 TINY = {"backbone": {"name": "test_resnet", "pretrained": False}, "image_size": 64, "batch_size": 2, "epochs": 1}
 
 
-def on_meta(option="invad") -> InvAD:
+def on_meta(option="invad", **arguments) -> InvAD:
     """The full-size method without memory for its weights."""
     with torch.device("meta"):
-        return build(option, backbone={"pretrained": False})
+        return build(option, backbone={"pretrained": False}, **arguments)
 
 
 @pytest.fixture(scope="module")

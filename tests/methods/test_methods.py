@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import time
 from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
@@ -19,9 +20,13 @@ from ader.methods import build
 from ader.methods._base import FitPass, Method, Prediction, Tags, TrainStage, find_class
 from ader.methods._options import option_class
 from ader.nets.state.late_tensor import LateTensor
+from ader.nets.state.rows import Rows
+from ader.system import dist
 from ader.system.errors import UserError
 from ader.testing import method_checks as checks
+from ader.testing import placement
 from ader.testing.method_checks import EXPECTED_FAILURES, method_checks
+from ader.testing.processes import in_processes
 from ader.testing.subject import Subject, images, predict
 
 #: A forest needs more rows than a few steps of two images give.
@@ -65,6 +70,7 @@ class Tiny(Method):
         self.teacher.requires_grad_(False)
         self.student = nn.Sequential(nn.Conv2d(3, widths[0], 3, padding=1, bias=False), nn.BatchNorm2d(widths[0]))
         self.mean = LateTensor()
+        self.rows = Rows()
 
     def stages(self):
         optimizers = {"all": torch.optim.Adam(self.student.parameters(), self.lr)}
@@ -77,21 +83,21 @@ class Tiny(Method):
             steps=5,
             augment=lambda image, rng: {"noise": rng.random((1, *image.shape[1:]), np.float32)},
         )
-        self._maps = []
+        self.rows.clear()
         yield FitPass(name="fit", batch_size=2, update=self._collect, finish=self._finish)
 
     def _step(self, batch, optimize):
-        assert batch.label_B.tolist() == [0, 1]
+        assert batch.label_B.device == batch.image_BCHW.device
         image_BCHW = batch.image_BCHW + 0.1 * batch.extra["noise"] * torch.rand(()) * batch.mask_BHW[:, None]
         loss = self._gap(image_BCHW).mean()
         optimize(loss)
         return {"gap": loss}
 
     def _collect(self, batch):
-        self._maps.append(self._gap(batch.image_BCHW).mean())
+        self.rows.add(self._gap(batch.image_BCHW).mean(dim=(1, 2)))
 
     def _finish(self):
-        self.mean.value = torch.stack(self._maps).mean()
+        self.mean.value = self.rows.gathered().mean()
 
     def _gap(self, image_BCHW):
         return (self.teacher(image_BCHW) - self.student(image_BCHW)).square().float().mean(dim=1)
@@ -101,10 +107,12 @@ class Tiny(Method):
         return Prediction(map_BHW.amax(dim=(1, 2)), map_BHW)
 
 
-def failing(method_class, **arguments) -> set[str]:
-    """The names of the checks that a method fails."""
+def failing(method_class, only=None, **arguments) -> set[str]:
+    """The names of the checks that a method fails, of all or of some."""
     tested, failed = Subject(method_class, arguments, size=16), set()
     for check in method_checks():
+        if only is not None and check.__name__ not in only:
+            continue
         try:
             check(tested)
         except Exception:
@@ -221,6 +229,60 @@ class CountsOutsideItsState(Tiny):
         return super()._step(replace(batch, image_BCHW=batch.image_BCHW / self.taken), optimize)
 
 
+class MakesATensorOfItsOwn(Tiny):
+    """On the CPU, wherever the images are."""
+
+    def predict(self, image_BCHW):
+        score_B, map_BHW = super().predict(image_BCHW)
+        return Prediction(score_B, map_BHW * torch.ones(image_BCHW.shape[2:]))
+
+
+class KeepsALooseTensor(Tiny):
+    """No buffer: it stays where it is when the method moves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = torch.ones(4, 1, 1)
+
+    def _gap(self, image_BCHW):
+        return (self.gain * (self.teacher(image_BCHW) - self.student(image_BCHW))).square().mean(dim=1)
+
+
+class ScoresOnTheHost(Tiny):
+    def predict(self, image_BCHW):
+        score_B, map_BHW = super().predict(image_BCHW)
+        return Prediction(score_B.cpu(), map_BHW)
+
+
+class DiesWithoutImages(Tiny):
+    """A list of rows, as one writes it for one process: nothing to join where a process has no image."""
+
+    def stages(self):
+        self.list = []
+        yield from super().stages()
+
+    def _collect(self, batch):
+        self.list.append(self._gap(batch.image_BCHW).mean(dim=(1, 2)))
+
+    def _finish(self):
+        self.mean.value = dist.gather_rows(torch.cat(self.list)).mean()
+
+
+class KeepsItsOwnShare(DiesWithoutImages):
+    """Each process fits what it has seen itself."""
+
+    def _finish(self):
+        self.mean.value = torch.cat([torch.ones(1), *self.list]).mean()
+
+
+class WaitsForTheOther(Tiny):
+    """One process asks the others for something in every batch of a pass, and one has no batch."""
+
+    def _collect(self, batch):
+        dist.gather_objects(len(batch.image_BCHW))
+        super()._collect(batch)
+
+
 @pytest.mark.parametrize(
     ("broken", "expected"),
     [
@@ -237,11 +299,36 @@ class CountsOutsideItsState(Tiny):
         (Diverges, {"check_training_finite"}),
         (SeesTest, {"check_stages"}),
         (CountsOutsideItsState, {"check_resume"}),
+        (MakesATensorOfItsOwn, {"check_device"}),
+        (KeepsALooseTensor, {"check_device"}),
+        (ScoresOnTheHost, {"check_device"}),
+        (DiesWithoutImages, {"check_processes"}),
+        (KeepsItsOwnShare, {"check_processes"}),
     ],
 )
 def test_checks_can_fail(broken, expected):
-    failed = failing(broken)
+    failed = failing(broken, only=expected)
     assert expected <= failed, f"not found: {expected - failed}; found {failed}"
+
+
+def test_processes_say_what_is_wrong():
+    with pytest.raises(AssertionError, match=r"(?s)process 0 of 2 failed.*expected a non-empty list"):
+        placement.check_processes(Subject(DiesWithoutImages, size=16))
+    with pytest.raises(AssertionError, match=r"processes end with different \['mean.*gather what each has seen"):
+        placement.check_processes(Subject(KeepsItsOwnShare, size=16))
+
+
+def test_processes_that_wait_for_each_other_come_to_an_end(monkeypatch):
+    monkeypatch.setattr(placement, "SECONDS", 20.0)
+    with pytest.raises(AssertionError, match=r"a call that others never make|failed"):
+        placement.check_processes(Subject(WaitsForTheOther, size=16))
+    with pytest.raises(AssertionError, match=r"process \[1\] of 2 not done after 3 s"):
+        in_processes(2, 3, _wait_in_one)
+
+
+def _wait_in_one():
+    while dist.rank():
+        time.sleep(0.1)
 
 
 def test_mutated_arguments_are_found():

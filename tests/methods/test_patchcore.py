@@ -138,7 +138,7 @@ def test_coreset_is_chosen_from_random_starts_in_a_random_projection(monkeypatch
         return torch.arange(count)
 
     monkeypatch.setattr("ader.methods.patchcore.greedy_coreset", record)
-    method = Subject.named("patchcore", embed_dim=64, projection_dim=16, num_starting_points=4).make()
+    method = Subject.named("patchcore", coreset=0.1, embed_dim=64, projection_dim=16, num_starting_points=4).make()
     patch_ND = torch.randn(50, 64, generator=torch.Generator().manual_seed(0))
     for part_ND in patch_ND.split([20, 0, 30]):
         method.rows.add(part_ND)

@@ -68,7 +68,7 @@ def tables(draw: st.DrawFn) -> Table:
     return Table(tuple(columns), tuple(rows), draw(NAMES), tuple(draw(st.lists(NAMES, max_size=2))))
 
 
-EVERY = settings(max_examples=80, deadline=None)
+EVERY = settings(max_examples=80, deadline=None, derandomize=True)
 
 
 def shown(table: Table, plus_minus: str = "+-") -> list[list[str]]:
@@ -214,7 +214,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attrs):
         given = dict(attrs)
         if tag == "br":
-            self.cells[-1][-1] += "\n" if self.open[-1] in ("td", "th") else ""
+            self.handle_data("\n")
             return
         self.open.append(tag)
         if tag == "tr":

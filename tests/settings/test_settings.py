@@ -9,9 +9,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from ader.config import plugins
 from ader.config.options import options, read_option
 from ader.data.index import TEST, Index, Sample
-from ader.settings import FOREST, SETTINGS, apply, check_moves, check_supervision, cut
+from ader.settings import FOREST, apply, check_moves, check_supervision, cut
 from ader.system.errors import UserError
 
 
@@ -103,8 +104,10 @@ def test_pure_functions_of_the_seed(name, options):
 
 
 def test_every_setting_is_tested_and_has_a_config():
-    assert {name for name, _ in EVERY} == set(SETTINGS)
-    assert {read_option("setting", option)["name"] for option in options("setting")} == set(SETTINGS)
+    settings = {"contamination", "few_shot", "labeled", "multi_class", "noisy", "semi", "single_class", "supervised"}
+    assert set(plugins.names("settings")) == settings
+    assert {name for name, _ in EVERY} == settings
+    assert {read_option("setting", option)["name"] for option in options("setting")} == settings
 
 
 @pytest.mark.parametrize("option", options("setting"))
@@ -280,8 +283,11 @@ def test_halves_must_not_be_empty():
 
 
 def test_unknown_names():
-    with pytest.raises(UserError, match="did you mean 'few_shot'"):
+    with pytest.raises(UserError, match="setting 'fewshot' does not exist: did you mean 'few_shot'"):
         apply(make(), 0, "fewshot", {})
+    for helper in ("_drawing", "__init__"):
+        with pytest.raises(UserError, match=f"setting '{helper}' does not exist"):
+            apply(make(), 0, helper, {})
     with pytest.raises(UserError, match=r"setting.kk is not known"):
         apply(make(), 0, "few_shot", {"kk": 1})
     with pytest.raises(UserError, match=r"setting.models='each' does not fit"):

@@ -48,8 +48,15 @@ def check(request: Request) -> int:
         interrupt.check()
         with _writing(report):
             write_atomic(report, audit.as_csv())
-        _show(console, audit, report)
-    _judge(audit, report)
+        for table in (_categories(audit), _checks(audit)):
+            console.rich.print(rich_table(table, gap=2))
+            console.say("")
+        if audit.findings:
+            console.say(f"report   {report}")
+    if wrong := audit.wrong():
+        many = "1 thing is wrong" if wrong.total() == 1 else f"{wrong.total()} things are wrong"
+        each = ", ".join(f"{check} {number}" for check, number in wrong.items())
+        raise UserError(f"dataset {audit.index.name!r} at {audit.index.root}: {many} ({each}): see {report}")
     return 0
 
 
@@ -102,20 +109,13 @@ def _writing(path: Path) -> Iterator[None]:
         raise UserError(f"report {path} cannot be written ({error.strerror}): give report=FILE.csv") from error
 
 
-def _show(console: Console, audit: Audit, report: Path) -> None:
-    """The tables, and where everything is."""
-    for table in (_categories(audit), _checks(audit)):
-        console.rich.print(rich_table(table, gap=2))
-        console.say("")
-    if audit.findings:
-        console.say(f"report   {report}")
-
-
 def _categories(audit: Audit) -> Table:
     """A row of numbers for each category, and their sums."""
     numbers = audit.numbers()
     total = sum(numbers.values(), Counter[str]())
-    headings = sorted(total, key=_place)
+    # training first, then its other parts by name
+    order = {"train": 0, "training defects": 2, "test good": 3, "test defects": 4, "masks": 5}
+    headings = sorted(total, key=lambda heading: (order.get(heading, 1), heading))
     words = [heading.rpartition(" ") for heading in headings]  # "test good" and "test defects" share "test"
     columns = [Column("category"), *(Column(last, first, "count") for first, _, last in words), Column("image sizes")]
     rows = [
@@ -126,12 +126,6 @@ def _categories(audit: Audit) -> Table:
         sizes = {size for found in audit.sizes.values() for size in found}
         rows.append(Row.of("all", *(total[heading] for heading in headings), _range(sizes), section=True))
     return Table(tuple(columns), tuple(rows))
-
-
-def _place(heading: str) -> tuple[int, str]:
-    """Training first, then its other parts by name."""
-    order = {"train": 0, "training defects": 2, "test good": 3, "test defects": 4, "masks": 5}
-    return order.get(heading, 1), heading
 
 
 def _range(sizes: Collection[Size]) -> str:
@@ -153,13 +147,3 @@ def _checks(audit: Audit) -> Table:
         label = f"{name} at {size}" if name == VANISHING else name
         rows.append(Row.of(label, many if found else none, "\n".join([*shown, *rest])))
     return Table(tuple(map(Column, ("check", "verdict", "files"))), tuple(rows))
-
-
-def _judge(audit: Audit, report: Path) -> None:
-    """Ends in an error where anything is wrong."""
-    wrong = audit.wrong()
-    if not wrong:
-        return
-    many = "1 thing is wrong" if wrong.total() == 1 else f"{wrong.total()} things are wrong"
-    each = ", ".join(f"{check} {number}" for check, number in wrong.items())
-    raise UserError(f"dataset {audit.index.name!r} at {audit.index.root}: {many} ({each}): see {report}")

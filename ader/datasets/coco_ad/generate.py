@@ -31,7 +31,7 @@ import numpy.typing as npt
 
 from ader.data.index import TEST, Index
 from ader.data.listing import AGAIN
-from ader.datasets._base import settle
+from ader.datasets._locating import find_root
 from ader.datasets._preparing import Work, keep_or_write, make_files, png
 from ader.system.errors import UserError, some
 
@@ -115,7 +115,7 @@ def generate(root: Path, source: Path, work: Work) -> None:
         UserError: the annotations are missing or damaged, a package is not installed, or a file cannot be written.
     """
     _packages()  # before the long reading
-    source = settle(source, lambda folder: (folder / VAL_FILE).is_file(), f"{TRAIN_FILE} and {VAL_FILE}")
+    source = find_root(source, lambda folder: (folder / VAL_FILE).is_file(), f"{TRAIN_FILE} and {VAL_FILE}")
     pictures, ids = {}, {}
     for file in (TRAIN_FILE, VAL_FILE):
         work.check()
@@ -178,7 +178,13 @@ def read_pictures(path: Path, outlines: bool) -> tuple[list[Picture], list[int]]
     Raises:
         UserError: the file is damaged, or not as COCO publishes it.
     """
-    content = _load(path, NEEDED | OUTLINES if outlines else NEEDED)
+    needed = NEEDED | OUTLINES if outlines else NEEDED
+    try:
+        with path.open(encoding="utf-8") as file:
+            # object by object, so that what is not needed never fills the memory
+            content = json.load(file, object_hook=lambda entry: {key: entry[key] for key in entry if key in needed})
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({error}): {AGAIN}") from error
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise UserError(f"{path} has no list {key!r}: {AGAIN}")
@@ -194,15 +200,6 @@ def read_pictures(path: Path, outlines: bool) -> tuple[list[Picture], list[int]]
             raise UserError(f"{path}, annotations, entry {number} has {what}, which is not in the file: {AGAIN}")
         pictures[image].things.append(Thing(splits[category], entry.get("segmentation"), number))
     return sorted((p for p in pictures.values() if p.things), key=lambda picture: picture.name), ids
-
-
-def _load(path: Path, needed: set[str]) -> Any:
-    """A JSON file, of its objects only the needed keys."""
-    try:
-        with path.open(encoding="utf-8") as file:
-            return json.load(file, object_hook=lambda entry: {key: entry[key] for key in entry if key in needed})
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}): {AGAIN}") from error
 
 
 def _numbered(entries: Sequence[Any]) -> Iterator[tuple[int, Any]]:
@@ -248,20 +245,17 @@ def draw(picture: Picture, split: int) -> U8:
     for thing in picture.anomalies(split):
         if isinstance(thing.outline, dict):
             mask[_decode(thing, picture)] = 255
-        elif isinstance(thing.outline, list):
-            for polygon in thing.outline:
-                _packages().cv2.fillPoly(mask, [_vertices(polygon, thing, picture)], 255)
-        else:
+            continue
+        if not isinstance(thing.outline, list):
             raise picture.error(thing, "has no segmentation")
+        for polygon in thing.outline:
+            numbers = isinstance(polygon, list) and all(type(value) in (int, float) for value in polygon)
+            if not numbers or not polygon or len(polygon) % 2 or not all(abs(value) < FARTHEST for value in polygon):
+                raise picture.error(thing, f"has a polygon that is no list x, y, x, y ... ({str(polygon)[:40]})")
+            # fractions are cut off, not rounded, and each polygon is filled by itself: see above
+            vertices = np.array(polygon, np.float64).astype(np.int32).reshape(-1, 2)
+            _packages().cv2.fillPoly(mask, [vertices], 255)
     return mask
-
-
-def _vertices(polygon: Any, thing: Thing, picture: Picture) -> npt.NDArray[np.int32]:
-    """(N, 2), x and y, fractions cut off."""
-    numbers = isinstance(polygon, list) and all(type(value) in (int, float) for value in polygon)
-    if not numbers or not polygon or len(polygon) % 2 or not all(abs(value) < FARTHEST for value in polygon):
-        raise picture.error(thing, f"has a polygon that is no list x, y, x, y ... ({str(polygon)[:40]})")
-    return np.array(polygon, np.float64).astype(np.int32).reshape(-1, 2)
 
 
 def _decode(thing: Thing, picture: Picture) -> npt.NDArray[np.bool_]:

@@ -12,7 +12,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -109,27 +109,19 @@ def render(options: Options, category: str, split: str, defect: str, number: int
         of the mask the two images are equal.
     """
     key = f"{options.seed}/{category}/{split}/{defect}/{number}"
-    draw, fault, light = (_generator(f"{key}/{part}") for part in ("scene", "fault", "camera"))
+    # a hash of the key alone: Python's own differs between processes
+    seeds = (hashlib.sha256(f"{key}/{part}".encode()).digest() for part in ("scene", "fault", "camera"))
+    draw, fault, light = (np.random.Generator(np.random.PCG64(int.from_bytes(seed, "big"))) for seed in seeds)
     scene = SCENES[category](draw, options.size)
-    gain, grain = _camera(light, options.size)
+    x, y = coordinates(options.size)
+    tilt_x, tilt_y, level = light.normal(0, (0.04, 0.04, 0.03))
+    gain = 1 + level + tilt_x * x + tilt_y * y - 0.05 * (x**2 + y**2) + 0.01 * noise(light, options.size, (3, 3))
+    grain = light.standard_normal((options.size, options.size, 3)) * 0.012  # of the sensor
     normal = _expose(scene.picture, gain, grain)
     if defect == "good":
         return normal, normal, np.zeros((options.size, options.size), np.uint8)
     changed, mask = scene.fault(defect, fault)
     return _expose(changed, gain, grain), normal, mask.astype(np.uint8) * np.uint8(255)
-
-
-def _generator(key: str) -> np.random.Generator:
-    """A generator that depends on ``key`` alone (Python's own hash differs between processes)."""
-    return np.random.Generator(np.random.PCG64(int.from_bytes(hashlib.sha256(key.encode()).digest(), "big")))
-
-
-def _camera(rng: np.random.Generator, size: int) -> tuple[Field, Field]:
-    """Uneven light, (size, size) factors, and sensor noise, (size, size, 3) differences."""
-    x, y = coordinates(size)
-    tilt_x, tilt_y, level = rng.normal(0, (0.04, 0.04, 0.03))
-    gain = 1 + level + tilt_x * x + tilt_y * y - 0.05 * (x**2 + y**2) + 0.01 * noise(rng, size, (3, 3))
-    return gain, rng.standard_normal((size, size, 3)) * 0.012
 
 
 def _expose(picture: Field, gain: Field, grain: Field) -> U8:
@@ -167,20 +159,15 @@ def _publish(temporary: Path, root: Path) -> None:
 
 
 def _write(folder: Path, options: Options) -> None:
-    for category, split, defect, number in _plan(options):
-        image, _, mask = render(options, category, split, defect, number)
-        _save(image, folder / category / split / defect / f"{number:03}.png")
-        if defect != "good":
-            _save(mask, folder / category / "ground_truth" / defect / f"{number:03}_mask.png")
-    (folder / MARKER).write_text(json.dumps(asdict(options), indent=2) + "\n")
-
-
-def _plan(options: Options) -> Iterator[tuple[str, str, str, int]]:
     for category, scene in SCENES.items():
         parts = [("train", "good", options.train), (TEST, "good", options.test_good)]
         parts += [(TEST, fault, options.per_defect) for fault in scene.faults]
-        for split, defect, count in parts:
-            yield from ((category, split, defect, number) for number in range(count))
+        for split, defect, number in [(part, kind, i) for part, kind, count in parts for i in range(count)]:
+            image, _, mask = render(options, category, split, defect, number)
+            _save(image, folder / category / split / defect / f"{number:03}.png")
+            if defect != "good":
+                _save(mask, folder / category / "ground_truth" / defect / f"{number:03}_mask.png")
+    (folder / MARKER).write_text(json.dumps(asdict(options), indent=2) + "\n")
 
 
 def _save(pixels: U8, path: Path) -> None:

@@ -35,24 +35,18 @@ class Bolt(Scene):
         self.foam = grain[..., None] * (0.13, 0.15, 0.18)
         shadow = cover(disc(self.x - 0.04, self.y - 0.05, self.center, 0.74), 14)
         self.foam_shaded = over(self.foam, 0.7 * shadow, BLACK)
-        self.ring = self._ring(rng)
-        ring = cover(disc(self.x, self.y, self.center, 0.72))
-        self.seat = over(self.foam_shaded, ring, self.ring)
-        self.head, self.hexagon = self._head(rng), self._hexagon()
-        return over(self.seat, cover(self.hexagon), self.head)
-
-    def _hexagon(self) -> Field:
-        x, y = turned(self.x, self.y, self.center, self.angle)
-        return polygon(x, y, 6, 0.44)
-
-    def _ring(self, rng: Rng) -> Field:
         radius = np.hypot(self.x - self.center[0], self.y - self.center[1])
         around = np.arctan2(self.y - self.center[1], self.x - self.center[0])
         gloss = 0.10 * np.cos(2 * (around - rng.uniform(0.5, 0.9))) + 0.02 * np.sin(radius * 260)
         rim = 0.12 * ramp(radius, 0.66, 0.70)
         contact = 0.22 * cover(disc(self.x - 0.03, self.y - 0.03, self.center, 0.52), 16)
         gray = 0.58 + gloss - rim - contact + 0.012 * noise(rng, self.size, (40, 40))
-        return np.asarray(gray[..., None] * (1.0, 0.99, 0.96))
+        self.ring = np.asarray(gray[..., None] * (1.0, 0.99, 0.96))
+        ring = cover(disc(self.x, self.y, self.center, 0.72))
+        self.seat = over(self.foam_shaded, ring, self.ring)
+        self.head = self._head(rng)
+        self.hexagon = polygon(*turned(self.x, self.y, self.center, self.angle), 6, 0.44)
+        return over(self.seat, cover(self.hexagon), self.head)
 
     def _head(self, rng: Rng) -> Field:
         x, y = turned(self.x, self.y, self.center, self.angle)
@@ -61,14 +55,11 @@ class Bolt(Scene):
         bevel = 0.56 + 0.16 * np.cos(facet + 2.2)  # light from the upper left
         top = 0.66 + 0.04 * noise(rng, self.size, (3, 3)) + 0.012 * np.sin(radius * 300)
         gray = bevel + ramp(radius, 0.405, 0.385) * (top - bevel) - 0.10 * cover(abs(radius - 0.40) - 0.006)
-        marks = np.minimum.reduce([box(*turned(x, y, at, turn), 0.10, 0.012) for at, turn in self._marks()])
+        turns = [angle * 2 * np.pi / 3 for angle in range(3)]  # three radial bars mark a strength class
+        bars = [((0.22 * np.cos(turn), 0.22 * np.sin(turn)), turn) for turn in turns]
+        marks = np.minimum.reduce([box(*turned(x, y, at, turn), 0.10, 0.012) for at, turn in bars])
         gray = gray - 0.25 * cover(marks, 2) + 0.10 * cover(np.abs(marks - 0.014) - 0.003, 2)
         return np.asarray(gray[..., None] * (0.98, 1.0, 1.02))
-
-    def _marks(self) -> list[tuple[Point, float]]:
-        """Three radial bars, the mark of a strength class."""
-        turns = [angle * 2 * np.pi / 3 for angle in range(3)]
-        return [((0.22 * np.cos(turn), 0.22 * np.sin(turn)), turn) for turn in turns]
 
     def chip(self, rng: Rng) -> Fault:
         corner = self.angle + np.pi / 6 + int(rng.integers(6)) * np.pi / 3
@@ -112,12 +103,6 @@ class Capsule(Scene):
         plate = 0.80 + 0.012 * noise(rng, self.size, (40, 40), 2) + 0.015 * noise(rng, self.size, (3, 3))
         shadow = cover(box(self.u - 0.02, self.v - 0.07, 0.72, 0.29, 0.29), 22)
         ground = over(plate[..., None] * (1.0, 1.0, 0.98), 0.45 * shadow, (0.25, 0.25, 0.28))
-        self.shell = self._shell(rng)
-        self.ink = (0.20, 0.16, 0.18)
-        printed = over(self.shell, 0.85 * self._code(self.u, self.v), self.ink)
-        return over(ground, cover(self.body), printed)
-
-    def _shell(self, rng: Rng) -> Field:
         cap = cover(self.u + 0.04)  # the left part, pushed over the right one
         hue = 1 + rng.normal(0, 0.03, 3)
         color = over(np.full((*self.x.shape, 3), (0.88, 0.80, 0.62)) * hue, cap, np.multiply((0.62, 0.17, 0.14), hue))
@@ -125,7 +110,10 @@ class Capsule(Scene):
         color = color * (0.45 + 0.55 * round_)[..., None]
         color = over(color, 0.45 * cover(abs(self.u + 0.035) - 0.007, 3), BLACK)
         gloss = cover(box(self.u, self.v + 0.13, 0.52, 0.025, 0.025), 9)
-        return over(color, (0.45 + 0.05 * rng.standard_normal()) * gloss, WHITE)
+        self.shell = over(color, (0.45 + 0.05 * rng.standard_normal()) * gloss, WHITE)
+        self.ink = (0.20, 0.16, 0.18)
+        printed = over(self.shell, 0.85 * self._code(self.u, self.v), self.ink)
+        return over(ground, cover(self.body), printed)
 
     def _code(self, u: Field, v: Field) -> Field:
         """Opacity of the print, a code of four signs made of strokes."""
@@ -189,8 +177,12 @@ class Circuit(Scene):
         picture = self._chip(self.board, tilt[0])
         for at, turn in zip(self.RESISTORS, tilt[1:], strict=True):
             picture = self._resistor(picture, at, turn)
-        for at in ((-0.55, 0.62), (0.02, 0.62)):
-            picture = self._capacitor(picture, at)
+        for x, y in ((-0.55, 0.62), (0.02, 0.62)):  # where the lower trace begins
+            u, v = self.u - x, self.v - y
+            picture = over(picture, cover(disc(u, v, (0.02, 0.03), 0.16), 8), (0.02, 0.09, 0.06))
+            picture = over(picture, cover(disc(u, v, (0, 0), 0.15)), (0.72, 0.73, 0.76))
+            picture = over(picture, cover(np.maximum(disc(u, v, (0, 0), 0.15), u + 0.07)), (0.16, 0.17, 0.22))
+            picture = over(picture, 0.35 * cover(abs(disc(u, v, (0, 0), 0.125)) - 0.006, 2), BLACK)
         return picture
 
     def _traces(self) -> list[list[Point]]:
@@ -235,13 +227,6 @@ class Circuit(Scene):
         picture = over(picture, cover(box(u, v, 0.085, 0.055)), (0.13, 0.12, 0.13))
         marks = np.minimum.reduce([box(u - dx, v, 0.011, 0.022) for dx in (-0.04, 0.0, 0.04)])
         return over(picture, 0.8 * cover(marks), (0.85, 0.85, 0.85))
-
-    def _capacitor(self, picture: Field, at: Point) -> Field:
-        u, v = self.u - at[0], self.v - at[1]
-        picture = over(picture, cover(disc(u, v, (0.02, 0.03), 0.16), 8), (0.02, 0.09, 0.06))
-        picture = over(picture, cover(disc(u, v, (0, 0), 0.15)), (0.72, 0.73, 0.76))
-        picture = over(picture, cover(np.maximum(disc(u, v, (0, 0), 0.15), u + 0.07)), (0.16, 0.17, 0.22))
-        return over(picture, 0.35 * cover(abs(disc(u, v, (0, 0), 0.125)) - 0.006, 2), BLACK)
 
     def bridge(self, rng: Rng) -> Fault:
         gap = int(rng.integers(len(self.PINS) - 1))

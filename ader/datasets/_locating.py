@@ -1,5 +1,4 @@
-"""What readers share: finding the dataset below its root, choosing categories, pairing masks, splitting what has no
-split.
+"""Finding a dataset below the root that a user gave, and the categories to read of it.
 
 Nothing here opens an image.
 """
@@ -8,19 +7,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
-from ader.data.index import TEST, TRAIN, Sample
-from ader.data.listing import folders, image_files, stem_of
+from ader.data.listing import folders
 from ader.system.errors import UserError, some, suggest
 
+#: Names of folders of normal images.
 NORMAL = frozenset({"good", "ok"})
 
 
-def settle(root: Path, holds: Callable[[Path], bool], expected: str) -> Path:
+def find_root(root: Path, holds: Callable[[Path], bool], expected: str) -> Path:
     """The folder that holds a published dataset: its root, or the only folder in it that does.
 
     Archives often have one more folder level than expected.
@@ -49,7 +45,7 @@ def settle(root: Path, holds: Callable[[Path], bool], expected: str) -> Path:
     raise UserError(f"dataset.root: {root} does not hold {expected}: put the dataset there, or set dataset.root")
 
 
-def choose(
+def choose_categories(
     name: str,
     root: Path,
     categories: Sequence[str] | None,
@@ -105,94 +101,12 @@ def find_categories(
     Raises:
         UserError: the dataset, or a category that was asked for, is not there.
     """
-    root = settle(root, lambda folder: any((folder / one).is_dir() for one in known), f"{known[0]} ({layout})")
+    root = find_root(root, lambda folder: any((folder / one).is_dir() for one in known), f"{known[0]} ({layout})")
     on_disk = [one for one in known if (root / one).is_dir()]
-    return root, choose(name, root, categories, on_disk, known)
+    return root, choose_categories(name, root, categories, on_disk, known)
 
 
-def masks_by_name(images: Sequence[Path], truth: Path) -> dict[Path, tuple[Path, ...]]:
-    """The mask of each image that has one: see ``pair_masks``.
-
-    Args:
-        images: of one folder.
-        truth: the folder of their masks; it need not exist.
-
-    Raises:
-        UserError: images and masks cannot be paired.
-    """
-    masks = image_files(truth) if truth.exists() else []
-    return {image: (mask,) for image, mask in pair_masks(images, masks).items()}
-
-
-def pair_masks(images: Sequence[Path], masks: Sequence[Path], suffix: str = "_mask") -> dict[Path, Path]:
-    """Pairs the masks of one folder with the images of another by name, never by position.
-
-    A mask belongs to the image of the same stem, or of the stem before ``suffix``.
-
-    Raises:
-        UserError: two images share a stem, an image has two masks, or a mask has no image.
-    """
-    by_stem: dict[str, Path] = {}
-    for image in images:
-        twin = by_stem.setdefault(stem_of(image), image)
-        if twin is not image:
-            # Results are named by the stem as well, so this holds for images without masks too.
-            raise UserError(
-                f"{twin} and {image.name} have the same stem, so their masks cannot be told apart: rename one"
-            )
-    pairs: dict[Path, Path] = {}
-    for mask in masks:
-        stem = stem_of(mask)
-        owner = by_stem.get(stem) or by_stem.get(stem.removesuffix(suffix))
-        if owner is None:
-            raise UserError(f"mask {mask} has no image {stem.removesuffix(suffix)}.*: add it, or remove the mask")
-        if owner in pairs:
-            raise UserError(f"{owner} has two masks, {pairs[owner]} and {mask.name}: remove one")
-        pairs[owner] = mask
-    return pairs
-
-
-def hold_out(samples: Sequence[Sample], number: int, seed: int, option: str) -> list[Sample]:
-    """Splits a dataset that has no split: tests on every defective image and on some normal ones, drawn.
-
-    For a seed these are the same on every machine: those that scikit-learn's ``train_test_split`` puts into its test
-    part with ``random_state=seed``.
-
-    Args:
-        samples: in a fixed order; their ``split`` is replaced.
-        number: how many normal images to draw.
-        seed: of the generator.
-        option: of the dataset, that says how many; for messages.
-
-    Raises:
-        UserError: training or testing would have no normal images, or the seed is out of range.
-    """
-    good = [sample for sample in samples if not sample.label]
-    if not 0 < number < len(good):
-        raise UserError(
-            f"dataset.{option}: {number} of {len(good)} normal images would be for testing, the others for training: "
-            "give a value that leaves some for both"
-        )
-    if not 0 <= seed < 1 << 32:
-        raise UserError(f"dataset.seed={seed}: give a number from 0 to {(1 << 32) - 1}")
-    order = np.random.RandomState(seed).permutation(len(good))  # its numbers are the same in every version of NumPy
-    drawn = {good[place] for place in order[:number]}
-    return [replace(s, split=TEST if s.label or s in drawn else TRAIN) for s in samples]
-
-
-def hold_out_share(samples: Sequence[Sample], train_share: float, seed: int) -> list[Sample]:
-    """As ``hold_out``, with a share of the normal images for training (rounded down, as scikit-learn does).
-
-    Raises:
-        UserError: as for ``hold_out``.
-    """
-    if not 0 < train_share < 1:
-        raise UserError(f"dataset.train_share={train_share}: give a number between 0 and 1")
-    good = sum(not sample.label for sample in samples)
-    return hold_out(samples, good - int(train_share * good), seed, "train_share")
-
-
-def inside(path: str, where: str) -> str:
+def checked_path(path: str, where: str) -> str:
     """A path that a list gives, as samples have it: without double slashes and ``.``.
 
     Args:

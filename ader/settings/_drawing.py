@@ -1,0 +1,102 @@
+"""What settings share: drawing objects by the seed alone, and moving them between training and test."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Annotated
+
+from pydantic import Field
+
+from ader.data.index import TEST, TRAIN, Index, Sample
+from ader.system.errors import UserError
+
+Count = Annotated[int, Field(ge=1)]
+Ratio = Annotated[float, Field(gt=0, lt=1)]
+
+#: All images of one object: of several views, or the only one.
+Unit = list[Sample]
+
+#: IM-IAD never takes more of a category's defective test images than this share.
+MOST = 0.75
+
+
+def only_normal(index: Index) -> Index:
+    """Without the training data's labeled defects (ADer, protocols (a); IM-IAD "vanilla", (b)).
+
+    Defects that a dataset publishes as noise, labeled normal, stay.
+    """
+    return index.where(lambda sample: sample.split == TEST or sample.label == 0)
+
+
+def trained_categories(index: Index) -> tuple[str, ...]:
+    """The categories that have training images; drifts may be tested only."""
+    return index.split(TRAIN).categories
+
+
+def of_split(index: Index, category: str, split: str) -> list[Sample]:
+    """The samples of one category in one split, in the index's order."""
+    return [sample for sample in index if sample.category == category and sample.split == split]
+
+
+def draw(samples: Iterable[Sample], seed: int, purpose: str) -> list[Unit]:
+    """Objects in random order, of which a setting takes the first so many: draws of all sizes are nested.
+
+    An object's place comes from the SHA-256 of seed, purpose and name, so that neither a library's version nor other
+    images change it.
+
+    Args:
+        samples: to draw from.
+        seed: of the run.
+        purpose: what is drawn; different words draw independently.
+    """
+    units: dict[str, Unit] = {}
+    for sample in samples:
+        units.setdefault(sample.group or sample.image, []).append(sample)
+    order = sorted(units, key=lambda name: hashlib.sha256(f"{seed}/{purpose}/{name}".encode()).digest())
+    return [units[name] for name in order]
+
+
+def draw_normal(index: Index, category: str, seed: int, purpose: str) -> list[Unit]:
+    """A category's normal training objects in random order.
+
+    Of an object with a labeled defect these are the views that do not show it.
+    """
+    return draw([sample for sample in of_split(index, category, TRAIN) if not sample.label], seed, purpose)
+
+
+def draw_defective(index: Index, category: str, split: str, seed: int) -> list[Unit]:
+    """A category's defective objects in random order, their views without a defect included."""
+    units = draw(of_split(index, category, split), seed, "defective")
+    return [unit for unit in units if any(sample.label for sample in unit)]
+
+
+def enough(units: list[Unit], wanted: int, category: str, leave: bool) -> list[Unit]:
+    """The first ``wanted`` units.
+
+    Raises:
+        UserError: there are fewer, or with ``leave`` none would remain.
+    """
+    most = len(units) - leave
+    if wanted > most:
+        raise UserError(
+            f"category {category!r} has {len(units)} defective images to draw {wanted} from: choose at most "
+            f"{max(0, most)}{' (one has to stay in the test)' if leave else ''}, or name other categories"
+        )
+    return units[:wanted]
+
+
+def as_training(units: Iterable[Unit]) -> dict[str, Sample]:
+    """The samples as training data, by image, with their labels and masks."""
+    return {sample.image: replace(sample, split=TRAIN) for unit in units for sample in unit}
+
+
+def as_normal(units: Iterable[Unit]) -> dict[str, Sample]:
+    """The samples as training data that is said to be normal, by image: label 0, no masks."""
+    return {sample.image: replace(sample, split=TRAIN, label=0, masks=()) for unit in units for sample in unit}
+
+
+def with_changed(index: Index, changed: Mapping[str, Sample]) -> Index:
+    """The index with some samples, by image, in place of its own."""
+    return index.with_samples(changed.get(sample.image, sample) for sample in index)

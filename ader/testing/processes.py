@@ -1,0 +1,94 @@
+"""Work done by several processes at once, as under torchrun, with a clear end when they wait for each other."""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import torch
+import torch.distributed as td
+
+#: Imported once, by the process from which the others are forked: each then starts in milliseconds.
+PRELOADED = ("ader.testing.method_checks", "ader.nets.backbone", "torch.distributed")
+
+
+def in_processes(world: int, seconds: float, work: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """What ``work(*arguments)`` returns in each of ``world`` processes that form one group (gloo, on the CPU).
+
+    Args:
+        world: processes.
+        seconds: after which those that are still at work are ended.
+        work: a function at the top of a module.
+        *arguments: what it gets; they are pickled.
+
+    Returns:
+        Tensors, and lists and dictionaries of such, in the order of ranks.
+
+    Raises:
+        AssertionError: a process failed (the message has its traceback), or they did not come to an end.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(PRELOADED))
+    with tempfile.TemporaryDirectory() as folder:
+        ends = [context.Pipe(duplex=False) for _ in range(world)]
+        started = [
+            context.Process(target=_take_part, args=(rank, world, f"{folder}/meet", end, work, arguments), daemon=True)
+            for rank, (_, end) in enumerate(ends)
+        ]
+        for process, (_, end) in zip(started, ends, strict=True):
+            process.start()
+            end.close()  # so that the death of its process is seen
+        try:
+            return _collect([mine for mine, _ in ends], time.monotonic() + seconds, seconds)
+        finally:
+            for process in started:
+                process.kill()
+                process.join()
+
+
+def _collect(pipes: list[Connection], until: float, seconds: float) -> list[Any]:
+    """The processes' results. The first failure ends all: the others may be waiting for the one that failed."""
+    results: dict[int, Any] = {}
+    while len(results) < len(pipes):
+        waiting = [rank for rank in range(len(pipes)) if rank not in results]
+        ready = wait([pipes[rank] for rank in waiting], max(0.0, until - time.monotonic()))
+        assert ready, (
+            f"process {waiting} of {len(pipes)} not done after {seconds:.0f} s: it waits for a call that others never "
+            "make (every process must gather and reduce as often as the others, whatever images it has)"
+        )
+        for rank in waiting:
+            if pipes[rank] in ready:
+                try:
+                    failed, content = pipes[rank].recv()
+                except EOFError:
+                    raise AssertionError(f"process {rank} of {len(pipes)} died without a word") from None
+                assert not failed, f"process {rank} of {len(pipes)} failed:\n{failed}"
+                results[rank] = torch.load(io.BytesIO(content), weights_only=True)
+    return [results[rank] for rank in range(len(pipes))]
+
+
+def _take_part(
+    rank: int, world: int, meeting: str, end: Connection, work: Callable[..., Any], arguments: tuple[Any, ...]
+) -> None:
+    """The life of one process."""
+    torch.set_num_threads(1)
+    try:
+        store = td.FileStore(meeting, world)  # type: ignore[attr-defined]  # public, but not in torch's own list
+        td.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(minutes=10))
+        stream = io.BytesIO()
+        torch.save(work(*arguments), stream)
+        end.send(("", stream.getvalue()))
+        td.barrier()  # the others would take a process that has left for one that failed
+    except Exception:
+        with suppress(OSError):  # nobody listens any more
+            end.send((traceback.format_exc(), b""))
+    finally:
+        end.close()

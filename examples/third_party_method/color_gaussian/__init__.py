@@ -1,0 +1,1 @@
+"""A method for ader in a package of its own."""

@@ -1,0 +1,1 @@
+"""The YAML files that this package adds to ader's."""
