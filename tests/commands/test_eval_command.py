@@ -228,7 +228,7 @@ def test_a_signal_while_the_tables_are_written_waits(done, monkeypatch):
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("method.lr=0.5", "method.lr=0.5 needs a new run: an evaluation may change only metric, save_maps"),
+        ("method.lr=0.5", "method.lr=0.5 needs a new run: an evaluation may change only paths, dataset.root"),
         ("seed=1", "seed=1 needs a new run"),
         ("method=patchcore", "method=patchcore needs a new run"),
         ("trainer=e300", "trainer=e300 needs a new run"),
