@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ader.config.compose import changed, compose, key_of
-from ader.config.keys import all_changeable, changeable
+from ader.config.keys import all_changeable, changeable, declared
 from ader.config.schema import RunConfig
 from ader.methods._base import Method
 from ader.report.result import show
@@ -132,7 +132,8 @@ def _check_free(words: Sequence[str], config: Mapping[str, Any]) -> None:
         if any(name == key or name.startswith(f"{key}.") for name, _ in flatten(config)):
             free = ", ".join(all_changeable(RunConfig))
             raise UserError(f"{word} needs a new run: an evaluation may change only {free}")
-        raise UserError(f"{word}: there is no key {key!r}: {suggest(key, all_changeable(RunConfig))}")
+        known = [each.name for each in declared(RunConfig) if each.at_eval]
+        raise UserError(f"{word}: there is no key {key!r}: {suggest(key, known)}")
 
 
 def check_run(trained: Trained, plan: RunPlan) -> None:
