@@ -16,8 +16,9 @@ from typing import Any
 import torch
 import torch.distributed as td
 
-#: Imported once, by the process from which the others are forked: each then starts in milliseconds.
-PRELOADED = ("ader.testing.method_checks", "ader.nets.backbone", "torch.distributed")
+#: Imported once, by the process from which the others are forked: each then starts in milliseconds. ``pytest`` because
+#: a process imports what started its parent, too; what is not installed is passed over.
+PRELOADED = ("ader.testing.method_checks", "ader.nets.backbone", "torch.distributed", "pytest")
 
 
 def in_processes(world: int, seconds: float, work: Callable[..., Any], *arguments: Any) -> list[Any]:

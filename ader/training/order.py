@@ -68,12 +68,14 @@ class BatchOrder:
         epoch, place = divmod(step, self.steps_per_epoch)
         if epoch not in epochs:
             epochs.clear()
-            epochs[epoch] = self._balanced(epoch) if self.sampler == "balanced" else self._plain(epoch)
+            if self.sampler == "balanced":
+                epochs[epoch] = self._balanced(epoch)
+            elif self.sampler == "shuffled":
+                epochs[epoch] = permutation(self.images, self.seed, epoch)
+            else:
+                epochs[epoch] = list(range(self.images))
         start = place * self.batch_size
         return epoch, epochs[epoch][start : start + self.batch_size]
-
-    def _plain(self, epoch: int) -> list[int]:
-        return list(range(self.images)) if self.sampler == "sequential" else permutation(self.images, self.seed, epoch)
 
     def _balanced(self, epoch: int) -> list[int]:
         """Normal and defective images in turn: n0 d0 n1 d1 ..., as many as the epoch's steps take."""

@@ -185,7 +185,8 @@ class Trainer:
     ) -> None:
         seed_all(derive_seed(self.seed, stage.name, dist.rank()))
         order = data.order(stage)
-        total = self._steps(stage, order)
+        total = stage.steps if stage.steps is not None else (stage.epochs or 0) * order.steps_per_epoch
+        total = total if self.max_steps is None else min(total, self.max_steps)
         _check_division(stage, order)
         optimization = Optimization(stage, self.device, ema=self.ema, accumulate=self.accumulate)
         if resumed and state.step:
@@ -224,10 +225,6 @@ class Trainer:
         optimization.finish()
         dist.average_buffers(stage.modules)
         method.eval()
-
-    def _steps(self, stage: TrainStage, order: BatchOrder) -> int:
-        total = stage.steps if stage.steps is not None else (stage.epochs or 0) * order.steps_per_epoch
-        return total if self.max_steps is None else min(total, self.max_steps)
 
     def _laid_out(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches in the memory layout that is asked for."""
