@@ -84,7 +84,7 @@ class Request:
         given = [word.partition("=")[2] for word in self.words if word.startswith(f"{key}=")]
         value = given[-1] if given else choices[0]
         if value not in choices:
-            raise UserError(f"{key}={value} is not known: choose from {', '.join(choices)}")
+            raise UserError(f"{key}={value} is not known: choose from {', '.join(sorted(choices))}")
         return value, replace(self, words=tuple(word for word in self.words if not word.startswith(f"{key}=")))
 
     def compose(self, config_class: type[C]) -> C | None:

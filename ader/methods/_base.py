@@ -141,6 +141,9 @@ class FitPass(Stage):
     An interrupted pass starts again from its beginning, so what ``update`` collects must be reset by the code in
     ``stages`` that precedes the ``yield``.
 
+    Of several processes each sees a part of the images, and one may see none: ``finish`` is called all the same, and
+    gathers. ``ader.nets.state.rows.Rows`` collects rows of tensors and does that.
+
     Attributes:
         update: takes each batch.
         finish: called once after the last batch.
@@ -190,7 +193,8 @@ class TrainStage(Stage):
 class Method(nn.Module):
     """Base class of all methods. The constructor takes named, typed arguments: the method's recipe.
 
-    Randomness comes from torch's global generator, which the trainer seeds, saves and restores.
+    Randomness comes from torch's global generator: seeded, alike in all processes, before the constructor is called;
+    seeded again, saved and restored by the trainer.
 
     Attributes:
         tags: what the method is.
@@ -245,6 +249,9 @@ class Method(nn.Module):
     def predict(self, image_BCHW: Tensor) -> Prediction:
         """Scores images (RGB in [0, 1]); evaluation mode, no gradients. Each image's result is independent of the
         others in its batch.
+
+        Images may have another size than those of training, unless the constructor takes ``image_size``; a method that
+        cannot score a size says so in a ``UserError``.
 
         A method that declares ``inputs`` takes each as a further keyword argument: it is called as
         ``predict(image_BCHW, **inputs)``, with tensors (B, ...) on the images' device.

@@ -132,7 +132,7 @@ def _check_free(words: Sequence[str], config: Mapping[str, Any]) -> None:
         if any(name == key or name.startswith(f"{key}.") for name, _ in flatten(config)):
             free = ", ".join(all_changeable(RunConfig))
             raise UserError(f"{word} needs a new run: an evaluation may change only {free}")
-        known = [each.name for each in declared(RunConfig) if each.at_eval]
+        known = {*all_changeable(RunConfig), *(each.name for each in declared(RunConfig) if each.at_eval)}
         raise UserError(f"{word}: there is no key {key!r}: {suggest(key, known)}")
 
 

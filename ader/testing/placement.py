@@ -43,7 +43,11 @@ def check_processes(subject: Subject) -> None:
     if "batch_size" in arguments:
         arguments["batch_size"] = 4  # two images for each process: one has no batch statistics, no partner to mix with
     plain = Subject(subject.method_class, arguments, subject.size)  # nothing else is sent to the processes
-    first, second = in_processes(2, SECONDS, train_twice, plain)
+    try:
+        first, second = in_processes(2, SECONDS, train_twice, plain)
+    except AssertionError as error:
+        hint = "one of the two has no image of a pass in the second training: ader.nets.state.rows.Rows takes that"
+        raise AssertionError(f"{error}\n({hint})") from error
     for case in ("shared", "one image"):
         other = second[case]
         moved = [name for name, digest in first[case].items() if other[name] != digest]

@@ -263,7 +263,7 @@ def test_an_error_leaves_the_old_result(bench, maps, capsys):
         (("scores=/nope.csv",), "scores: /nope.csv cannot be read"),
         (("metric.name=foo",), "metric=foo does not exist"),
         (("paths.results=/dev/null/x",), "cannot be written"),
-        (("+foo=1",), "foo is not known"),
+        (("+foo=1",), "there is no key foo"),
     ],
 )
 def test_bad_words(bench, maps, capsys, words, message):
