@@ -717,7 +717,7 @@ def test_a_forest_beats_its_detector(vad, detector, tmp_path, capsys):
 
 def test_the_common_checks_see_a_forest_that_splits():
     """Else agreement of scores would say nothing."""
-    subject = Subject.named("segad")
+    subject = Subject.named("segad", batch_size=8)  # as the common checks have it
     image_BCHW = torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(0)) ** 2
     assert len(predict(subject.fitted, image_BCHW).score_B.unique()) > 2
 
