@@ -380,7 +380,7 @@ class Colored(RandomImages):
         gray = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
         return torch.where(mask_BHW[:, None] > 0, gray, image_BCHW), mask_BHW
 
-    def _batch(self, stage: Stage, number: int) -> Batch:
+    def _batch(self, stage: Stage, positions: list[int]) -> Batch:
         return Batch(image_BCHW=self.draw(stage.batch_size, False)[0], seed_B=torch.arange(stage.batch_size))
 
 

@@ -319,8 +319,8 @@ def stripes(number: int, seed: int, vertical: bool = False) -> torch.Tensor:
 class Stripes(RandomImages):
     """Training images: horizontal stripes."""
 
-    def _batch(self, stage, number):
-        return Batch(image_BCHW=stripes(stage.batch_size, number), seed_B=torch.arange(stage.batch_size))
+    def _batch(self, stage, positions):
+        return Batch(image_BCHW=stripes(stage.batch_size, positions[0] // stage.batch_size), seed_B=torch.arange(stage.batch_size))
 
 
 def test_short_training_finds_defects():
