@@ -320,7 +320,10 @@ class Stripes(RandomImages):
     """Training images: horizontal stripes."""
 
     def _batch(self, stage, positions):
-        return Batch(image_BCHW=stripes(stage.batch_size, positions[0] // stage.batch_size), seed_B=torch.arange(stage.batch_size))
+        return Batch(
+            image_BCHW=stripes(stage.batch_size, positions[0] // stage.batch_size),
+            seed_B=torch.arange(stage.batch_size),
+        )
 
 
 def test_short_training_finds_defects():
