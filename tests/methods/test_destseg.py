@@ -523,7 +523,7 @@ def test_short_training(tmp_path):
         backbone={"name": "test_resnet", "pretrained": False},
     )
     loader = Loader(index, 64, CPU, 0, 0, method.tags)
-    ((_, image_BCHW, mask_BHW),) = loader.test(64, Sizes())
+    ((_, image_BCHW, mask_BHW, _),) = loader.test(64, Sizes())
     assert isinstance(mask_BHW, torch.Tensor)
 
     def auroc() -> float:

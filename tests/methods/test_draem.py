@@ -404,7 +404,7 @@ def test_bfloat16_losses():
 
 def pixel_auroc(method: DRAEM, loader: Loader) -> float:
     maps, masks = [], []
-    for _, image_BCHW, mask_BHW in loader.test(8, Sizes()):
+    for _, image_BCHW, mask_BHW, _ in loader.test(8, Sizes()):
         maps.append(predict(method, image_BCHW).map_BHW.numpy().ravel())
         masks.append(mask_BHW.numpy().ravel())
     return float(roc_auc_score(np.concatenate(masks), np.concatenate(maps)))

@@ -475,7 +475,7 @@ def test_all_of_the_network_learns():
 
 def pixel_auroc(method: UniAD, loader: Loader) -> float:
     maps, masks = [], []
-    for _, image_BCHW, mask_BHW in loader.test(16, Sizes()):
+    for _, image_BCHW, mask_BHW, _ in loader.test(16, Sizes()):
         maps.append(predict(method, image_BCHW).map_BHW)
         masks.append(mask_BHW)
     return roc_auc_score(torch.cat(masks).flatten().numpy(), torch.cat(maps).flatten().numpy())

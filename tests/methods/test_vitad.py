@@ -326,7 +326,7 @@ def test_another_transformer_from_a_folder(tmp_path):
 
 def pixel_auroc(method: ViTAD, loader: Loader) -> float:
     maps, masks = [], []
-    for _, image_BCHW, mask_BHW in loader.test(16, Sizes()):
+    for _, image_BCHW, mask_BHW, _ in loader.test(16, Sizes()):
         maps.append(predict(method, image_BCHW).map_BHW)
         masks.append(mask_BHW)
     return roc_auc_score(torch.cat(masks).flatten().numpy(), torch.cat(maps).flatten().numpy())

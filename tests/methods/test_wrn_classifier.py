@@ -246,7 +246,7 @@ def test_one_class_settings_are_refused(toys):
 
 def image_auroc(method: WRNClassifier, loader: Loader) -> float:
     scores, labels = [], []
-    for samples, image_BCHW, _ in loader.test(16, Sizes()):
+    for samples, image_BCHW, _, _ in loader.test(16, Sizes()):
         scores += predict(method, image_BCHW).score_B.tolist()
         labels += [sample.label for sample in samples]
     return float(roc_auc_score(labels, scores))
