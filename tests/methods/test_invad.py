@@ -333,10 +333,11 @@ def pixels(folder: Path) -> tuple[torch.Tensor, np.ndarray]:
 
 
 def test_short_training_finds_defects(tmp_path):
-    """Sixty steps on eight images; a random backbone separates the toy's defects no better."""
-    index = load_index("folder", write_mvtec(tmp_path, ["bottle"], train=8, bad=4, size=64), counts=None)
+    """Ninety steps on eight images; a random backbone separates the toy's defects no better. Training is chaotic: the last
+    bits differ between processors, hence images and steps enough for all of them."""
+    index = load_index("folder", write_mvtec(tmp_path, ["bottle"], train=8, good=4, bad=8, size=64), counts=None)
     torch.manual_seed(0)
-    method = build("invad", **{**TINY, "batch_size": 4, "epochs": 30}, style_width=16, sigma=2.0, lr=0.01)
+    method = build("invad", **{**TINY, "batch_size": 4, "epochs": 45}, style_width=16, sigma=2.0, lr=0.01)
     image_BCHW, mask_BHW = pixels(tmp_path)
 
     def auroc() -> float:
@@ -345,9 +346,9 @@ def test_short_training_finds_defects(tmp_path):
     before, losses = auroc(), []
     scalar = lambda tag, value, step: losses.append(value) if tag == "inversion/mse" else None  # noqa: E731
     Trainer(device=CPU, scalar=scalar).fit(method, Loader(index, 64, CPU, 0, 0, method.tags))
-    assert len(losses) == 60
+    assert len(losses) == 90
     assert sum(losses[-3:]) < 0.1 * sum(losses[:3]), losses
-    assert before < 0.6
+    assert before < 0.65
     assert auroc() > 0.75
     assert roc_auc_score(mask_BHW.any(axis=(1, 2)), predict(method, image_BCHW).score_B.numpy()) > 0.8
 
