@@ -333,8 +333,10 @@ def pixels(folder: Path) -> tuple[torch.Tensor, np.ndarray]:
 
 
 def test_short_training_finds_defects(tmp_path):
-    """Ninety steps on eight images; a random backbone separates the toy's defects no better. Training is chaotic: the last
-    bits differ between processors, hence images and steps enough for all of them."""
+    """Ninety steps on eight images; a random backbone separates the toy's defects no better.
+
+    Training is chaotic and the last bits differ between processors: images and steps are enough for all of them.
+    """
     index = load_index("folder", write_mvtec(tmp_path, ["bottle"], train=8, good=4, bad=8, size=64), counts=None)
     torch.manual_seed(0)
     method = build("invad", **{**TINY, "batch_size": 4, "epochs": 45}, style_width=16, sigma=2.0, lr=0.01)
