@@ -159,6 +159,8 @@ def key_table(root: str = "run") -> str:
     for key in keys(config):
         if root == "run" or "." not in key.name:
             default = code(stated[key.name]) if key.name in stated else ""
+            # ${oc.env:ADER_DATA,data}: what holds where the variable is not set, and the variable
+            default = re.sub(r'\$\{oc\.env:(\w+),"?([^"}]*)"?\}', r"\2 (\1)", default)
             rows.append([code(key.name), prose(key.type), default, key.role, "yes" * key.at_eval, prose(key.doc)])
     return table(["key", "values", "default", "decides", "at `ader eval`", "meaning"], rows)
 
