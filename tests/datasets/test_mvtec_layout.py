@@ -29,7 +29,7 @@ from ader.testing.dataset_checks import check_dataset
 from ader.testing.toy import write_mvtec
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "dataset"
-REAL = Path("/work/shared/data/industrial3")
+REAL = Path(__file__).resolve().parents[3] / "shared" / "data/industrial3"
 SMALL = {"size": 32, "train": 1, "test_good": 1, "per_defect": 1}
 
 
