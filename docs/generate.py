@@ -29,6 +29,7 @@ from mkdocs.structure.pages import Page
 from ader.__main__ import main as ader
 from ader.config.keys import words
 from ader.config.options import config_folder, option_file, options, read_option
+from ader.config.paths import FROM_ENVIRONMENT
 from ader.config.schema import DataConfig, RunConfig, ScoreConfig, keys
 from ader.data.counts import images as count_images
 from ader.methods._base import find_class
@@ -160,7 +161,7 @@ def key_table(root: str = "run") -> str:
         if root == "run" or "." not in key.name:
             default = code(stated[key.name]) if key.name in stated else ""
             # ${oc.env:ADER_DATA,data}: what holds where the variable is not set, and the variable
-            default = re.sub(r'\$\{oc\.env:(\w+),"?([^"}]*)"?\}', r"\2 (\1)", default)
+            default = FROM_ENVIRONMENT.sub(r"\2 (\1)", default)
             rows.append([code(key.name), prose(key.type), default, key.role, "yes" * key.at_eval, prose(key.doc)])
     return table(["key", "values", "default", "decides", "at `ader eval`", "meaning"], rows)
 

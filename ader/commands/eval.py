@@ -31,9 +31,11 @@ needs another name for those.
 def main(request: Request) -> int:
     """Evaluates, and prints the table that a run prints."""
     path, rest = request.take("the run's folder is not given: ader eval RUN")
+    from ader.results.trained import open_run
     from ader.runs.evaluate_again import evaluate, recompose
 
-    config = request.show(recompose(path, rest.words, rest.config_dir))
+    trained = open_run(path)
+    config = request.show(recompose(trained, rest.words, rest.config_dir))
     if config is not None:
-        evaluate(path, config)
+        evaluate(trained, config)
     return 0

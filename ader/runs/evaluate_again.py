@@ -17,7 +17,7 @@ from ader.results import record
 from ader.results.folder import differences, owner_of
 from ader.results.identity import flatten, recipe
 from ader.results.schema import EvaluatedFrom
-from ader.results.trained import Trained, open_run
+from ader.results.trained import Trained
 from ader.runs.facts import announce, describe, device_line, write_result
 from ader.runs.plan import RunPlan, make_plan
 from ader.runs.run import build, check_data, test
@@ -29,14 +29,14 @@ from ader.system.interrupt import Interrupt
 from ader.training.trainer import Trainer
 
 
-def evaluate(path: Path, config: RunConfig) -> Path:
+def evaluate(trained: Trained, config: RunConfig) -> Path:
     """Evaluates a run's model with other metrics, on another device or by another program version.
 
     The result goes where a run of that configuration would put it: to the run's own folder, whose tables are then
     replaced, or to another one, whose record says where the model is.
 
     Args:
-        path: the run's results folder.
+        trained: the run.
         config: of ``recompose``.
 
     Returns:
@@ -46,7 +46,6 @@ def evaluate(path: Path, config: RunConfig) -> Path:
         UserError: bad input; nothing was half written.
         Stopped: as for ``ader.runs.run.run``.
     """
-    trained = open_run(path)
     with Interrupt().listening() as interrupt, interrupt.during("before predicting"):
         plan = make_plan(config)
         dist.on_main(lambda: check_run(trained, plan))
@@ -57,10 +56,7 @@ def evaluate(path: Path, config: RunConfig) -> Path:
                 method, loader = build(model, session)
                 network = describe(session, model, method)
                 file = trained.checkpoint(model.name)
-                precision = config.trainer.precision
-                Trainer(device=plan.device, precision=precision, checkpoint=file, console=session.console).restore(
-                    method
-                )
+                restore(method, file, session)
                 evaluator, prediction, scores = test(method, loader, session)
                 before = trained.record.models[model.name]
                 checkpoint = replace(before.checkpoint, file=seen_from(plan.folder, file))
@@ -89,18 +85,17 @@ def seen_from(folder: Path, path: Path) -> str:
     return os.path.relpath(os.path.realpath(path), os.path.realpath(folder))
 
 
-def recompose(path: Path, words: Sequence[str], config_dir: str | None) -> RunConfig:
+def recompose(trained: Trained, words: Sequence[str], config_dir: str | None) -> RunConfig:
     """A run's configuration with further overrides.
 
     Args:
-        path: the run's results folder.
+        trained: the run.
         words: overrides of what an evaluation may change.
         config_dir: a folder with further options; None: the run's own.
 
     Raises:
         UserError: an override would need another model, or the configs have changed since the run.
     """
-    trained = open_run(path)
     _check_free(words, trained.record.config)
     # what a run leaves behind besides its tables is made again where it is asked for, or was there before
     kept = [word for word in trained.record.overrides if key_of(word) not in ("force", "save_maps")]

@@ -46,7 +46,7 @@ def run(config: RunConfig) -> Path:
         plan = make_plan(config)
         with working_on(plan, interrupt, config.force) as session:
             if session.finished:
-                session.console.say(f"This result exists already (force=true runs it again): {plan.folder}\n")
+                session.say_finished()
             else:
                 refuse_evaluation(session)
                 announce(session, device_line(plan))

@@ -77,7 +77,7 @@ def score(config: ScoreConfig, maps: Path) -> Path:
         plan = make_plan(config, maps)
         with working_on(plan, interrupt, config.force) as session:
             if session.finished:
-                session.console.say(f"This result exists already (force=true runs it again): {plan.folder}\n")
+                session.say_finished()
             else:
                 announce(session, *described(plan.source))
                 reading = add_all(session)

@@ -55,6 +55,10 @@ class Session(Generic[P]):
         """Whether the folder held a result with everything that is asked for."""
         return self.earlier is not None and Outputs.of(self.earlier) == self.outputs
 
+    def say_finished(self) -> None:
+        """What is said in place of making a result that is there."""
+        self.console.say(f"This result exists already (force=true runs it again): {self.plan.folder}\n")
+
     def new_evaluator(self) -> Evaluator:
         """An empty evaluator, for one model."""
         return self.plan.new_evaluator(self.outputs)

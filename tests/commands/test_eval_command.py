@@ -85,6 +85,18 @@ def test_the_same_again(bench, capsys):
     assert "This result exists already" in capsys.readouterr().out
 
 
+def test_the_memory_layout_is_the_one_asked_for(done, monkeypatch):
+    """The model is placed as a run would place it; weights and images in another layout are another result."""
+    import ader.runs.evaluate_again as module
+
+    layouts, trainer = [], module.Trainer
+    monkeypatch.setattr(module, "Trainer", lambda **given: layouts.append(given["channels_last"]) or trainer(**given))
+    folder = done.folder()
+    assert main(["eval", str(folder)]) == main(["eval", str(folder), "trainer.channels_last=true"]) == 0
+    assert layouts == [False, True]
+    assert "channels_last" in other(done, folder).name
+
+
 @pytest.mark.parametrize("words", [("metric=ader",), ("metric=exact", "metric.size=original"), ("metric.size=64",)])
 def test_other_metrics_are_those_of_a_run(done, words):
     folder = done.folder()
