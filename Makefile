@@ -3,6 +3,10 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+# TORCH=cpu: PyTorch without the CUDA libraries (about 1 GB in place of 6), from PyTorch's own package index
+TORCH  ?=
+CPU    := $(shell sed -n 's/^torch.*==.*/&+cpu/p' constraints.txt)
+PIP    := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 .PHONY: help setup demo test lint docs clean
 
@@ -11,7 +15,7 @@ help:
 	@echo "make test    set up, then run all checks and tests"
 	@echo "make lint    style and types only"
 	@echo "make docs    build the documentation into site/"
-	@echo "make setup   only set up $(VENV); the command is then $(BIN)/ader"
+	@echo "make setup   only set up $(VENV); the command is then $(BIN)/ader (TORCH=cpu: without the CUDA libraries)"
 	@echo "make clean   delete $(VENV), site and tool caches; data and results stay"
 
 setup: $(READY)
@@ -19,10 +23,12 @@ setup: $(READY)
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info < (3, 10) and sys.exit("ader needs Python 3.10 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
 	@$(PYTHON) -c 'import ensurepip, venv' || { echo "this Python has no venv module: install it (Debian: apt install python3-venv)"; exit 1; }
-	@echo "setting up $(VENV): installing packages takes a few minutes"
+	@echo "setting up $(VENV): downloads and installs about $(if $(filter cpu,$(TORCH)),1,6) GB of packages, which takes a few minutes"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(if $(filter cpu,$(TORCH)),$(PIP) --extra-index-url https://download.pytorch.org/whl/cpu $(CPU))
+	@$(PIP) -e '.[dev]'
 	@touch $(READY)
+	@echo "ready: $(BIN)/ader --help"
 
 demo: $(READY)
 	@$(BIN)/ader experiment=demo

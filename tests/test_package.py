@@ -36,3 +36,18 @@ def test_changelog_says_which_numbers_are_comparable():
     sections = dict(re.findall(r"^## (\S+)[^\n]*\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
     assert next(iter(sections)) == ader.__version__ == PROJECT["project"]["version"]
     assert all("**Numbers:" in section for section in sections.values())
+
+
+def test_distribution_has_a_name_of_its_own():
+    """``ader`` on the package index is another project: nothing may tell anybody to install that."""
+    assert PROJECT["project"]["name"] == "ader-bench"
+    places = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.*")]
+    places += [*ROOT.glob("ader/**/*.py"), *ROOT.glob("configs/**/*.yaml"), ROOT / "pyproject.toml"]
+    wrong = re.compile(
+        r"""pip install [^\n`]*['" ]ader(\[|['"`\s]|$)|["']ader(\[\w|[<>=~ ]+[\d.])|^dependencies = \["ader"\]""",
+        re.MULTILINE,
+    )
+    assert len(places) > 100
+    for text in ("pip install 'ader[coco]'", 'dependencies = ["ader>=0.2"]', 'dependencies = ["ader"]'):
+        assert wrong.search(text)
+    assert not [str(place) for place in places if wrong.search(place.read_text(encoding="utf-8"))]

@@ -16,7 +16,7 @@ from ader.results.schema import Commit, Hardware, Provenance
 
 #: Those that decide what is computed.
 PACKAGES = (
-    "ader",
+    "ader-bench",
     "torch",
     "torchvision",
     "timm",
