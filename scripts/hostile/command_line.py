@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from scripts.hostile.replay import Case
-from scripts.hostile.world import DESCENT, RUN, SCORE, World
+from scripts.hostile.world import DESCENT, RUN, SCORE, Words, World
 
 KIND = "command_line"
 
 #: Values that no key of the kind may have, each refused by naming the key.
-NO_NUMBER = (
+NO_NUMBER: Words = (
     "a",
     "[1]",
     "{a:1}",
@@ -27,12 +27,12 @@ NO_NUMBER = (
     "\u00b2",
     "0x",
 )
-NO_FRACTION = ("a", "[0.1]", "{a:1}", "''", "nan", "inf", "-0.1", "1e30", "true")
-NO_CHOICE = ("5", "[a]", "{a:1}", "no_such_thing", "''", "1.5", "'a b'", "../x", "\u00e9")
-NO_TRUTH = ("2", "maybe", "[true]", "{a:1}", "1.5", "null", "''")
-NO_FOLDER = ("[a]", "{a:1}", "null", "''", "~no_such_user_here/x", "/dev/null", "/proc/x", "a" * 5000, "'a\\0b'")
+NO_FRACTION: Words = ("a", "[0.1]", "{a:1}", "''", "nan", "inf", "-0.1", "1e30", "true")
+NO_CHOICE: Words = ("5", "[a]", "{a:1}", "no_such_thing", "''", "1.5", "'a b'", "../x", "\u00e9")
+NO_TRUTH: Words = ("2", "maybe", "[true]", "{a:1}", "1.5", "null", "''")
+NO_FOLDER: Words = ("[a]", "{a:1}", "null", "''", "~no_such_user_here/x", "/dev/null", "/proc/x", "a" * 5000, "'a\\0b'")
 
-NUMBERS = (
+NUMBERS: Words = (
     "seed",
     "image_size",
     "trainer.epochs",
@@ -43,7 +43,7 @@ NUMBERS = (
     "dataset.cache_above",
     "method.batch_size",
 )
-CHOICES = (
+CHOICES: Words = (
     "method",
     "dataset",
     "setting",
@@ -59,11 +59,18 @@ CHOICES = (
     "metric.mask_rule",
     "experiment",
 )
-TRUTHS = ("save_maps", "force", "trainer.compile", "trainer.channels_last", "metric.by_defect", "dataset.check_counts")
-FOLDERS = ("paths.results", "paths.cache", "dataset.root")
+TRUTHS: Words = (
+    "save_maps",
+    "force",
+    "trainer.compile",
+    "trainer.channels_last",
+    "metric.by_defect",
+    "dataset.check_counts",
+)
+FOLDERS: Words = ("paths.results", "paths.cache", "dataset.root")
 
 #: (key, values) of single methods, with the method's run.
-OF_PATCHCORE = (
+OF_PATCHCORE: tuple[tuple[str, Words], ...] = (
     ("method.coreset", ("0", "-1", "2", "nan", "inf", "a", "[0.1]", "null")),
     ("method.sigma", ("-1", "nan", "inf", "1e9", "a", "null")),
     ("method.layers", ("[2,2]", "[]", "[0]", "[9]", "5", "[a]", "[[1]]", "null", "[1.5]", "[-1]")),
@@ -74,7 +81,7 @@ OF_PATCHCORE = (
     ("method.backbone.name", ("no_such_net", "5", "null", "[a]", "vit_small_patch16_224.augreg_in21k", "''", "../x")),
     ("method.backbone.pretrained", ("5", "maybe", "[a]")),
 )
-OF_RD = (
+OF_RD: tuple[tuple[str, Words], ...] = (
     ("method.lr", ("inf", "nan", "-1", "1e30", "a", "[1]", "null")),
     ("method.betas", ("[2,3]", "[0.5]", "[]", "5", "[a,b]", "[nan,0.9]", "null", "[-1,0.9]")),
     ("method.batch_size", ("0", "-1", "1.5", "100000000000")),
@@ -82,8 +89,8 @@ OF_RD = (
     ("trainer.checkpoint_minutes", ("-1", "nan", "a", "[1]")),
 )
 
-#: Whole words: (name, words after the run's, what the answer says).
-WORDS = (
+#: Whole words: (name, what follows the run's words, what the answer says).
+WORDS: tuple[tuple[str, str | Words, str], ...] = (
     ("two equals", "seed==5", ""),
     ("no key", "=5", ""),
     ("no value", "seed=", "seed"),
@@ -147,7 +154,7 @@ WORDS = (
     ("device of another kind", "trainer.device=tpu", "trainer.device"),
     ("device superscript", "trainer.device=cuda:\u00b2", "trainer.device"),
     ("device with a blank", "trainer.device=cuda: 1", "trainer.device"),
-    ("setting of another", "setting=few_shot setting.shots=0", ""),
+    ("shots of zero", ("setting=few_shot", "setting.shots=0"), "shots"),
     ("name overridden", "method.name=no_such", "no_such"),
     ("name as a module", "method.name=os", "os"),
     ("name as a path", "method.name=../rd", "rd"),
@@ -156,7 +163,7 @@ WORDS = (
     ("setting by name", "setting.name=x", "x"),
     ("unknown argument of the method", "method.depth=5", "depth"),
     ("unknown argument of the reader", "dataset.depth=5", "depth"),
-    ("weights that are a folder's", "method.backbone.pretrained=true", "weights"),
+    ("weights that are not there", ("run=new", "method.backbone.pretrained=true", "paths.weights=own"), "resnet18"),
     ("NUL", "run=a\0b", "run"),
     ("surrogate", "run=a\udcff", ""),
     ("escape code in a value", "run=\x1b]0;x\x07", ""),
@@ -164,7 +171,7 @@ WORDS = (
     ("right to left in a value", "method=\u202erd", ""),
     ("control character in a category", "dataset.categories=['\x1b[31mbolt']", ""),
 )
-FLAGS = (
+FLAGS: tuple[Words, ...] = (
     ("--nothing",),
     ("-x",),
     ("--cfg=nothing",),
@@ -186,7 +193,7 @@ FLAGS = (
     ("--",),
 )
 #: Commands: (words, what the answer says).
-COMMANDS = (
+COMMANDS: tuple[tuple[Words, str], ...] = (
     (("evl",), "eval"),
     (("eval",), "RUN"),
     (("eval", "nowhere"), "nowhere"),
@@ -225,7 +232,7 @@ COMMANDS = (
     (("--version=5",), ""),
 )
 #: What is odd and right.
-DONE = (
+DONE: tuple[tuple[str, Words], ...] = (
     ("experiment null", (*RUN, "experiment=null")),
     ("categories as one word", (*RUN, "dataset.categories=bolt", "run=one")),
     ("categories as a list", (*RUN, "dataset.categories=[bolt]", "run=one")),
@@ -263,13 +270,8 @@ def cases() -> Iterator[Case]:
             for value in values:
                 name = f"{words[2]} {key}={value}"
                 yield Case(KIND, name, (*words, f"{key}={value}"), says=key.split(".")[-1])
-    for name, word, says in WORDS:
-        yield Case(
-            KIND,
-            name,
-            (*RUN, *word.split(" setting.", 1)[:1]) if " setting." not in word else (*RUN, *word.split()),
-            says=says,
-        )
+    for name, more, says in WORDS:
+        yield Case(KIND, name, (*RUN, more) if isinstance(more, str) else (*RUN, *more), says=says)
     for flags in FLAGS:
         yield Case(KIND, f"flag {' '.join(flags)}", (*RUN, *flags), says=flags[0].split("=")[0])
     for words, says in COMMANDS:

@@ -17,8 +17,8 @@ LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12)
 )
 
-#: The text of ``dataset/own.yaml``, and whether it works.
-TEXTS: dict[str, str | bytes] = {
+#: Texts of ``dataset/own.yaml`` that are no YAML, or none that is to be read: the refusal names the file.
+UNREADABLE: dict[str, str | bytes] = {
     "unclosed bracket": GOOD + "categories: [a, b\n",
     "unclosed quote": GOOD + "label: 'a\n",
     "tab for a blank": "name: folder\n\troot: own\n",
@@ -46,6 +46,9 @@ TEXTS: dict[str, str | bytes] = {
     "deep": GOOD + "label: " + "[" * 3000 + "]" * 3000 + "\n",
     "deep mapping": GOOD + "counts: " + "{a: " * 3000 + "1" + "}" * 3000 + "\n",
     "long": GOOD + "label: " + "x" * (8 << 20) + "\n",
+}
+#: Texts that say something impossible.
+WRONG: dict[str, str | bytes] = {
     "defaults in a circle": "defaults:\n  - own\nname: folder\n",
     "defaults through another": "defaults:\n  - other\nname: folder\n",
     "defaults that are missing": "defaults:\n  - no_such_base\nname: folder\n",
@@ -89,8 +92,10 @@ DONE: dict[str, str | bytes] = {
 
 def cases() -> Iterator[Case]:
     """Texts of an option, and other things in its place."""
-    for name, text in TEXTS.items():
-        yield Case(KIND, name, OWN, says="" if "name" in name else "own", prepare=_writing(text))
+    for name, text in UNREADABLE.items():
+        yield Case(KIND, name, OWN, says="own.yaml", prepare=_writing(text))
+    for name, text in WRONG.items():
+        yield Case(KIND, name, OWN, prepare=_writing(text))
     for name, text in DONE.items():
         yield Case(KIND, name, OWN, answer="done", prepare=_writing(text))
     for name, make in PLACES.items():
@@ -103,7 +108,7 @@ def cases() -> Iterator[Case]:
         ("trainer", "epochs: 5\n"),
         ("metric", "name: no_such\n"),
         ("setting", "name: no_such\n"),
-        ("experiment", "# @package _global_\ndefaults:\n  - override /dataset: no_such\n"),
+        ("experiment", "# @package _global_\ndefaults:\n  - override /trainer: no_such\n"),
         ("experiment", "# @package _global_\nnothing: 5\n"),
         ("experiment", "# @package _global_\ntrainer: 5\n"),
         ("experiment", "seed: [\n"),

@@ -12,10 +12,12 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ader.__main__ import main
 from scripts.hostile.world import World
 
 SECONDS = 60
@@ -23,6 +25,7 @@ MEMORY = 4 << 30  # bytes in use
 MOST = 1200  # characters of a refusal: one line that somebody reads
 
 Prepare = Callable[[World], object]
+Command = Callable[[list[str]], int]
 Answer = Literal["done", "refused", "either"]
 
 
@@ -70,9 +73,15 @@ class Judged:
 
 
 class Running:
-    """A case at work, in a copy of the template. The parent must have no threads: it forks."""
+    """A case at work, in a copy of the template. The parent must have no threads: it forks.
 
-    def __init__(self, case: Case, template: Path) -> None:
+    Args:
+        case: the question.
+        template: what the case gets a copy of.
+        command: what answers; gives the exit status.
+    """
+
+    def __init__(self, case: Case, template: Path, command: Command = main) -> None:
         self.case = case
         self.folder = Path(tempfile.mkdtemp(prefix="hostile-"))
         self.world = World(self.folder / "w")
@@ -81,7 +90,7 @@ class Running:
         self.began = time.monotonic()
         self.child = os.fork()
         if self.child == 0:
-            answer(case, self.world, *self.files)
+            answer(case, self.world, *self.files, command)
 
     def look(self) -> Judged | None:
         """The judged answer, or None while there is none."""
@@ -96,7 +105,9 @@ class Running:
             reason = f"more than {MEMORY >> 30} GiB of memory"
         if not reason:
             return None
-        os.killpg(self.child, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it may not have got as far as having a group
+            os.killpg(self.child, signal.SIGKILL)
+        os.kill(self.child, signal.SIGKILL)
         os.waitpid(self.child, 0)
         return self._judged(None, reason)
 
@@ -115,7 +126,7 @@ class Running:
         return Judged(self.case, status, tuple(problems), output, errors, seconds)
 
 
-def answer(case: Case, world: World, out: Path, err: Path) -> None:
+def answer(case: Case, world: World, out: Path, err: Path, command: Command = main) -> None:
     """In a child: becomes the command, and ends with its status."""
     status = 70
     try:
@@ -128,12 +139,13 @@ def answer(case: Case, world: World, out: Path, err: Path) -> None:
         os.chdir(world.folder)
         os.environ.update({**world.environment(), **dict(case.environment)})
         encoding = os.environ.get("PYTHONIOENCODING", "utf-8")
-        sys.stdout, sys.stderr = (open(number, "w", buffering=1, encoding=encoding) for number in (1, 2))
+        sys.stdout, sys.stderr = (
+            open(number, "w", buffering=1, encoding=encoding)  # noqa: SIM115  the process ends with them
+            for number in (1, 2)
+        )
         if case.prepare is not None:
             case.prepare(world)
-        from ader.__main__ import main
-
-        status = main(list(case.words))
+        status = command(list(case.words))
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else 1
     except BaseException:

@@ -12,8 +12,10 @@ from PIL import Image
 
 SIDE = 32
 
+Words = tuple[str, ...]
+
 #: A run of a second: random weights, one stage without gradients.
-RUN = (
+RUN: Words = (
     "dataset=folder",
     "dataset.root=own",
     "+dataset.label=own",
@@ -27,7 +29,7 @@ RUN = (
 #: Its folder.
 FINISHED = "results/own/multi_class/patchcore/finished"
 #: Of gradient descent: two steps.
-DESCENT = (
+DESCENT: Words = (
     "dataset=folder",
     "dataset.root=own",
     "method=rd",
@@ -37,7 +39,7 @@ DESCENT = (
     "trainer.device=cpu",
     "trainer.workers=0",
 )
-SCORE = ("score", "maps", "dataset=folder", "dataset.root=own")
+SCORE: Words = ("score", "maps", "dataset=folder", "dataset.root=own")
 
 
 @dataclass(frozen=True)
