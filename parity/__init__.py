@@ -19,7 +19,7 @@ import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -131,6 +131,46 @@ def import_ader(clone: Path, module: str) -> Any:
     stub.__path__ = [str(clone / "model")]
     sys.modules["model"] = stub
     return importlib.import_module(f"model.{module}")
+
+
+def import_anomalib(clone: Path, module: str) -> Any:
+    """A module of anomalib's image models, with its building blocks and without the rest of the package, which needs
+    its training framework."""
+    source = clone / "src" / "anomalib"
+    for name in ("", ".models", ".models.components", ".models.image"):
+        _bare_package(f"anomalib{name}", source.joinpath(*name.split(".")[1:]))
+    for name in ("sampling", "filters", "feature_extractors", "base", "dimensionality_reduction"):
+        _bare_package(f"anomalib.models.components.{name}", source / "models" / "components" / name)
+    for name in ("patchcore", "reverse_distillation"):
+        _bare_package(f"anomalib.models.image.{name}", source / "models" / "image" / name)
+    sys.modules["anomalib.data"] = types.SimpleNamespace(InferenceBatch=_InferenceBatch)  # type: ignore[assignment]
+    components: Any = sys.modules["anomalib.models.components"]
+    for file, item in (
+        ("dimensionality_reduction.random_projection", "SparseRandomProjection"),
+        ("sampling.k_center_greedy", "KCenterGreedy"),
+        ("filters.blur", "GaussianBlur2d"),
+        ("feature_extractors.timm", "TimmFeatureExtractor"),
+        ("base.dynamic_buffer", "DynamicBufferMixin"),
+    ):
+        folder = sys.modules[f"anomalib.models.components.{file.split('.')[0]}"]
+        found = getattr(importlib.import_module(f"anomalib.models.components.{file}"), item)
+        setattr(folder, item, found)
+        setattr(components, item, found)
+    return importlib.import_module(f"anomalib.models.image.{module}")
+
+
+class _InferenceBatch(NamedTuple):
+    """Of anomalib's type of this name what its models fill."""
+
+    pred_score: Tensor
+    anomaly_map: Tensor
+
+
+def _bare_package(name: str, folder: Path) -> None:
+    """A package whose modules can be imported and whose own ``__init__`` is not run."""
+    package = types.ModuleType(name)
+    package.__path__ = [str(folder)]
+    sys.modules[name] = package
 
 
 def training_step(method: Method, image_BCHW: Tensor, stage: int = 0, **more: Any) -> Run:

@@ -55,6 +55,21 @@ def pair(upstreams: Path, batch: int) -> Pair:
     return distillation(ours, reference, lambda normalized: reference(normalized), RENAMED, upstream, batch)
 
 
+def reference_loss(teacher: list[Tensor], student: list[Tensor]) -> Tensor:
+    """Both codes' loss, written again."""
+    pairs = zip(teacher, student, strict=True)
+    return torch.stack([torch.mean(1 - F.cosine_similarity(t.flatten(1), s.flatten(1))) for t, s in pairs]).sum()
+
+
+def reference_map(teacher: list[Tensor], student: list[Tensor]) -> Any:
+    """Both codes' map, written again: numpy sums, scipy's filter for each map."""
+    total: Any = 0
+    for t, s in zip(teacher, student, strict=True):
+        distance = (1 - F.cosine_similarity(t, s))[:, None]
+        total = total + F.interpolate(distance, size=SIZE, mode="bilinear", align_corners=True)[:, 0].numpy()
+    return smoothed(total)
+
+
 def distillation(
     ours: Any,
     reference: nn.Module,
@@ -62,8 +77,11 @@ def distillation(
     renamed: Mapping[str, str],
     upstream: str,
     batch: int,
+    reference_map: Callable[[list[Tensor], list[Tensor]], Any] = reference_map,
+    reference_loss: Callable[[list[Tensor], list[Tensor]], Tensor] = reference_loss,
 ) -> Pair:
-    """Both codes share loss and map; ``forward`` is the reference's, from normalized images to both pyramids."""
+    """``forward`` is the reference's, from normalized images to both pyramids, of which ``reference_map`` and
+    ``reference_loss`` make what their names say."""
     image_BCHW = torch.rand(batch, 3, SIZE, SIZE)
     trained = [weight for weight in reference.parameters() if weight.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=ours.lr, betas=ours.betas)
@@ -73,7 +91,8 @@ def distillation(
         loss = reference_loss(*forward(ours.teacher.normalize(image_BCHW)))
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(trained, ours.clip)
+        if ours.clip is not None:
+            nn.utils.clip_grad_norm_(trained, ours.clip)
         optimizer.step()
 
     @torch.no_grad()
@@ -117,18 +136,3 @@ def distillation(
         reference.float()
 
     return Pair(ours, upstream, differences, (train, training_step(ours, image_BCHW)), (test, test_ours), batch, batch)
-
-
-def reference_loss(teacher: list[Tensor], student: list[Tensor]) -> Tensor:
-    """Both codes' loss, written again."""
-    pairs = zip(teacher, student, strict=True)
-    return torch.stack([torch.mean(1 - F.cosine_similarity(t.flatten(1), s.flatten(1))) for t, s in pairs]).sum()
-
-
-def reference_map(teacher: list[Tensor], student: list[Tensor]) -> Any:
-    """Both codes' map, written again: numpy sums, scipy's filter for each map."""
-    total: Any = 0
-    for t, s in zip(teacher, student, strict=True):
-        distance = (1 - F.cosine_similarity(t, s))[:, None]
-        total = total + F.interpolate(distance, size=SIZE, mode="bilinear", align_corners=True)[:, 0].numpy()
-    return smoothed(total)

@@ -1,16 +1,22 @@
 """RD: reverse distillation from a one-class embedding.
 
 Paper: Deng and Li, "Anomaly Detection via Reverse Distillation from One-Class Embedding", CVPR 2022 (RD4AD).
-Upstream: hq-deng/RD4AD at 6554076 (MIT) and its multi-class reproduction in zhangzjn/ADer at 902937a (no license file).
-The default recipe is ADer's; ``bottleneck_width=128``, ``backbone.name=wide_resnet50_2.tv_in1k``, ``lr_decay_at=1``,
-``clip=null`` and ``trainer.epochs=200`` with ``setting=single_class`` give the official one.
+Upstream: hq-deng/RD4AD at 6554076 (MIT), its multi-class reproduction in zhangzjn/ADer at 902937a (no license file), and
+openvinotoolkit/anomalib at 161bb36 (Apache-2.0), whose RD is SegAD's detector. The default recipe is ADer's;
+``recipe=official`` with ``setting=single_class`` is the official code's, ``recipe=anomalib`` with it anomalib's.
 
-`python -m parity rd rd_official` compares with upstream; differences, parameters and operations:
+`python -m parity rd rd_official rd_anomalib` compares with upstream; differences, parameters and operations:
 `results/bench/methods.md`.
 
 Differences from upstream:
 - none in the network, the loss (whole maps as vectors, where equation 2 has pixels) or the map; ADer divides the sum
   of the maps by 9, a constant that no metric sees.
+- The official code and anomalib keep the incomplete batch at an epoch's end (``drop_last=false``), ADer leaves it out.
+- anomalib names no weights: timm's default is ``racm_in1k`` in all versions that it allows, while its documentation
+  takes torchvision's for the paper's results. Its recipe here has torchvision's (``backbone.name`` is the other's).
+- anomalib sums the scales since its version 1.0. Version 0.7, which was current when SegAD's paper was written, had
+  their product as its default (``combine=product``), and stopped early by the pixel AUROC of the test images, which
+  nothing here does. Which one that paper ran is not stated.
 - ADer steps the learning rate through timm's scheduler, per iteration; here it is a function of the progress, with
   the same values.
 
@@ -20,7 +26,7 @@ Shapes in names: B images, C channels, H height, W width.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from timm.models.resnet import BasicBlock, Bottleneck
@@ -29,7 +35,7 @@ from torch import Tensor, nn
 from ader.methods._base import Batch, Count, Method, Optimize, Positive, Prediction, Share, Tags, TrainStage
 from ader.nets.backbone import Backbone, BackboneOptions
 from ader.nets.optim.schedules import step_at
-from ader.nets.scoring.maps import GaussianBlur, cosine_distance_map, flat_cosine_loss
+from ader.nets.scoring.maps import Border, GaussianBlur, cosine_distance_map, flat_cosine_loss
 from ader.system.errors import UserError
 
 
@@ -41,15 +47,20 @@ class RD(Method):
         epochs: sweeps over the training images.
         lr: Adam's learning rate.
         betas: Adam's averaging factors.
-        lr_decay_at: share of the training after which the learning rate is multiplied by 0.1.
+        lr_decay_at: share of the training after which the learning rate is multiplied by 0.1; 1: never.
         clip: largest gradient norm; None for no clipping.
-        bottleneck_width: inner width per 64 channels of the one-class embedding: 64 in ADer, 128 officially.
+        drop_last: leave out the incomplete batch at an epoch's end.
+        bottleneck_width: inner width per 64 channels of the one-class embedding: 64 in ADer and anomalib, 128
+            officially.
+        combine: how the scales' distances make one map.
         sigma: of the Gaussian that smooths the map, in pixels.
+        border: what that Gaussian takes to be beyond the map's edge.
         backbone: a ResNet of timm.
     """
 
     tags: ClassVar[Tags] = Tags(
-        paper="Deng and Li, CVPR 2022", reference="zhangzjn/ADer at 902937a, hq-deng/RD4AD at 6554076"
+        paper="Deng and Li, CVPR 2022",
+        reference="zhangzjn/ADer at 902937a, hq-deng/RD4AD at 6554076, openvinotoolkit/anomalib at 161bb36",
     )
 
     def __init__(
@@ -60,18 +71,22 @@ class RD(Method):
         betas: tuple[float, float] = (0.5, 0.999),
         lr_decay_at: Share = 0.8,
         clip: Positive | None = 5.0,
+        drop_last: bool = True,
         bottleneck_width: Count = 64,
+        combine: Literal["sum", "product"] = "sum",
         sigma: Positive = 4.0,
+        border: Border = "reflect",
         backbone: BackboneOptions = BackboneOptions("wide_resnet50_2.racm_in1k"),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()
         self.batch_size, self.epochs = batch_size, epochs
         self.lr, self.betas, self.lr_decay_at, self.clip = lr, betas, lr_decay_at, clip
+        self.drop_last, self.combine = drop_last, combine
         self.teacher = Backbone(backbone, layers=(1, 2, 3))
         plan = _Plan.of(self.teacher, backbone.name)
         self.bottleneck = OneClassEmbedding(plan, bottleneck_width)
         self.decoder = Decoder(plan)
-        self.blur = GaussianBlur(sigma)
+        self.blur = GaussianBlur(sigma, border)
 
     def stages(self) -> Iterator[TrainStage]:
         student = [self.bottleneck, self.decoder]
@@ -85,6 +100,7 @@ class RD(Method):
             epochs=self.epochs,
             schedules={"student": step_at(self.lr_decay_at)},
             clip=self.clip,
+            drop_last=self.drop_last,
         )
 
     def _step(self, batch: Batch, optimize: Optimize) -> Mapping[str, Tensor]:
@@ -107,7 +123,7 @@ class RD(Method):
 
     def predict(self, image_BCHW: Tensor) -> Prediction:
         teacher, student = self(image_BCHW)
-        map_BHW = self.blur(cosine_distance_map(teacher, student, image_BCHW.shape[2:]))
+        map_BHW = self.blur(cosine_distance_map(teacher, student, image_BCHW.shape[2:], self.combine))
         return Prediction(map_BHW.amax(dim=(1, 2)), map_BHW)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,19 +17,25 @@ from torch import Tensor, nn
 from torch.amp.autocast_mode import is_autocast_available
 
 
+#: What stands beyond a map's edge, as scipy names it: ``reflect`` repeats the edge's own pixels first (d c b a | a b c
+#: d), ``mirror`` does not (d c b | a b c d; torch calls that one "reflect").
+Border = Literal["reflect", "mirror"]
+
+
 class GaussianBlur(nn.Module):
-    """Gaussian smoothing of maps, equal to ``scipy.ndimage.gaussian_filter`` (edges repeated, cut at 4 sigma).
+    """Gaussian smoothing of maps, equal to ``scipy.ndimage.gaussian_filter`` (cut at 4 sigma).
 
     One-dimensional smoothing of n pixels is a fixed n x n matrix, so a map is smoothed by two matrix products;
     the matrix is scipy's own filter applied to the identity, which carries its border rule along.
 
     Args:
         sigma: standard deviation in pixels.
+        border: what stands beyond the edge.
     """
 
-    def __init__(self, sigma: float) -> None:
+    def __init__(self, sigma: float, border: Border = "reflect") -> None:
         super().__init__()
-        self.sigma = sigma
+        self.sigma, self.border = sigma, border
         self._matrices: dict[tuple[int, torch.device], Tensor] = {}
 
     def forward(self, map_BHW: Tensor) -> Tensor:
@@ -42,7 +49,7 @@ class GaussianBlur(nn.Module):
     def _matrix(self, size: int, device: torch.device) -> Tensor:
         key = (size, device)
         if key not in self._matrices:
-            smoothed = gaussian_filter1d(np.eye(size), self.sigma, axis=0, mode="reflect")
+            smoothed = gaussian_filter1d(np.eye(size), self.sigma, axis=0, mode=self.border)
             self._matrices[key] = torch.from_numpy(smoothed).to(device, torch.float32)
         return self._matrices[key]
 
@@ -59,9 +66,15 @@ def full_precision(device: torch.device) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def upsample(map_BHW: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
-    """Bilinear interpolation of maps to (H, W)."""
-    maps = F.interpolate(map_BHW[:, None], size=tuple(size), mode="bilinear", align_corners=align_corners)
+def upsample(
+    map_BHW: Tensor,
+    size: Sequence[int],
+    align_corners: bool,
+    mode: Literal["bilinear", "nearest"] = "bilinear",
+) -> Tensor:
+    """Interpolation of maps to (H, W); ``align_corners`` is of the bilinear one."""
+    corners = align_corners if mode == "bilinear" else None
+    maps = F.interpolate(map_BHW[:, None], size=tuple(size), mode=mode, align_corners=corners)
     return maps[:, 0]
 
 
@@ -77,19 +90,26 @@ def flat_cosine_loss(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tenso
     return torch.stack(losses).sum()
 
 
-def cosine_distance_map(first: Sequence[Tensor], second: Sequence[Tensor], size: Sequence[int]) -> Tensor:
-    """Sum over scales of 1 - cos between two feature pyramids, per pixel, interpolated to (H, W).
+def cosine_distance_map(
+    first: Sequence[Tensor],
+    second: Sequence[Tensor],
+    size: Sequence[int],
+    combine: Literal["sum", "product"] = "sum",
+) -> Tensor:
+    """Sum (or product) over scales of 1 - cos between two feature pyramids, per pixel, interpolated to (H, W).
 
     Args:
         first, second: features (B, C_k, H_k, W_k) of each scale.
         size: height and width of the result.
+        combine: how the scales make one map.
 
     Returns:
-        map_BHW in [0, 2 * scales], float32. Interpolation aligns corners, as in RD4AD and ADer.
+        map_BHW in [0, 2 * scales], or for products [0, 2 ** scales], float32. Interpolation aligns corners, as in
+        RD4AD and ADer.
     """
     distances = (1 - F.cosine_similarity(full(a), full(b), dim=1) for a, b in zip(first, second, strict=True))
-    maps = [upsample(distance_BHW, size, align_corners=True) for distance_BHW in distances]
-    return torch.stack(maps).sum(dim=0)
+    maps = torch.stack([upsample(distance_BHW, size, align_corners=True) for distance_BHW in distances])
+    return maps.sum(dim=0) if combine == "sum" else maps.prod(dim=0)
 
 
 def pooled_maximum(map_BHW: Tensor, window: int, padding: int = 0) -> Tensor:

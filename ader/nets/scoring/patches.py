@@ -24,13 +24,25 @@ class PatchFeatures(nn.Module):
     Pooling and interpolation are linear and act on different axes, so the pooling is a fixed 3x3 convolution, in
     groups wherever bins and channels line up, and it can be done before the interpolation.
 
+    anomalib's code has the mean of each channel's 3x3 neighborhood in place of the poolings, and stacks all channels.
+
     Args:
         channels: of each layer.
-        embed_dim: D, divisible by the number of layers.
+        embed_dim: D, divisible by the number of layers; None: as many as there are channels, each its neighborhood's
+            mean.
+
+    Attributes:
+        embed_dim: D.
     """
 
-    def __init__(self, channels: Sequence[int], embed_dim: int) -> None:
+    def __init__(self, channels: Sequence[int], embed_dim: int | None) -> None:
         super().__init__()
+        self.embed_dim = sum(channels) if embed_dim is None else embed_dim
+        if embed_dim is None:
+            self.groups = list(channels)
+            for number, count in enumerate(channels):
+                self.register_buffer(f"kernel{number}", torch.full((count, 1, 3, 3), 1 / 9), persistent=False)
+            return
         if not channels or embed_dim % len(channels):
             raise UserError(f"method.embed_dim={embed_dim} must be a multiple of the {len(channels)} layers")
         share = embed_dim // len(channels)
