@@ -28,7 +28,7 @@ choices
 often used
   dataset.root=DIR  dataset.categories=[a,b]  image_size=256  seed=42
   trainer.epochs=N  trainer.max_steps=N  trainer.device=auto|cpu|cuda:1  trainer.workers=N
-  trainer.precision=fp32|tf32|bf16  recipe=official (a method's other recipe: ader list methods)
+  trainer.precision=fp32|torch|tf32|bf16  recipe=official (a method's other recipe: ader list methods)
   method.backbone.name=NAME.TAG  method.backbone.pretrained=false
   metric.size=input|original|N  metric.by_defect=true
   dataset.cache=auto|on|off  save_maps=true  force=true  run=NAME

@@ -1,9 +1,15 @@
 """SegAD's protocols: all runs over all seeds, and their table.
 
-    python scripts/protocols.py vad --rows rd patchcore rd+patchcore -- dataset.root=DIR
+    python scripts/protocols.py vad --rows rd patchcore all max:all -- dataset.root=DIR
     python scripts/protocols.py visa --rows rd -- segad:method.segments=DIR
     python scripts/protocols.py mvtec --rows rd --seeds 333 576 -- rd:method.lr=0.001
     python scripts/protocols.py folder --rows patchcore -- dataset.root=my/images segad:setting.shots=10
+
+Detectors are anomalib's, as in the paper (``recipe=anomalib``; PatchCore with 1 % of its patches). A row names
+detectors: ``rd``, ``rd+patchcore``, or ``all`` of the paper's that are here ("All AD" there has FastFlow and EfficientAD,
+too). ``max:`` before them is the ablation with the maximum of each segment. Segments are those of the folder or file
+``segments`` (``.png``, ``.npy``, ``.npz``) in the dataset's folder where it has one, or ``segad:method.segments=...``;
+without any there is one for the whole image.
 
 Every detector is trained once for each division of the normal images (VAD: each seed; others: once), and its
 run is used by SegAD in all columns. A row of the table is a detector by itself or SegAD on one or several of them; both
@@ -49,6 +55,7 @@ class Protocol:
         columns: title to setting.
         seeds: of the runs.
         detector_seed: of the detectors' runs; None: every seed has its own detectors.
+        detectors: of the paper's row "All AD", those that are here.
         unseen: kinds of defect that training lacks.
     """
 
@@ -56,6 +63,7 @@ class Protocol:
     columns: Mapping[str, str]
     seeds: tuple[int, ...]
     detector_seed: int | None = None
+    detectors: tuple[str, ...] = ("rd",)
     unseen: tuple[str, ...] = ()
 
 
@@ -64,11 +72,23 @@ PROTOCOLS = {
         "vad",
         {"one-class": "vad_one_class", "low-shot": "vad_low_shot", "high-shot": "vad_high_shot"},
         (0, 1, 2, 3, 4),
+        detectors=("rd", "patchcore"),
         unseen=("bad_unseen_defects",),
     ),
     "visa": Protocol("visa", {"VisA": "segad_visa"}, TEN, detector_seed=TEN[0]),
-    "folder": Protocol("folder", {"labeled": "segad_mvtec"}, (0, 1, 2, 3, 4), detector_seed=0),
+    "folder": Protocol(
+        "folder", {"labeled": "segad_mvtec"}, (0, 1, 2, 3, 4), detector_seed=0, detectors=("rd", "patchcore")
+    ),
     "mvtec": Protocol("mvtec", {"MVTec AD": "segad_mvtec"}, TEN, detector_seed=TEN[0]),
+}
+
+#: Before a row's detectors: the ablation with each segment's maximum.
+MAXIMUM = "max:"
+
+#: How the paper's detectors are made.
+DETECTORS: Mapping[str, Sequence[str]] = {
+    "rd": ["recipe=anomalib"],
+    "patchcore": ["recipe=anomalib", "method.coreset=0.01"],
 }
 
 #: A row's scores of the test images of each column and seed.
@@ -79,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a protocol and prints its tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("protocol", choices=sorted(PROTOCOLS))
-    parser.add_argument("--rows", nargs="+", required=True, help="detectors that SegAD has: rd, or rd+patchcore")
+    parser.add_argument("--rows", nargs="+", required=True, help="detectors that SegAD has: rd, rd+patchcore, all, max:rd")
     parser.add_argument("--columns", nargs="+", help="some of the protocol's columns")
     parser.add_argument("--seeds", nargs="+", type=int, help="others than the protocol's")
     parser.add_argument("--out", type=Path, default=Path("."), help="folder for the tables")
@@ -105,33 +125,63 @@ def collect(
     protocol: Protocol, rows: Sequence[str], columns: Sequence[str], seeds: Sequence[int], words: Sequence[str]
 ) -> Scores:
     """Makes all runs, or finds them: detectors first, then SegAD on them."""
-    names = list(dict.fromkeys(name for row in rows for name in row.split("+")))
+    members = {row: row_detectors(protocol, row) for row in rows}
+    names = list(dict.fromkeys(name for row in rows for name in members[row]))
     scores: Scores = {}
     for seed in seeds:
         detectors = {name: detector_run(protocol, name, seed, words) for name in names}
         alone = {name: read_scores(folder) for name, folder in detectors.items()}
         for column in columns:
             for row in rows:
-                chosen = {name: detectors[name] for name in row.split("+")}
-                scores[f"{row} + SegAD", column, seed] = read_scores(segad_run(protocol, column, chosen, seed, words))
-            tested = scores[f"{rows[0]} + SegAD", column, seed].index
+                chosen = {name: detectors[name] for name in members[row]}
+                recipe = ["recipe=max"] if row.startswith(MAXIMUM) else []
+                folder = segad_run(protocol, column, chosen, seed, recipe, words)
+                scores[row_title(protocol, row), column, seed] = read_scores(folder)
+            tested = scores[row_title(protocol, rows[0]), column, seed].index
             for name in names:
                 scores[name, column, seed] = alone[name].loc[tested]  # defects of the forest are no test images
     return scores
+
+
+def row_detectors(protocol: Protocol, row: str) -> list[str]:
+    """The detectors that a row's word names."""
+    word = row.removeprefix(MAXIMUM)
+    return list(protocol.detectors) if word == "all" else word.split("+")
+
+
+def row_title(protocol: Protocol, row: str) -> str:
+    """What a row of SegAD is called in the table."""
+    return f"{'+'.join(row_detectors(protocol, row))} + {'Max.' if row.startswith(MAXIMUM) else 'SegAD'}"
 
 
 def detector_run(protocol: Protocol, name: str, seed: int, words: Sequence[str]) -> Path:
     """A detector's run on its share of the normal images; all defects stay in its test."""
     setting = next(iter(protocol.columns.values()))
     own = seed if protocol.detector_seed is None else protocol.detector_seed
-    return make(protocol, name, [f"setting={setting}", "setting.shots=0", f"seed={own}"], words)
+    chosen = [f"setting={setting}", "setting.shots=0", f"seed={own}", *DETECTORS.get(name, ())]
+    return make(protocol, name, chosen, words)
 
 
-def segad_run(protocol: Protocol, column: str, detectors: Mapping[str, Path], seed: int, words: Sequence[str]) -> Path:
+def segad_run(
+    protocol: Protocol,
+    column: str,
+    detectors: Mapping[str, Path],
+    seed: int,
+    recipe: Sequence[str],
+    words: Sequence[str],
+) -> Path:
     """SegAD's run on finished detectors."""
     own = [f"setting={protocol.columns[column]}", f"seed={seed}", f"method.detectors=[{','.join(detectors)}]"]
     own += [f"+method.runs.{name}={folder.resolve()}" for name, folder in detectors.items()]
-    return make(protocol, "segad", own, words)
+    return make(protocol, "segad", [*own, *recipe, *segments_beside(protocol, words)], words)
+
+
+def segments_beside(protocol: Protocol, words: Iterable[str]) -> list[str]:
+    """The override that takes the label maps which lie in the dataset's folder; nothing where there are none."""
+    config = compose([f"dataset={protocol.dataset}", "method=segad", *words_for("segad", words)])
+    root = Path(config.dataset.root).expanduser()
+    found = [path for ending in ("", ".png", ".npy", ".npz") if (path := root / f"segments{ending}").exists()]
+    return [f"method.segments={path.resolve()}" for path in found[:1]]
 
 
 def make(protocol: Protocol, method: str, own: Sequence[str], words: Iterable[str]) -> Path:
@@ -182,7 +232,7 @@ def publish(spreads: Mapping[tuple[str, str, str], Spread], titles: Mapping[str,
 def table(spreads: Mapping[tuple[str, str, str], Spread], titles: Mapping[str, str]) -> Table:
     """Detectors alone first, then with SegAD."""
     columns = list(dict.fromkeys(column for _, column, _ in spreads))
-    rows = sorted(dict.fromkeys(name for name, _, _ in spreads), key=lambda name: name.endswith("SegAD"))
+    rows = sorted(dict.fromkeys(name for name, _, _ in spreads), key=lambda name: " + " in name)
     seeds = max(spread.seeds for spread in spreads.values())
     over = "1 seed" if seeds == 1 else f"{seeds} seeds"
     heads = [Column(title, column, "number") for column in columns for title in titles.values()]

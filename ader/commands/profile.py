@@ -15,7 +15,7 @@ ader profile method=NAME [key=value ...]
 What a method costs: builds it without pretrained weights, trains and tests it on random images for a
 few steps, and prints parameters, multiply-accumulates, peak memory and images per second.
 
-  image_size=256  trainer.device=auto|cpu|cuda:1  trainer.precision=fp32|tf32|bf16
+  image_size=256  trainer.device=auto|cpu|cuda:1  trainer.precision=fp32|torch|tf32|bf16
   trainer.test_batch_size=16  method.batch_size=N  recipe=NAME
   format=text|json              json: the same for programs
   --config-dir DIR              a folder with options of your own

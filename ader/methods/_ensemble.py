@@ -26,9 +26,11 @@ class Ensemble(Method):
 
     Attributes:
         finished: parts that other runs trained, by name.
+        warning: of the whole, in a clause; None: only the parts have any.
     """
 
     finished: Mapping[str, Model]
+    warning: str | None = None
 
     @property
     def trained(self) -> dict[str, Method]:
@@ -66,8 +68,9 @@ class Ensemble(Method):
             )
 
     def warnings(self) -> list[str]:
-        """Those of the parts; what another run trained has the warnings of that run."""
-        texts = [text for method in self.trained.values() for text in method.warnings()]
+        """Its own and those of the parts; what another run trained has the warnings of that run."""
+        texts = [self.warning] if self.warning else []
+        texts += [text for method in self.trained.values() for text in method.warnings()]
         texts += [text for model in self.finished.values() for text in model.record.network.warnings]
         return list(dict.fromkeys(texts))
 
@@ -87,17 +90,19 @@ def part_arguments(
 
     Args:
         name: of an option.
-        own: what is configured for this part; a mapping changes single values of a default that is one.
-        epochs: where the method has such an argument.
+        own: what is configured for this part; a mapping changes single values of a default that is one. ``recipe`` is
+            one of the option's, whose arguments then stand in place of the option's own.
+        epochs: where the method has such an argument, whatever a recipe says of the whole run's.
         backbone: weights of all backbones, and with a name the network itself.
         image_size: pixels.
 
     Raises:
-        UserError: unknown argument, or a value of the wrong kind.
+        UserError: unknown argument or recipe, or a value of the wrong kind.
     """
     method_class = option_class(name)
     parameters = inspect.signature(method_class).parameters
-    given = option_arguments(name) | ({"epochs": epochs} if "epochs" in parameters else {})
+    own = dict(own)
+    given = option_arguments(name, own.pop("recipe", None)) | ({"epochs": epochs} if "epochs" in parameters else {})
     for key, parameter in parameters.items():
         if isinstance(parameter.default, BackboneOptions):
             network = backbone if backbone.name else replace(parameter.default, **given.get(key, {}))

@@ -11,6 +11,9 @@ Upstream: apple/ml-destseg at f6ea31f (Apple's own license) and its multi-class 
 Differences from upstream:
 - ADer's data set keeps OpenCV's BGR order, for images and textures, and normalizes it as RGB; the official code and the
   default here are RGB. ``channels=bgr`` is ADer's, which its published numbers presumably have.
+- ADer reads and resizes images with OpenCV, bilinearly and without antialiasing; here Pillow averages over the pixels
+  that a smaller one covers, with every recipe. Between photographs of 640 and of 1024 pixels at 256 (printed circuits,
+  leather) that is 2.9 and 2.8 gray levels on average, and up to 150 at edges.
 - ADer draws training images with replacement; here every image is used once per epoch, as in the official code.
 - Both codes run everything in both phases and back-propagate through the frozen student. Here a phase computes what it
   minimizes, with the same gradients of what it trains.

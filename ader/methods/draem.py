@@ -26,7 +26,9 @@ Differences from upstream:
 - SSIM's window is applied in two passes; its range is 255 upstream once a reconstruction exceeds 128, a case left out
   here: images are in [0, 1] or standardized.
 - the one-hot targets of the focal loss are made on the device, in the mask's precision; upstream goes through the CPU.
-- images are resized with Pillow, as for all methods and in ADer; the official code has OpenCV's resize.
+- images and textures are resized with Pillow, as for all methods and by ADer's plain dataset; the official code, and
+  ADer's DRAEM dataset that no configuration names, have OpenCV's resize without antialiasing: 2.8 to 2.9 gray levels on
+  average between photographs of 640 and 1024 pixels at 256.
 
 Shapes in names: B images, C channels, H height, W width, L colors and their products.
 """

@@ -4,7 +4,14 @@ Paper: Baitieva et al., "Supervised Anomaly Detection for Complex Industrial Ima
 Upstream: abc-125/segad at b946ee3 (MIT); only the part for one of the paper's three datasets is published, and neither
 the detectors' training, nor the segment maps of the paper's own dataset, nor the generated defects.
 The default recipe is the released code's, whose table of results is the paper's. ``recipe=paper`` leaves out what the
-paper does not mention (``map_maximum``, ``forest.balance``); ``recipe=rf`` and ``recipe=bt`` are the paper's ablations.
+paper does not mention (``map_maximum``, ``forest.balance``); ``recipe=rf``, ``recipe=bt`` and ``recipe=max`` (the
+maximum of each segment in place of four statistics) are the paper's ablations.
+
+The paper's detectors are anomalib's (``options: {rd: {recipe: anomalib}, patchcore: {recipe: anomalib, coreset: 0.01}}``
+and 200 epochs): SegAD's experiments and `scripts/protocols.py` have them, while a detector without options is as ADer
+has it. The paper also has FastFlow and EfficientAD, which are not here: its rows "All AD" are of more detectors. It has
+2 to 8 segments in every image. Their maps are published for VisA alone; without ``segments`` there is a single one, the
+paper's ablation "one segment" (VAD high-shot: 88.6 in place of 90.1), and results say so.
 
 `python -m parity segad` compares with upstream; differences, parameters and operations: `results/bench/methods.md`.
 Parameters and operations are the detectors'.
@@ -18,11 +25,12 @@ Differences from upstream:
 - Statistics are computed in float64 for all images, maps and pixels of a segment at once.
 - XGBoost's own interface in place of its estimator (which needs scikit-learn), one thread, the histogram method (the
   default of both versions); the seed is drawn from the run's, where upstream uses it as it is.
-- The defects of the test images that become the forest's are drawn by the setting, not by scikit-learn's splitter.
+- The images that are the forest's are drawn by the setting: with ``splitter=scikit-learn`` (SegAD's settings for VisA and
+  MVTec AD) as upstream draws them from images in the order of their names, up to the order of upstream's own table.
 - Generated defects are of our own making, as the paper describes them; their ranges are arguments.
 
 Shapes in names: B images, K detectors, L segments, H height, W width, N images of the forest, F features, R features
-of whole images.
+of whole images, S statistics.
 """
 
 from __future__ import annotations
@@ -31,7 +39,7 @@ import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -64,13 +72,15 @@ class SegAD(Ensemble):
     Args:
         detectors: methods with anomaly maps that learn from normal images alone, by name. Each has its own recipe,
             but for
-        options: arguments of single detectors (or of the classifier): ``{rd: {lr: 0.001}}``.
+        options: arguments of single detectors (or of the classifier): ``{rd: {lr: 0.001}}``; among them ``recipe``, one
+            of the detector's own.
         runs: folders of finished runs whose models are taken in place of training: ``{rd: results/.../run}``.
         classifier: a method that learns from image labels, whose score is one more feature (``wrn_classifier``).
         classifier_share: of the forest's and the detectors' images, that the classifier learns from.
         segments: None: the image is one segment. ``"3x2"``: a grid of three rows and two columns of segments. A file:
             the label map of all images. A folder: a label map for every image (``ader.data.labelmaps``).
-        quantile: the first of the four statistics.
+        statistics: of each map in each segment; the forest's features, in this order.
+        quantile: which one; 1 is the maximum.
         map_maximum: the maximum of every whole map is a feature, too.
         forest: XGBoost's parameters.
         generated: defects that are made where the forest has none to learn from; None: make none.
@@ -93,6 +103,7 @@ class SegAD(Ensemble):
         classifier: str | None = None,
         classifier_share: Share = 0.8,
         segments: str | None = None,
+        statistics: tuple[Literal["quantile", "skewness", "kurtosis", "mean"], ...] = STATISTICS,
         quantile: Share = 0.995,
         map_maximum: bool = True,
         forest: ForestOptions = ForestOptions(),  # noqa: B008 (frozen)
@@ -105,7 +116,11 @@ class SegAD(Ensemble):
         super().__init__()
         options, runs = options or {}, runs or {}
         check_names(detectors, options, runs, classifier)
+        if not statistics or len(set(statistics)) < len(statistics):
+            raise UserError(f"method.statistics={list(statistics)}: name one or more of {', '.join(STATISTICS)}, each once")
+        self.statistics = [STATISTICS.index(name) for name in statistics]
         self.quantile, self.map_maximum, self.generated = quantile, map_maximum, generated
+        self.warning = "one segment for the whole image; the paper has 2 to 8" if segments is None else None
         self.batch_size = batch_size
         common = {"epochs": epochs, "backbone": backbone, "image_size": image_size}
         self.finished = {name: finished_part(name, runs[name], image_size) for name in runs}
@@ -189,9 +204,9 @@ class SegAD(Ensemble):
     def _add(self, label_B: Tensor, image_BCHW: Tensor, segment_BHW: Tensor | None) -> None:
         """A row for each image: its label, the number L of the batch's segments, what the image as a whole adds, and
         the statistics, for rows of one length those of as many segments as there can be."""
-        stats_BLK4, rest_BR = self._features(image_BCHW, segment_BHW)
-        segments = stats_BLK4.shape[1]
-        filled_BF = nn.functional.pad(stats_BLK4, (0, 0, 0, 0, 0, MOST - segments)).flatten(1).float()
+        stats_BLKS, rest_BR = self._features(image_BCHW, segment_BHW)
+        segments = stats_BLKS.shape[1]
+        filled_BF = nn.functional.pad(stats_BLKS, (0, 0, 0, 0, 0, MOST - segments)).flatten(1).float()
         facts_B2 = torch.stack([label_B.float(), torch.full_like(label_B, segments, dtype=torch.float)], dim=1)
         self.rows.add(torch.cat([facts_B2, rest_BR, filled_BF], dim=1))
 
@@ -220,15 +235,16 @@ class SegAD(Ensemble):
     def _features(
         self, image_BCHW: Tensor, segment_BHW: Tensor | None, count: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Statistics (B, L, K, 4), and what the image as a whole adds (B, R); ``count`` fixes L."""
+        """Statistics (B, L, K, S), and what the image as a whole adds (B, R); ``count`` fixes L."""
         maps = [method.predict(image_BCHW).map_BHW for method in self.detectors.values()]  # type: ignore[operator]
         map_BKHW = torch.stack([full(map_BHW) for map_BHW in maps], dim=1)
-        stats_BLK4 = segment_statistics(map_BKHW, self._segments(image_BCHW, segment_BHW, count), self.quantile)
+        every_BLK4 = segment_statistics(map_BKHW, self._segments(image_BCHW, segment_BHW, count), self.quantile)
+        stats_BLKS = every_BLK4[..., self.statistics]
         rest = [map_BKHW.amax(dim=(2, 3))] if self.map_maximum else []
         if self.classifier is not None:
             rest.append(full(self.classifier.predict(image_BCHW).score_B)[:, None])
         rest_BR = torch.cat([map_BKHW.new_empty(len(map_BKHW), 0), *rest], dim=1)
-        return stats_BLK4, rest_BR
+        return stats_BLKS, rest_BR
 
     def _segments(self, image_BCHW: Tensor, segment_BHW: Tensor | None, count: int | None) -> Segments:
         if self.per_image:
@@ -249,7 +265,7 @@ class SegAD(Ensemble):
 
     def _width(self, segments: int) -> int:
         """How many features there are."""
-        per_map = segments * len(STATISTICS) + self.map_maximum
+        per_map = segments * len(self.statistics) + self.map_maximum
         return per_map * len(self.detectors) + (self.classifier is not None)
 
     def forward(self, image_BCHW: Tensor) -> list[Any]:
@@ -269,8 +285,8 @@ class SegAD(Ensemble):
         """
         per_segment = self._width(1) - self._width(0)
         count = (self.table.get().shape[1] - 1 - self._width(0)) // per_segment
-        stats_BLK4, rest_BR = self._features(image_BCHW, segments, count)
-        return Prediction(self.forest(torch.cat([stats_BLK4.flatten(1).float(), rest_BR], dim=1)))
+        stats_BLKS, rest_BR = self._features(image_BCHW, segments, count)
+        return Prediction(self.forest(torch.cat([stats_BLKS.flatten(1).float(), rest_BR], dim=1)))
 
 
 def check_names(

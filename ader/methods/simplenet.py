@@ -3,7 +3,8 @@
 Paper: Liu et al., "SimpleNet: A Simple Network for Image Anomaly Detection and Localization", CVPR 2023.
 Upstream: DonaldRR/SimpleNet at 351a2b8 (MIT) and its reproduction in zhangzjn/ADer at 902937a (no license file).
 The default recipe is ADer's without its faults (the first two differences below); ``recipe=ader`` has them back, as
-they were in force when the published numbers were made. ``recipe=official`` with ``setting=single_class`` is the
+they were in force when the published numbers were made, and seed 0, which ADer's configuration has for this method
+alone (ours draws other numbers from it). ``recipe=official`` with ``setting=single_class`` is the
 authors' ``run.sh`` (the paper itself says batches of 4).
 
 `python -m parity simplenet simplenet_official` compares with upstream; differences, parameters and operations:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import Field
 
 from ader.data.index import TEST, TRAIN, Index, Sample
 from ader.settings import FOREST
-from ader.settings._drawing import as_training, draw_defective, draw_normal, enough, trained_categories, with_changed
+from ader.settings._drawing import (
+    Unit,
+    as_training,
+    draw_defective,
+    draw_normal,
+    enough,
+    trained_categories,
+    with_changed,
+)
 from ader.system.errors import UserError
 
 
@@ -21,6 +31,7 @@ def supervised(
     draw: Annotated[int, Field(ge=0)] | None = None,
     detector_share: Annotated[float, Field(gt=0, le=1)] = 1.0,
     split_seed: Annotated[int, Field(ge=0)] | None = None,
+    splitter: Literal["hash", "scikit-learn"] = "hash",
 ) -> Index:
     """All normal training images and labeled defects of each category.
 
@@ -34,6 +45,8 @@ def supervised(
             detectors; the others and the defects become the split ``"forest"``.
         split_seed: decides which normal images stay for the detectors; None: the seed does. A fixed one lets detectors
             that were trained once serve runs of all seeds, which then differ in their defects and forests only.
+        splitter: how both are drawn: by hashes of the images' names, or as scikit-learn's ``train_test_split`` draws
+            them from images in the order of their names (SegAD's released code).
 
     Raises:
         UserError: there are too few defects, or no lists.
@@ -42,6 +55,8 @@ def supervised(
     moved: dict[str, Sample] = {}
     for category in trained_categories(index):
         drawn = draw_defective(index, category, source, seed)
+        if splitter == "scikit-learn":
+            drawn = _as_scikit_learn(drawn, seed)
         if shots == "list":
             names = _published_list(index, seed, draw)
             drawn = [[sample for sample in unit if sample.image in names] for unit in drawn]
@@ -52,7 +67,7 @@ def supervised(
     result = with_changed(index, moved).where(lambda s: s.split == TEST or not s.label or s.image in keep)
     if detector_share == 1:
         return result
-    return _with_forest(result, seed if split_seed is None else split_seed, detector_share)
+    return _with_forest(result, seed if split_seed is None else split_seed, detector_share, splitter)
 
 
 def _published_list(index: Index, seed: int, draw: int | None) -> set[str]:
@@ -68,12 +83,23 @@ def _published_list(index: Index, seed: int, draw: int | None) -> set[str]:
     return set(lists[number])
 
 
-def _with_forest(index: Index, seed: int, share: float) -> Index:
+def _as_scikit_learn(units: list[Unit], seed: int) -> list[Unit]:
+    """Objects in an order whose first k are the training part of ``train_test_split(..., random_state=seed)`` wherever
+    that has k objects: it shuffles, and takes the test from the front."""
+    by_name = sorted(units, key=lambda unit: unit[0].image)
+    order = np.random.RandomState(seed % 2**32).permutation(len(units))
+    return [by_name[place] for place in order[::-1]]
+
+
+def _with_forest(index: Index, seed: int, share: float, splitter: str) -> Index:
     """Normal training images divided between detectors and forest; training defects are the forest's."""
     detectors: set[str] = set()
     for category in trained_categories(index):
         units = draw_normal(index, category, seed, "halves")
         stay = round(share * len(units))
+        if splitter == "scikit-learn":
+            units = _as_scikit_learn(units, seed)
+            stay = len(units) - math.ceil(round(1 - share, 12) * len(units))
         if not 0 < stay < len(units):
             raise UserError(
                 f"setting.detector_share={share}: category {category!r} has {len(units)} normal training images, which "

@@ -41,7 +41,8 @@ class Trainer:
     Attributes:
         device: where the method lives.
         seed: of the run; decides initial random states.
-        precision: ``fp32``, ``tf32`` (matrix products and convolutions on tensor cores) or ``bf16`` (autocast).
+        precision: ``fp32``, ``torch`` (convolutions in TF32, as PyTorch does unasked), ``tf32`` (matrix products, too) or
+            ``bf16`` (autocast).
         max_steps: cap on the steps of each training stage; schedules then run over the capped length.
         ema: decay in [0, 1) of a moving average of the trained weights, with which each stage ends; None: off.
         accumulate: batches whose gradients make one update (``ader.training.optimization.Optimization``).

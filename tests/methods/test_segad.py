@@ -182,6 +182,20 @@ def test_features_are_in_the_released_codes_order(toy, map_maximum):
         np.testing.assert_allclose(table[image, 1:], wanted, rtol=2e-6, atol=2e-6)
 
 
+def test_chosen_statistics(toy):
+    """``recipe=max``: the maximum of each map in each segment, and nothing else."""
+    image_BCHW, label_B, segment_HW = toy
+    own = {"statistics": ["quantile"], "quantile": 1.0, "map_maximum": False}
+    method = given(**own)
+    method.label_1HW = segment_HW[None].to(torch.uint8)
+    table = fed(method, image_BCHW, label_B).table.get()
+    bands = [image_BCHW[:, :2, band : band + 6].amax(dim=(2, 3)) for band in (0, 6, 12)]
+    torch.testing.assert_close(table[:, 1:], torch.cat(bands, dim=1))
+    assert predict(method, image_BCHW[:2]).score_B.shape == (2,)
+    with pytest.raises(UserError, match=r"method.statistics=\['mean', 'mean'\]: name one or more of quantile"):
+        given(statistics=["mean", "mean"])
+
+
 def test_published_lengths():
     """VAD with 7 segments and 4 detectors: 112 in the paper, 116 with the code's maxima, one more with a classifier."""
     method = given()
@@ -490,9 +504,14 @@ def test_detectors_get_their_arguments():
         backbone=TINY,
         image_size=64,
     )
+    recipes = {"rd": {"recipe": "anomalib"}, "patchcore": {"recipe": "anomalib", "coreset": 0.01}}
+    paper = build("segad", options=recipes, epochs=7, backbone=TINY)
+    rd, patchcore = paper.detectors.values()
+    assert (rd.epochs, rd.batch_size, rd.clip, rd.betas, rd.drop_last) == (7, 32, None, (0.5, 0.99), False)
+    assert (patchcore.coreset, patchcore.num_neighbors, patchcore.distance) == (0.01, 9, "euclidean")
     assert method.detectors["rd"].epochs == 3
     assert len(method.detectors["rd"].teacher.net.layer1) == 3  # resnet34's
-    assert method.detectors["patchcore"].embed_dim == 64
+    assert method.detectors["patchcore"].patches.embed_dim == 64
     assert build("segad", detectors=["rd"], epochs=7, backbone=TINY).detectors["rd"].epochs == 7
     stage = next(method.stages())
     assert isinstance(stage, TrainStage)
@@ -509,6 +528,7 @@ def test_detectors_get_their_arguments():
         ({"classifier": "rd"}, "method.classifier=rd learns from no labels"),
         ({"options": {"uniad": {}}}, "method.options.uniad: uniad is none of method.detectors"),
         ({"options": {"rd": {"lrr": 1}}}, "method.options.rd.lrr is not known to RD: did you mean 'lr'"),
+        ({"options": {"rd": {"recipe": "none"}}}, "recipe=none does not exist for rd"),
         ({"options": {"rd": {"lr": -1}}}, "method.options.rd.lr=-1 does not fit"),
         ({"runs": {"uniad": "x"}}, "method.runs.uniad: uniad is none of method.detectors"),
         ({"runs": {"rd": "/nowhere"}}, "/nowhere is not a folder"),
@@ -693,15 +713,16 @@ def test_a_forest_beats_its_detector(vad, detector, tmp_path, capsys):
     """The protocol's script over two seeds: the forest learns that what the left half shows is harmless."""
     import protocols
 
-    arguments = ["vad", "--rows", "patchcore", "--seeds", "1", "2", "--columns", "one-class", "high-shot", "--out"]
-    own = [f"segad:method.segments={vad / 'segments.png'}"]
-    own += [f"patchcore:{word}" for word in words(vad, tmp_path, method="patchcore")[-2:]]
+    rows = ["patchcore", "max:patchcore"]
+    arguments = ["vad", "--rows", *rows, "--seeds", "1", "2", "--columns", "one-class", "high-shot", "--out"]
+    more = words(vad, tmp_path, method="patchcore")[-2:]
+    own = [f"patchcore:{word}" for word in (*more, "recipe=null", "method.coreset=0.1")]  # 1 % of 20 images is little
     common = [
         word for word in words(vad, tmp_path, method="none") if not word.startswith(("dataset=", "method=", "setting="))
     ]
     protocols.main([*arguments, str(tmp_path), "--", *common, "segad:method.forest.trees=20", *own])
     text = (tmp_path / "protocol.md").read_text()
-    assert "| patchcore + SegAD |" in text
+    assert "| patchcore + SegAD |" in text and "| patchcore + Max. |" in text
     table = pd.read_csv(tmp_path / "protocol.csv").set_index(["row", "column", "value"])
     alone = table.loc[("patchcore", "high-shot", "image_auroc"), "mean"]
     for column in ("one-class", "high-shot"):
@@ -709,10 +730,36 @@ def test_a_forest_beats_its_detector(vad, detector, tmp_path, capsys):
     assert (table["seeds"] == 2).all()
     unseen = pd.read_csv(tmp_path / "unseen.csv")
     assert set(unseen["value"]) == {"seen", "unseen", "recall"}
+    chosen = [json.loads(file.read_text()) for file in tmp_path.glob("vad/*/segad/*/record.json")]
+    assert len(chosen) == 8
+    assert {record["config"]["method"]["segments"] for record in chosen} == {str(vad / "segments.png")}  # beside the data
     capsys.readouterr()
     protocols.main([*arguments, str(tmp_path), "--", *common, "segad:method.forest.trees=20", *own])  # found again
-    assert capsys.readouterr().out.count("This result exists already") == 6
+    assert capsys.readouterr().out.count("This result exists already") == 10
     assert (tmp_path / "protocol.md").read_text() == text
+
+
+def test_protocols_have_the_papers_detectors(monkeypatch, tmp_path):
+    """anomalib's, 200 epochs of RD and 1 % of PatchCore's patches; 'all' names those of them that are here."""
+    import protocols
+
+    made = []
+    monkeypatch.setattr(protocols, "run", lambda config: made.append(config) or tmp_path)
+    vad = protocols.PROTOCOLS["vad"]
+    for name in protocols.row_detectors(vad, "max:all"):
+        protocols.detector_run(vad, name, 3, [f"dataset.root={tmp_path}", "rd:method.batch_size=2"])
+    rd, patchcore = (config.values for config in made)
+    assert (rd["method"]["epochs"], rd["method"]["batch_size"], rd["seed"]) == (200, 2, 3)
+    assert (rd["method"]["clip"], rd["method"]["lr_decay_at"], rd["method"]["betas"]) == (None, 1.0, [0.5, 0.99])
+    assert (patchcore["method"]["coreset"], patchcore["method"]["num_neighbors"]) == (0.01, 9)
+    assert protocols.row_title(vad, "max:all") == "rd+patchcore + Max."
+    protocols.segad_run(vad, "low-shot", {"rd": tmp_path}, 3, ["recipe=max"], [f"dataset.root={tmp_path}"])
+    segad = made[-1].values["method"]
+    assert (segad["statistics"], segad["quantile"], segad["map_maximum"]) == (["quantile"], 1.0, False)
+    assert segad["segments"] is None
+    (tmp_path / "segments").mkdir()
+    protocols.segad_run(vad, "low-shot", {"rd": tmp_path}, 3, [], [f"dataset.root={tmp_path}"])
+    assert made[-1].values["method"]["segments"] == str(tmp_path / "segments")
 
 
 def test_the_common_checks_see_a_forest_that_splits():

@@ -11,12 +11,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 #: What there is of each segment, in this order.
-STATISTICS = ("quantile", "skewness", "kurtosis", "mean")
+STATISTICS: tuple[Literal["quantile", "skewness", "kurtosis", "mean"], ...] = (
+    "quantile",
+    "skewness",
+    "kurtosis",
+    "mean",
+)
 
 #: A segment is constant if its standard deviation is below this share of its mean: SciPy's rule for float32.
 RESOLUTION = 1e-6
