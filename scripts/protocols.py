@@ -99,7 +99,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a protocol and prints its tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("protocol", choices=sorted(PROTOCOLS))
-    parser.add_argument("--rows", nargs="+", required=True, help="detectors that SegAD has: rd, rd+patchcore, all, max:rd")
+    parser.add_argument(
+        "--rows", nargs="+", required=True, help="detectors that SegAD has: rd, rd+patchcore, all, max:rd"
+    )
     parser.add_argument("--columns", nargs="+", help="some of the protocol's columns")
     parser.add_argument("--seeds", nargs="+", type=int, help="others than the protocol's")
     parser.add_argument("--out", type=Path, default=Path("."), help="folder for the tables")

@@ -169,7 +169,7 @@ class DeSTSeg(Method):
         )
 
     def _spoiled(self, batch: Batch) -> Synthetic:
-        if len(batch.image_BCHW) < 2:  # the pyramid pooling norms one number per image and channel
+        if len(batch.image_BCHW) < 2:  # the pyramid pooling of the second phase norms one number per image and channel
             raise UserError("destseg cannot train on 1 image per process: give more training images or fewer processes")
         synthetic: Synthetic = self.anomalies(batch.image_BCHW, batch.seed_B)
         return synthetic

@@ -117,7 +117,9 @@ class SegAD(Ensemble):
         options, runs = options or {}, runs or {}
         check_names(detectors, options, runs, classifier)
         if not statistics or len(set(statistics)) < len(statistics):
-            raise UserError(f"method.statistics={list(statistics)}: name one or more of {', '.join(STATISTICS)}, each once")
+            raise UserError(
+                f"method.statistics={list(statistics)}: name one or more of {', '.join(STATISTICS)}, each once"
+            )
         self.statistics = [STATISTICS.index(name) for name in statistics]
         self.quantile, self.map_maximum, self.generated = quantile, map_maximum, generated
         self.warning = "one segment for the whole image; the paper has 2 to 8" if segments is None else None

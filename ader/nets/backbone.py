@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -177,6 +178,10 @@ def _create(options: BackboneOptions, arguments: Mapping[str, Any]) -> tuple[Any
 
 
 def _build(name: str, arguments: Mapping[str, Any], pretrained: bool, overlay: Mapping[str, Any] | None = None) -> Any:
+    cut = logging.Filter()
+    cut.filter = lambda record: not record.getMessage().startswith("Unexpected keys")  # type: ignore[method-assign]
+    log = logging.getLogger("timm.models._builder")
+    log.addFilter(cut)  # timm warns of weights of the stages that feature maps leave out; whole networks are strict
     try:
         return timm.create_model(
             name, pretrained=pretrained, pretrained_cfg_overlay=dict(overlay) if overlay else None, **arguments
@@ -187,6 +192,8 @@ def _build(name: str, arguments: Mapping[str, Any], pretrained: bool, overlay: M
         raise UserError(
             f"method.backbone.name={name!r} has no feature maps {list(arguments['out_indices'])}: give other layers"
         ) from error
+    finally:
+        log.removeFilter(cut)
 
 
 def _load(name: str, arguments: Mapping[str, Any], file: Path) -> Any:

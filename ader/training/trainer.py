@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ader.methods._base import Batch, FitPass, Method, Stage, TrainStage
 from ader.system import dist
@@ -188,12 +190,17 @@ class Trainer:
         order = data.order(stage)
         total = stage.steps if stage.steps is not None else (stage.epochs or 0) * order.steps_per_epoch
         total = total if self.max_steps is None else min(total, self.max_steps)
-        _check_division(stage, order)
+        fewest = _check_division(stage, order)
+        if order.images_per_epoch < stage.batch_size:
+            self.console.say(
+                f"{stage.name}: {order.images_per_epoch} training images are fewer than a batch of {stage.batch_size}: "
+                "each step has all of them"
+            )
         optimization = Optimization(stage, self.device, ema=self.ema, accumulate=self.accumulate)
         if resumed and state.step:
             self.file.resume(optimization, resumed)
         losses = LossMeter(f"{type(method).__name__}, stage {stage.name!r}", self.device)
-        saved_at = time.monotonic()
+        saved_at, began = time.monotonic(), state.step
         method.eval()
         for module in stage.modules:
             module.train()
@@ -205,7 +212,9 @@ class Trainer:
                 images = order.count(state.step)
                 optimization.weight = len(batch.image_BCHW) * dist.world() / images
                 optimization.set_rates(state.step / total)
-                with self.autocast():
+                watch = fewest == 1 and state.step == began
+                checks = _batch_norms_fit(stage, len(batch.image_BCHW)) if watch else nullcontext()
+                with self.autocast(), checks:
                     losses.add(stage.step(batch, optimization), state.step)
                 state.step += 1
                 state.images[stage.name] = state.images.get(stage.name, 0) + images
@@ -256,8 +265,8 @@ class Trainer:
         return votes[0][0], any(stop for _, stop in votes)
 
 
-def _check_division(stage: TrainStage, order: BatchOrder) -> None:
-    """Every process must have an image at every step: their gradients are averaged."""
+def _check_division(stage: TrainStage, order: BatchOrder) -> int:
+    """Every process must have an image at every step: their gradients are averaged. Returns the fewest that one has."""
     world = dist.world()
     if world > 1 and stage.batch_size % world:
         raise UserError(f"batch size {stage.batch_size} must be a multiple of the {world} processes")
@@ -266,6 +275,34 @@ def _check_division(stage: TrainStage, order: BatchOrder) -> None:
         raise UserError(
             f"stage {stage.name!r}: a batch of {fewest} images cannot be divided among {world} processes: start fewer"
         )
+    return fewest // world
+
+
+@contextmanager
+def _batch_norms_fit(stage: TrainStage, images: int) -> Iterator[None]:
+    """Inside the block, the first step of a stage, refuses a batch norm that would have a single value per channel in a
+    batch of one image; nothing has been trained then.
+
+    Args:
+        stage: some batch of which has one image.
+        images: of this step's.
+    """
+
+    def look(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        values = inputs[0].numel() // inputs[0].shape[1]  # of all images, per channel
+        if norm.training and values <= images:
+            raise UserError(
+                f"stage {stage.name!r} has a batch of 1 image, which at this size leaves its batch norms one value per "
+                "channel: give more training images, a larger image_size or another method.batch_size"
+            )
+
+    norms = [part for module in stage.modules for part in module.modules() if isinstance(part, _BatchNorm)]
+    hooks = [norm.register_forward_pre_hook(look) for norm in norms]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 class StageClock:

@@ -36,7 +36,10 @@ BAD = [
     (("+foo=1",), "there is no key foo"),
     (("trainer.epochs=abc",), "trainer.epochs='abc' does not fit"),
     (("trainer.epochs=0",), "trainer.epochs=0 does not fit"),
-    (("trainer.precision=fp8",), "trainer.precision='fp8' does not fit: input should be 'fp32', 'torch', 'tf32' or 'bf16'"),
+    (
+        ("trainer.precision=fp8",),
+        "trainer.precision='fp8' does not fit: input should be 'fp32', 'torch', 'tf32' or 'bf16'",
+    ),
     (("method.lr=x",), "method.lr='x' does not fit"),
     (("seed=-1",), "error: seed=-1 does not fit"),
     (("seed=1,2",), "names several values"),

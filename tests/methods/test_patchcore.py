@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.ndimage import gaussian_filter
 from scipy.spatial.distance import cdist
+from sklearn.random_projection import johnson_lindenstrauss_min_dim
 
 from ader.methods import build
-from ader.methods.patchcore import PatchCore
+from ader.methods._options import option_arguments
+from ader.methods.patchcore import PatchCore, projected_dim
 from ader.nets.backbone import BackboneOptions
 from ader.nets.scoring.patches import PatchFeatures
+from ader.system.errors import UserError
 from ader.testing.subject import Subject, images, predict
 from ader.training.cost import RandomImages, count_macs, count_parameters
 from ader.training.trainer import Trainer
@@ -86,21 +90,69 @@ def training_images() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("image_score", ["map", "patch"])
-@pytest.mark.parametrize("neighbors", [1, 3])
-def test_whole_bank_is_brute_force(image_score, neighbors):
+def test_whole_bank_is_brute_force(image_score):
     """With all patches in the bank, from images to maps: nearest squared distances, interpolated and smoothed."""
-    method = fitted(coreset=1, num_neighbors=neighbors, image_score=image_score)
+    method = fitted(coreset=1, image_score=image_score)
     bank_MD = patches(method, training_images())
     np.testing.assert_array_equal(method.bank.get().double().numpy(), bank_MD)
     image_BCHW = images(2, 64)
     distance_QM = cdist(patches(method, image_BCHW), bank_MD, "sqeuclidean")
-    patch_BHW = torch.from_numpy(np.sort(distance_QM, axis=1)[:, :neighbors].mean(axis=1)).view(2, 8, 8)
+    patch_BHW = torch.from_numpy(distance_QM.min(axis=1)).view(2, 8, 8)
     map_BHW = F.interpolate(patch_BHW[:, None], size=(64, 64), mode="bilinear", align_corners=False)[:, 0]
     map_BHW = method.blur(map_BHW)
     expected_B = (map_BHW if image_score == "map" else patch_BHW).amax(dim=(1, 2)).float()
     found = predict(method, image_BCHW)
     torch.testing.assert_close(found.map_BHW, map_BHW, rtol=1e-4, atol=0)
     torch.testing.assert_close(found.score_B, expected_B, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("neighbors", [1, 3, 9, 500])
+def test_anomalibs_recipe_by_brute_force(neighbors):
+    """All channels, plain distances, pixels repeated into a mirrored blur; neighbors of the nearest bank item weight the
+    image score by equation 7 of the paper, and never the map. A bank smaller than their number gives all it has."""
+    recipe = option_arguments("patchcore", "anomalib") | {"num_neighbors": neighbors, "coreset": 1.0}
+    del recipe["backbone"], recipe["batch_size"]
+    method = Subject.named("patchcore", **recipe).fit()
+    bank_MD = patches(method, training_images())
+    image_BCHW = images(2, 64)
+    query_QD = patches(method, image_BCHW)
+    distance_QM = cdist(query_QD, bank_MD)
+    nearest_Q = distance_QM.min(axis=1)
+    expected_B = []
+    for image in range(2):
+        place = image * 64 + int(nearest_Q[image * 64 : image * 64 + 64].argmax())
+        item = int(distance_QM[place].argmin())
+        crowd = np.argsort(cdist(bank_MD[item : item + 1], bank_MD)[0], kind="stable")[:neighbors]
+        assert crowd[0] == item
+        weights = np.exp(cdist(query_QD[place : place + 1], bank_MD[crowd])[0])
+        weight = 1.0 if neighbors == 1 else 1 - weights[0] / weights.sum()
+        expected_B.append(weight * nearest_Q[place])
+    repeated_BHW = nearest_Q.reshape(2, 8, 8).repeat(8, axis=1).repeat(8, axis=2)
+    map_BHW = np.stack([gaussian_filter(each, sigma=4, mode="mirror") for each in repeated_BHW])
+    found = predict(method, image_BCHW)
+    np.testing.assert_allclose(found.score_B, expected_B, rtol=1e-4)
+    np.testing.assert_allclose(found.map_BHW, map_BHW, rtol=1e-4)
+
+
+def test_anomalibs_patch_features():
+    """The mean of each channel's 3x3 neighborhood, zeros beyond the edge counted; the coarse layer interpolated."""
+    fine, coarse = torch.rand(2, 5, 6, 6), torch.rand(2, 3, 3, 3)
+    found = PatchFeatures([5, 3], None)([fine, coarse])
+    pooled = [F.avg_pool2d(each, 3, stride=1, padding=1) for each in (fine, coarse)]
+    expected = torch.cat([pooled[0], F.interpolate(pooled[1], size=(6, 6), mode="bilinear")], dim=1)
+    torch.testing.assert_close(found, expected)
+
+
+def test_projected_dimensions_are_scikit_learns():
+    for points in (2, 1024, 1_024_000):
+        assert projected_dim(points) == int(johnson_lindenstrauss_min_dim(points, eps=0.9))
+
+
+def test_a_weight_belongs_to_a_patch_score():
+    with pytest.raises(
+        UserError, match="num_neighbors=9 weights the largest patch score: set method.image_score=patch"
+    ):
+        Subject.named("patchcore", num_neighbors=9).make()
 
 
 def test_training_images_are_normal():

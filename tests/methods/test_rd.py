@@ -9,8 +9,10 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
+from ader.config.compose import compose
 from ader.data import load_index
 from ader.methods import build
+from ader.methods._base import recipe_arguments
 from ader.methods.rd import RD
 from ader.nets.backbone import BackboneOptions
 from ader.nets.scoring.maps import flat_cosine_loss
@@ -18,6 +20,7 @@ from ader.testing.subject import Subject, images, predict
 from ader.testing.toy import write_mvtec
 from ader.training.cost import count_macs, count_parameters
 from ader.training.loader import Loader
+from ader.training.order import BatchOrder
 from ader.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -100,6 +103,26 @@ def test_recipe():
     }
     schedule = stage.schedules["student"]
     assert [schedule(step / 700) for step in (0, 559, 560, 699)] == [1.0, 1.0, 0.1, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "batch_size", "betas", "width", "border"),
+    [("official", 16, (0.5, 0.999), 128, "reflect"), ("anomalib", 32, (0.5, 0.99), 64, "mirror")],
+)
+def test_recipes_of_other_codes(recipe, batch_size, betas, width, border):
+    """200 epochs at one rate, no clipping, the incomplete batch kept (60 images in batches of 16: 4 steps, not 3)."""
+    config = compose(["method=rd", "dataset=demo", f"recipe={recipe}"])
+    assert config.method.rest["backbone"]["name"] == "wide_resnet50_2.tv_in1k"
+    arguments = {**config.method.rest, "backbone": {"name": "resnet18", "pretrained": False}}
+    with torch.device("meta"):
+        method = RD(**recipe_arguments(RD, 256, arguments))
+        (stage,) = method.stages()
+    (optimizer,) = stage.optimizers.values()
+    assert (stage.epochs, stage.batch_size, stage.clip, stage.drop_last) == (200, batch_size, None, False)
+    assert (optimizer.defaults["lr"], optimizer.defaults["betas"]) == (0.005, betas)
+    assert {stage.schedules["student"](step / 700) for step in range(700)} == {1.0}
+    assert BatchOrder(60, 16, 0, drop_last=stage.drop_last).steps_per_epoch == 4
+    assert (config.method.rest["bottleneck_width"], method.blur.border, method.combine) == (width, border, "sum")
 
 
 def test_loss_is_the_flattened_cosine():

@@ -722,7 +722,7 @@ def test_a_forest_beats_its_detector(vad, detector, tmp_path, capsys):
     ]
     protocols.main([*arguments, str(tmp_path), "--", *common, "segad:method.forest.trees=20", *own])
     text = (tmp_path / "protocol.md").read_text()
-    assert "| patchcore + SegAD |" in text and "| patchcore + Max. |" in text
+    assert "| patchcore + SegAD |" in text and "| patchcore + Max.  |" in text
     table = pd.read_csv(tmp_path / "protocol.csv").set_index(["row", "column", "value"])
     alone = table.loc[("patchcore", "high-shot", "image_auroc"), "mean"]
     for column in ("one-class", "high-shot"):
@@ -732,7 +732,9 @@ def test_a_forest_beats_its_detector(vad, detector, tmp_path, capsys):
     assert set(unseen["value"]) == {"seen", "unseen", "recall"}
     chosen = [json.loads(file.read_text()) for file in tmp_path.glob("vad/*/segad/*/record.json")]
     assert len(chosen) == 8
-    assert {record["config"]["method"]["segments"] for record in chosen} == {str(vad / "segments.png")}  # beside the data
+    assert {record["config"]["method"]["segments"] for record in chosen} == {
+        str(vad / "segments.png")
+    }  # beside the data
     capsys.readouterr()
     protocols.main([*arguments, str(tmp_path), "--", *common, "segad:method.forest.trees=20", *own])  # found again
     assert capsys.readouterr().out.count("This result exists already") == 10

@@ -17,6 +17,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ader.config.options import config_folder
+from ader.config.compose import compose
 from ader.methods import build
 from ader.methods._base import Batch, TrainStage
 from ader.methods.simplenet import SimpleNet, hinge_loss
@@ -211,6 +212,13 @@ def test_recipes(recipe, batch_size, drop_last, clip, constant, biases, image_sc
     assert (method.noise_std, method.margin, method.image_score, method.blur.sigma) == (0.015, 0.5, image_score, 4.0)
     moved = bool(method.backbone.net.bn1.running_mean.abs().max() > 0)
     assert moved == (recipe is not None), "the probe with an image of ones is upstream's"
+
+
+def test_aders_recipe_has_its_seed_and_precision():
+    """ADer's configuration has seed 0 for SimpleNet alone; it runs with PyTorch's default, TF32 in convolutions only."""
+    config = compose(["method=simplenet", "dataset=demo", "recipe=ader"])
+    assert (config.seed, config.trainer.precision) == (0, "torch")
+    assert compose(["method=simplenet", "dataset=demo", "recipe=ader", "seed=5"]).seed == 5
 
 
 def test_recipe_of_the_run():

@@ -73,6 +73,19 @@ def test_local_files(tmp_path, state, monkeypatch):
     assert make().provenance["source"] == str(tmp_path / "pth" / f"{NAME}.pth")
 
 
+def test_what_feature_maps_leave_out_is_not_warned_of(tmp_path, state, caplog):
+    """timm warns of the classifier's weights, which no feature map needs; whatever else it says stays."""
+    save_file(state, tmp_path / f"{NAME}.safetensors")
+    log = logging.getLogger("timm.models._builder")
+    with caplog.at_level(logging.WARNING):
+        make(tmp_path, layers=(1, 2))
+        assert not caplog.messages
+        log.warning("Unexpected keys (a) found")
+        log.warning("something else")
+    assert caplog.messages == ["Unexpected keys (a) found", "something else"]
+    assert not log.filters
+
+
 class Bomb:
     """Unpickling it creates a file."""
 

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
@@ -27,6 +28,25 @@ def test_blur_is_scipys(sigma, size):
     map_BHW = noise(2, *size)
     expected = np.stack([gaussian_filter(map_HW.double().numpy(), sigma) for map_HW in map_BHW])
     np.testing.assert_allclose(GaussianBlur(sigma)(map_BHW).numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_mirrored_blur_is_torchs_reflection():
+    """A border that does not repeat the edge's own pixels: torch's padding of that name, and a product of Gaussians."""
+    map_BHW = noise(2, 20, 31)
+    tap = torch.exp(-(torch.arange(-16, 17) ** 2) / 32.0)
+    kernel = torch.outer(tap, tap) / tap.sum() ** 2
+    padded_B1HW = F.pad(map_BHW[:, None], (16, 16, 16, 16), mode="reflect")
+    expected = F.conv2d(padded_B1HW, kernel[None, None])[:, 0]
+    torch.testing.assert_close(GaussianBlur(4.0, "mirror")(map_BHW), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_maps_of_several_scales_are_summed_or_multiplied():
+    """Angles of 90 and 180 degrees: distances 1 and 2."""
+    one = [torch.tensor([1.0, 0.0]).view(1, 2, 1, 1), torch.ones(1, 2, 1, 1)]
+    two = [torch.tensor([0.0, 1.0]).view(1, 2, 1, 1), -torch.ones(1, 2, 1, 1)]
+    for combine, expected in (("sum", 3.0), ("product", 2.0)):
+        map_BHW = cosine_distance_map(one, two, (2, 2), combine)
+        torch.testing.assert_close(map_BHW, torch.full((1, 2, 2), expected))
 
 
 def test_blur_stays_in_float32():

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from sklearn.model_selection import train_test_split
 
 from ader.config import plugins
 from ader.config.options import options, read_option
@@ -256,6 +257,20 @@ def test_segad_on_visa():
     assert len(images(after, "train", 0)) == 90
     assert len(images(after, FOREST, 0)) == len(images(after, FOREST, 1)) == 10
     assert len(images(after, TEST, 1)) == 90
+
+
+@pytest.mark.parametrize("normal", [70, 94, 101])
+def test_segad_draws_as_its_released_code(normal):
+    """A tenth of the normal images in the order of their names by scikit-learn's splitter with seed 333; ten defects by
+    the run's seed, where the rest is the test."""
+    before = make(train=normal, bad=45)
+    own = read_option("setting", "segad_visa")
+    after = of(apply(before, 576, own.pop("name"), own)[0], "a")
+    good, bad = (sorted(images(of(before, "a"), split, label)) for split, label in (("train", 0), (TEST, 1)))
+    detectors, forest = train_test_split(good, test_size=0.1, random_state=333)
+    learned, tested = train_test_split(bad, test_size=len(bad) - 10, random_state=576)
+    assert (images(after, "train"), images(after, FOREST, 0)) == (set(detectors), set(forest))
+    assert (images(after, FOREST, 1), images(after, TEST, 1)) == (set(learned), set(tested))
 
 
 def test_a_fixed_split_seed_keeps_the_detectors_images():

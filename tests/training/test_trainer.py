@@ -5,9 +5,11 @@ import torch
 from torch import nn
 
 from ader.methods._base import Method, Prediction, TrainStage
+from ader.system.console import Console
 from ader.system.errors import UserError
 from ader.system.interrupt import Interrupt, Stopped
 from ader.training.cost import RandomImages
+from ader.training.order import BatchOrder
 from ader.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -201,3 +203,72 @@ def test_compiling_where_it_cannot_be_had(monkeypatch):
     with pytest.raises(UserError, match=r"trainer.compile=true: .*cannot compile for cpu .*install a C\+\+ compiler"):
         learned(compile=True)
     learned()
+
+
+class Narrow(Method):
+    """Two batch norms, the second of a map of ``pixels`` by ``pixels``."""
+
+    def __init__(self, pixels=1, batch_size=4, drop_last=True):
+        super().__init__()
+        self.batch_size, self.drop_last = batch_size, drop_last
+        self.net = nn.Sequential(nn.BatchNorm2d(3), nn.AdaptiveAvgPool2d(pixels), nn.BatchNorm2d(3))
+
+    def stages(self):
+        optimizer = torch.optim.SGD(self.net.parameters(), lr=0.1)
+        more = {"epochs": 2, "batch_size": self.batch_size, "drop_last": self.drop_last, "modules": [self.net]}
+        yield TrainStage(name="train", step=self.step, optimizers={"net": optimizer}, **more)
+
+    def step(self, batch, optimize):
+        loss = self.net(batch.image_BCHW).square().mean()
+        optimize(loss)
+        return {"loss": loss}
+
+    def predict(self, image_BCHW):
+        return Prediction(self.net(image_BCHW).amax(dim=(1, 2, 3)))
+
+
+class Few(RandomImages):
+    """So many images of 32 pixels."""
+
+    def __init__(self, count):
+        super().__init__(32, 1, CPU, Narrow.tags)
+        self.count = count
+
+    def order(self, stage):
+        return BatchOrder(self.count, stage.batch_size, 0, "sequential", stage.drop_last)
+
+
+@pytest.mark.parametrize(
+    ("images", "arguments", "fits"),
+    [
+        (1, {}, False),
+        (1, {"pixels": 2}, True),
+        (3, {"batch_size": 1}, False),
+        (5, {"drop_last": False}, False),  # the last batch of an epoch is of one image: said before the first step
+        (5, {"drop_last": True}, True),
+        (2, {}, True),
+        (9, {"drop_last": False, "pixels": 2}, True),
+    ],
+)
+def test_batch_norms_of_one_value_are_refused_before_training(images, arguments, fits):
+    """A batch of one image whose map has one pixel; torch itself tells whether it would have failed."""
+    method = Narrow(**arguments)
+    before = [value.clone() for value in method.parameters()]
+    if fits:
+        Trainer(device=CPU).fit(method, Few(images))
+        return
+    with pytest.raises(UserError, match="stage 'train' has a batch of 1 image, .* give more training images") as caught:
+        Trainer(device=CPU).fit(method, Few(images))
+    assert "\n" not in str(caught.value)
+    assert all(map(torch.equal, method.parameters(), before))
+
+
+@pytest.mark.parametrize("drop_last", [True, False])
+def test_a_batch_larger_than_the_data_says_so_and_trains(drop_last, capsys):
+    """Two images and batches of four: a step in each epoch, of both of them."""
+    for images, said in ((2, True), (4, False)):
+        state = Trainer(device=CPU, console=Console()).fit(Narrow(drop_last=drop_last), Few(images))
+        assert (state.steps_before, state.images) == (2, {"train": 2 * images})
+        told = "train: 2 training images are fewer than a batch of 4: each step has all of them"
+        printed = capsys.readouterr()
+        assert (told in printed.out + printed.err) == said
