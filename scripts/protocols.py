@@ -6,10 +6,10 @@
     python scripts/protocols.py folder --rows patchcore -- dataset.root=my/images segad:setting.shots=10
 
 Detectors are anomalib's, as in the paper (``recipe=anomalib``; PatchCore with 1 % of its patches). A row names
-detectors: ``rd``, ``rd+patchcore``, or ``all`` of the paper's that are here ("All AD" there has FastFlow and EfficientAD,
-too). ``max:`` before them is the ablation with the maximum of each segment. Segments are those of the folder or file
-``segments`` (``.png``, ``.npy``, ``.npz``) in the dataset's folder where it has one, or ``segad:method.segments=...``;
-without any there is one for the whole image.
+detectors: ``rd``, ``rd+patchcore``, or ``all`` of the paper's that are here ("All AD" there has FastFlow and
+EfficientAD, too). ``max:`` before them is the ablation with the maximum of each segment. Segments are those of the
+folder or file ``segments`` (``.png``, ``.npy``, ``.npz``) in the dataset's folder where it has one, or
+``segad:method.segments=...``; without any there is one for the whole image.
 
 Every detector is trained once for each division of the normal images (VAD: each seed; others: once), and its
 run is used by SegAD in all columns. A row of the table is a detector by itself or SegAD on one or several of them; both

@@ -1,8 +1,8 @@
 """RD: reverse distillation from a one-class embedding.
 
 Paper: Deng and Li, "Anomaly Detection via Reverse Distillation from One-Class Embedding", CVPR 2022 (RD4AD).
-Upstream: hq-deng/RD4AD at 6554076 (MIT), its multi-class reproduction in zhangzjn/ADer at 902937a (no license file), and
-openvinotoolkit/anomalib at 161bb36 (Apache-2.0), whose RD is SegAD's detector. The default recipe is ADer's;
+Upstream: hq-deng/RD4AD at 6554076 (MIT), its multi-class reproduction in zhangzjn/ADer at 902937a (no license file),
+and openvinotoolkit/anomalib at 161bb36 (Apache-2.0), whose RD is SegAD's detector. The default recipe is ADer's;
 ``recipe=official`` with ``setting=single_class`` is the official code's, ``recipe=anomalib`` with it anomalib's.
 
 `python -m parity rd rd_official rd_anomalib` compares with upstream; differences, parameters and operations:

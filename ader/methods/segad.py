@@ -7,11 +7,11 @@ The default recipe is the released code's, whose table of results is the paper's
 paper does not mention (``map_maximum``, ``forest.balance``); ``recipe=rf``, ``recipe=bt`` and ``recipe=max`` (the
 maximum of each segment in place of four statistics) are the paper's ablations.
 
-The paper's detectors are anomalib's (``options: {rd: {recipe: anomalib}, patchcore: {recipe: anomalib, coreset: 0.01}}``
-and 200 epochs): SegAD's experiments and `scripts/protocols.py` have them, while a detector without options is as ADer
-has it. The paper also has FastFlow and EfficientAD, which are not here: its rows "All AD" are of more detectors. It has
-2 to 8 segments in every image. Their maps are published for VisA alone; without ``segments`` there is a single one, the
-paper's ablation "one segment" (VAD high-shot: 88.6 in place of 90.1), and results say so.
+The paper's detectors are anomalib's (``options: {rd: {recipe: anomalib}, patchcore: {recipe: anomalib, coreset:
+0.01}}`` and 200 epochs): SegAD's experiments and `scripts/protocols.py` have them, while a detector without options is
+as ADer has it. The paper also has FastFlow and EfficientAD, which are not here: its rows "All AD" are of more
+detectors. It has 2 to 8 segments in every image. Their maps are published for VisA alone; without ``segments`` there is
+a single one, the paper's ablation "one segment" (VAD high-shot: 88.6 in place of 90.1), and results say so.
 
 `python -m parity segad` compares with upstream; differences, parameters and operations: `results/bench/methods.md`.
 Parameters and operations are the detectors'.
@@ -25,8 +25,9 @@ Differences from upstream:
 - Statistics are computed in float64 for all images, maps and pixels of a segment at once.
 - XGBoost's own interface in place of its estimator (which needs scikit-learn), one thread, the histogram method (the
   default of both versions); the seed is drawn from the run's, where upstream uses it as it is.
-- The images that are the forest's are drawn by the setting: with ``splitter=scikit-learn`` (SegAD's settings for VisA and
-  MVTec AD) as upstream draws them from images in the order of their names, up to the order of upstream's own table.
+- The images that are the forest's are drawn by the setting: with ``splitter=scikit-learn`` (SegAD's settings for VisA
+  and MVTec AD) as upstream draws them from images in the order of their names. Upstream's own order is that of a table
+  which is published with its maps. VAD's five seeds are not published: its halves are draws of our own.
 - Generated defects are of our own making, as the paper describes them; their ranges are arguments.
 
 Shapes in names: B images, K detectors, L segments, H height, W width, N images of the forest, F features, R features

@@ -43,8 +43,8 @@ class Trainer:
     Attributes:
         device: where the method lives.
         seed: of the run; decides initial random states.
-        precision: ``fp32``, ``torch`` (convolutions in TF32, as PyTorch does unasked), ``tf32`` (matrix products, too) or
-            ``bf16`` (autocast).
+        precision: ``fp32``; ``torch`` (convolutions in TF32, as PyTorch does unasked); ``tf32`` (matrix products, too);
+            or ``bf16`` (autocast).
         max_steps: cap on the steps of each training stage; schedules then run over the capped length.
         ema: decay in [0, 1) of a moving average of the trained weights, with which each stage ends; None: off.
         accumulate: batches whose gradients make one update (``ader.training.optimization.Optimization``).
@@ -193,7 +193,7 @@ class Trainer:
         fewest = _check_division(stage, order)
         if order.images_per_epoch < stage.batch_size:
             self.console.say(
-                f"{stage.name}: {order.images_per_epoch} training images are fewer than a batch of {stage.batch_size}: "
+                f"{stage.name}: a batch of {stage.batch_size} is more than the training images ({order.images_per_epoch}): "
                 "each step has all of them"
             )
         optimization = Optimization(stage, self.device, ema=self.ema, accumulate=self.accumulate)

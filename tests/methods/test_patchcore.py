@@ -108,8 +108,8 @@ def test_whole_bank_is_brute_force(image_score):
 
 @pytest.mark.parametrize("neighbors", [1, 3, 9, 500])
 def test_anomalibs_recipe_by_brute_force(neighbors):
-    """All channels, plain distances, pixels repeated into a mirrored blur; neighbors of the nearest bank item weight the
-    image score by equation 7 of the paper, and never the map. A bank smaller than their number gives all it has."""
+    """All channels, plain distances, pixels repeated into a mirrored blur; neighbors of the nearest bank item weight
+    the image score by equation 7 of the paper, never the map. A bank smaller than their number gives all it has."""
     recipe = option_arguments("patchcore", "anomalib") | {"num_neighbors": neighbors, "coreset": 1.0}
     del recipe["backbone"], recipe["batch_size"]
     method = Subject.named("patchcore", **recipe).fit()
@@ -150,7 +150,7 @@ def test_projected_dimensions_are_scikit_learns():
 
 def test_a_weight_belongs_to_a_patch_score():
     with pytest.raises(
-        UserError, match="num_neighbors=9 weights the largest patch score: set method.image_score=patch"
+        UserError, match=r"num_neighbors=9 weights the largest patch score: set method.image_score=patch"
     ):
         Subject.named("patchcore", num_neighbors=9).make()
 

@@ -16,8 +16,8 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ader.config.options import config_folder
 from ader.config.compose import compose
+from ader.config.options import config_folder
 from ader.methods import build
 from ader.methods._base import Batch, TrainStage
 from ader.methods.simplenet import SimpleNet, hinge_loss
@@ -215,7 +215,7 @@ def test_recipes(recipe, batch_size, drop_last, clip, constant, biases, image_sc
 
 
 def test_aders_recipe_has_its_seed_and_precision():
-    """ADer's configuration has seed 0 for SimpleNet alone; it runs with PyTorch's default, TF32 in convolutions only."""
+    """ADer's configuration has seed 0 for SimpleNet alone; it runs with PyTorch's default: TF32 in convolutions."""
     config = compose(["method=simplenet", "dataset=demo", "recipe=ader"])
     assert (config.seed, config.trainer.precision) == (0, "torch")
     assert compose(["method=simplenet", "dataset=demo", "recipe=ader", "seed=5"]).seed == 5

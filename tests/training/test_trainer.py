@@ -257,7 +257,9 @@ def test_batch_norms_of_one_value_are_refused_before_training(images, arguments,
     if fits:
         Trainer(device=CPU).fit(method, Few(images))
         return
-    with pytest.raises(UserError, match="stage 'train' has a batch of 1 image, .* give more training images") as caught:
+    with pytest.raises(
+        UserError, match=r"stage 'train' has a batch of 1 image, .* give more training images"
+    ) as caught:
         Trainer(device=CPU).fit(method, Few(images))
     assert "\n" not in str(caught.value)
     assert all(map(torch.equal, method.parameters(), before))
@@ -269,6 +271,6 @@ def test_a_batch_larger_than_the_data_says_so_and_trains(drop_last, capsys):
     for images, said in ((2, True), (4, False)):
         state = Trainer(device=CPU, console=Console()).fit(Narrow(drop_last=drop_last), Few(images))
         assert (state.steps_before, state.images) == (2, {"train": 2 * images})
-        told = "train: 2 training images are fewer than a batch of 4: each step has all of them"
+        told = "train: a batch of 4 is more than the training images (2): each step has all of them"
         printed = capsys.readouterr()
         assert (told in printed.out + printed.err) == said

@@ -16,7 +16,6 @@ from scipy.ndimage import gaussian_filter1d
 from torch import Tensor, nn
 from torch.amp.autocast_mode import is_autocast_available
 
-
 #: What stands beyond a map's edge, as scipy names it: ``reflect`` repeats the edge's own pixels first (d c b a | a b c
 #: d), ``mirror`` does not (d c b | a b c d; torch calls that one "reflect").
 Border = Literal["reflect", "mirror"]
