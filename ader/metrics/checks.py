@@ -20,6 +20,9 @@ from ader.system.errors import UserError, suggest
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
+#: The kind of a defect whose kind is not told: never that of normal images.
+UNNAMED = "defective"
+
 
 @dataclass(frozen=True)
 class Pixels:
@@ -39,7 +42,7 @@ class Observations:
     score_B: Tensor  # float64, no NaN
     label_B: Tensor  # bool, True where defective
     groups: list[str]  # "" where there is none
-    defects: list[str]  # "" where not told
+    defects: list[str]  # "" where normal and not told
     mapped: bool
     pixels: Pixels | None
 
@@ -77,7 +80,8 @@ class UpdateChecker:
         if wrong_B.any():
             raise ValueError(f"label: expected 0 (normal) or 1 (defective), got {given_B[wrong_B][0].item()}")
         label_B = given_B.bool()
-        groups, defects = _names("group", group, size), _names("defect", defect, size)
+        groups, given = _names("group", group, size), _names("defect", defect, size)
+        defects = [name or (UNNAMED if label else "") for name, label in zip(given, label_B.tolist(), strict=True)]
         who = _Who(self._categories, category_B, names)
         nan_B = score_B.isnan()
         if nan_B.any():

@@ -1,15 +1,15 @@
 """Every metric, once: what it is called, how it is computed, what chance reaches, where it stands in the tables.
 
-To add a metric, add an entry to `METRICS`: the evaluator, ``metric=ader``, the row ``chance``, the printed tables and
-``ader list metrics`` follow. Imports nothing heavy.
+To add a metric, add an entry to `METRICS`: the evaluator, all kinds of evaluation, the row ``chance``, the printed
+tables and ``ader list metrics`` follow. Imports nothing heavy.
 """
 
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from ader.system.errors import UserError, suggest
 
@@ -20,7 +20,16 @@ if TYPE_CHECKING:
 Group = Literal["image", "object", "pixel", "average"]
 
 #: The kinds of evaluation: what ``metric=`` may be, see `Evaluator`.
-KINDS = ("histogram", "exact", "ader")
+KINDS = ("histogram", "exact", "ader", "invad")
+
+#: The kinds that are those of published tables, each with whose definitions they are.
+PUBLISHED = {"ader": "ADer", "invad": "InvAD"}
+
+#: Of a metric whose published definition is its own.
+SAME: Final = "same"
+
+#: Rows of tables that are no categories, so that no category can be called so.
+RESERVED = ("mean", "chance")
 
 
 @dataclass(frozen=True)
@@ -54,8 +63,9 @@ class Metric:
             NaN where ``why_nan`` holds. None for an average.
         by_score: ``value`` asks where scores lie, not only for their order. Others get fewer bins to look at.
         why_nan: why ``value`` may be NaN.
-        published: a pixel metric as ADer's published tables have it (``metric=ader``); None where they do not. Image
-            and object metrics are the same in all kinds of evaluation.
+        published: a pixel metric as published tables have it, by the kind of evaluation (`PUBLISHED`): a function of
+            their counts, or `SAME`. A kind that is missing does not define it. Image and object metrics are the same
+            in all kinds.
         chance: what random scores reach in expectation: a number, or a function of the share of defective images or
             pixels; None where it is unknown, for averages the mean of their components'.
         per_defect: a column of the table with a row per kind of defect.
@@ -63,7 +73,7 @@ class Metric:
         components: slugs of which an average is the mean; empty for the others.
 
     Raises:
-        ValueError: neither or both of ``value`` and ``components`` are given.
+        ValueError: neither or both of ``value`` and ``components`` are given, or ``published`` has an unknown kind.
     """
 
     slug: str
@@ -75,7 +85,7 @@ class Metric:
     value: Callable[[Bins], Certified] | None = None
     by_score: bool = False
     why_nan: str = "not defined for these scores"
-    published: Callable[[PublishedCounts], float] | None = None
+    published: Mapping[str, Callable[[PublishedCounts], float] | Literal["same"]] = field(default_factory=dict)
     chance: float | Callable[[float], float] | None = None
     per_defect: bool = False
     higher_is_better: bool = True
@@ -84,6 +94,8 @@ class Metric:
     def __post_init__(self) -> None:
         if (self.value is None) != bool(self.components):
             raise ValueError(f"{self.slug}: expected a value or components to take the mean of, and not both")
+        if unknown := sorted(set(self.published) - set(PUBLISHED)):
+            raise ValueError(f"{self.slug}: published as {unknown[0]!r}: {suggest(unknown[0], PUBLISHED)}")
 
 
 def prevalence(share: float) -> float:
@@ -94,6 +106,11 @@ def prevalence(share: float) -> float:
 def f1_of_all(share: float) -> float:
     """F1 of calling everything defective, the best that random scores can do."""
     return 2 * share / (1 + share)
+
+
+def _in_both(name: str) -> dict[str, Callable[[PublishedCounts], float]]:
+    """A function that both kinds of published tables use."""
+    return dict.fromkeys(PUBLISHED, Deferred(name))
 
 
 _NO_RANGE = "infinite scores: no range to take 0.2 to 0.8 of"
@@ -203,7 +220,7 @@ METRICS: tuple[Metric, ...] = (
         table="main",
         column=("pixel", "AUROC"),
         value=Deferred("curves:auroc"),
-        published=Deferred("published:auroc"),
+        published={"ader": Deferred("published:auroc"), "invad": SAME},
         chance=0.5,
         per_defect=True,
     ),
@@ -215,7 +232,7 @@ METRICS: tuple[Metric, ...] = (
         table="main",
         column=("pixel", "AP"),
         value=Deferred("curves:average_precision"),
-        published=Deferred("published:average_precision"),
+        published={"ader": Deferred("published:average_precision"), "invad": SAME},
         chance=prevalence,
         per_defect=True,
     ),
@@ -227,7 +244,7 @@ METRICS: tuple[Metric, ...] = (
         table="main",
         column=("pixel", "F1max"),
         value=Deferred("curves:f1_max"),
-        published=Deferred("published:f1_max"),
+        published=_in_both("published:f1_max"),
         chance=f1_of_all,
     ),
     Metric(
@@ -238,7 +255,7 @@ METRICS: tuple[Metric, ...] = (
         table="main",
         column=("pixel", "AUPRO"),
         value=Deferred("curves:aupro"),
-        published=Deferred("published:aupro"),
+        published={"ader": Deferred("published:aupro"), "invad": Deferred("published:aupro_of_steps")},
         chance=0.15,  # random scores overlap a region as often as they raise a false alarm: PRO = FPR, up to 0.3
         per_defect=True,
     ),
@@ -250,7 +267,7 @@ METRICS: tuple[Metric, ...] = (
         table="more",
         column=("pixel", "IoUmx"),
         value=Deferred("curves:iou_max"),
-        published=Deferred("published:iou_max"),
+        published=_in_both("published:iou_max"),
         chance=prevalence,
     ),
     # At 0.2 to 0.8 of the range, chance depends on how random scores are distributed over it.
@@ -264,7 +281,7 @@ METRICS: tuple[Metric, ...] = (
         value=Deferred("curves:range_f1"),
         by_score=True,
         why_nan=_NO_RANGE,
-        published=Deferred("published:range_f1"),
+        published=_in_both("published:range_f1"),
     ),
     Metric(
         slug="pixel_acc_02_08",
@@ -276,7 +293,7 @@ METRICS: tuple[Metric, ...] = (
         value=Deferred("curves:range_recall"),
         by_score=True,
         why_nan=_NO_RANGE,
-        published=Deferred("published:range_recall"),
+        published=_in_both("published:range_recall"),
     ),
     Metric(
         slug="pixel_iou_02_08",
@@ -288,7 +305,7 @@ METRICS: tuple[Metric, ...] = (
         value=Deferred("curves:range_iou"),
         by_score=True,
         why_nan=_NO_RANGE,
-        published=Deferred("published:range_iou"),
+        published=_in_both("published:range_iou"),
     ),
     Metric(
         slug="mad",
@@ -351,6 +368,11 @@ def find_metric(slug: str) -> Metric:
         if each.slug == slug:
             return each
     raise UserError(f"metric {slug!r} does not exist: {suggest(slug, SLUGS)}")
+
+
+def reserved(names: Iterable[str]) -> list[str]:
+    """Which of some categories' names are those of a table's other rows (`RESERVED`), however they are written."""
+    return [name for name in names if name.casefold() in RESERVED]
 
 
 def check_kind(metric: str) -> str:

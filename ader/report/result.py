@@ -9,6 +9,7 @@ import pandas as pd
 
 from ader.data.sizes import Sizes
 from ader.metrics import chance
+from ader.metrics.definitions import PUBLISHED
 from ader.report.renderers import terminal
 from ader.report.result_tables import category_tables, defect_table, roots
 from ader.report.tables import Table
@@ -20,7 +21,9 @@ from ader.system.errors import some
 #: What one must know of a kind of evaluation to read its numbers.
 KINDS = {
     "exact": "metric=exact: pixel metrics are exact, every score was sorted",
-    "ader": "metric=ader: as ADer's published tables were computed; other kinds of evaluation give other numbers",
+    "ader": "metric=ader: as ADer's published tables were computed; the exact values (metric=exact) may be points away",
+    "invad": "metric=invad: as the tables of InvAD's and ViTAD's papers were computed; AUPRO, F1max and IoUmax may be "
+    "points away from the exact ones (metric=exact)",
 }
 
 
@@ -80,7 +83,7 @@ def _footnotes(frame: pd.DataFrame, bounds: pd.DataFrame, counts: pd.DataFrame, 
     for category, count in vanished[vanished > 0].items():
         lines.append(
             f"{category}: {count:.0f} defects vanish from the mask at the evaluation size; "
-            + ("their images count as normal" if result.metric == "ader" else "the images stay defective")
+            + ("their images count as normal" if result.metric in PUBLISHED else "the images stay defective")
         )
     lines += [f"CAUTION: {warning}" for warning in result.warnings]
     lines.append(_times(result))

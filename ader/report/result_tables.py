@@ -56,8 +56,9 @@ def _category(
 ) -> Row:
     values, within = (dict(table.loc[name].items()) if name in table.index else {} for table in (frame, bounds))
     reason = "; ".join(why for why, where in roots(result.undefined).items() if name in where)
+    known = {slug: bound for slug, bound in within.items() if not math.isnan(bound)}
     cells = [
-        Cell(value, bound=within.get(slug), reason=reason if math.isnan(value) else "")
+        Cell(value, bound=known.get(slug), reason=reason if math.isnan(value) else "")
         for slug, value in ((slug, float(values.get(slug, math.nan))) for slug, _, _ in metrics)
     ]
     role = next((each for each in ROLES if each == name), None)

@@ -26,10 +26,13 @@ MADE_UP = f"""
     Metric(
         slug="pixel_share", heading="P-Share", group="pixel", description="share of defective pixels",
         table="more", column=("pixel", "PShar"), value={SHARE}, chance=lambda share: share / 2, per_defect=True,
-        published=lambda counts: counts.grid.positives / (counts.grid.positives + counts.grid.negatives) / 4,
+        published={{
+            "ader": lambda counts: counts.grid.positives / (counts.grid.positives + counts.grid.negatives) / 4,
+            "invad": SAME,
+        }},
     ),
     Metric(
-        slug="pixel_new", heading="P-New", group="pixel", description="a metric that ADer lacks",
+        slug="pixel_new", heading="P-New", group="pixel", description="a metric that published tables lack",
         table="more", column=("pixel", "New"), value={SHARE}, chance=0.125,
     ),
     Metric(
@@ -98,12 +101,15 @@ def test_an_entry_is_evaluated(added, kind):
         assert of_images == batch["label"][mine].mean()  # no mask is empty: labels from masks are the same
         expected = {"image_share": of_images, "pixel_share": of_pixels, "pixel_new": of_pixels}
         expected["mad_new"] = (of_images + of_pixels) / 2
+        if kind in definitions.PUBLISHED:
+            expected |= {"pixel_new": np.nan, "mad_new": np.nan}
         if kind == "ader":
-            expected |= {"pixel_share": of_pixels / 4, "pixel_new": np.nan, "mad_new": np.nan}
+            expected |= {"pixel_share": of_pixels / 4}
         for values in (found["values"], found["once"]):
             assert {slug: column[name] for slug, column in values.items()} == pytest.approx(expected, nan_ok=True)
-    lacking = {"pixel_new": "ADer does not define it", "mad_new": "pixel_new is undefined: ADer does not define it"}
-    assert found["reasons"] == (lacking if kind == "ader" else {})
+    reason = f"{definitions.PUBLISHED.get(kind)} does not define it"
+    lacking = {"pixel_new": reason, "mad_new": f"pixel_new is undefined: {reason}"}
+    assert found["reasons"] == (lacking if kind in definitions.PUBLISHED else {})
 
 
 def test_an_entry_has_its_chance_and_its_column(added):
@@ -133,6 +139,8 @@ def test_an_entry_is_computed_or_an_average():
     for fields in ({}, {"value": lambda bins: bins, "components": ("mad",)}):
         with pytest.raises(ValueError, match="x: expected a value or components"):
             Metric(**common, **fields)
+    with pytest.raises(ValueError, match="x: published as 'adre': did you mean 'ader'"):
+        Metric(**common, value=lambda bins: bins, published={"adre": "same"})
 
 
 def test_tables_are_those_of_the_papers():
