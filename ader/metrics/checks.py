@@ -92,7 +92,7 @@ class UpdateChecker:
             if map_BHW.ndim != 3 or len(map_BHW) != size or (size and map_BHW.numel() == 0):
                 raise ValueError(f"map: expected shape ({size}, H, W), got {tuple(map_BHW.shape)}")
             map_BHW = map_BHW.float().contiguous()  # the kernels read the bits of float32, row by row
-        mask_BHW = None if mask is None else self._mask(mask, size, map_BHW)
+        mask_BHW = None if mask is None else self._mask(mask, size, map_BHW, who)
         truth_B = torch.ones(size, dtype=torch.bool)
         if pixel_truth is not None:
             truth_B = _vector("pixel_truth", pixel_truth, size, (torch.bool,))
@@ -137,25 +137,33 @@ class UpdateChecker:
             raise ValueError(f"category: expected indices 0..{len(self._categories) - 1}, got {got}")
         return category_B
 
-    def _mask(self, mask: Any, size: int, map_BHW: Tensor | None) -> Tensor:
-        mask_BHW = self._image_like("mask", mask, (torch.bool, *INTEGERS))
+    def _mask(self, mask: Any, size: int, map_BHW: Tensor | None, who: _Who) -> Tensor:
+        mask_BHW = self._image_like("mask", mask, (torch.bool, *INTEGERS, *FLOATS))
         if map_BHW is not None and mask_BHW.shape != map_BHW.shape:
             raise ValueError(f"mask: expected the map's shape {tuple(map_BHW.shape)}, got {tuple(mask_BHW.shape)}")
         if mask_BHW.ndim != 3 or len(mask_BHW) != size:
             raise ValueError(f"mask: expected shape ({size}, H, W), got {tuple(mask_BHW.shape)}")
+        if mask_BHW.dtype in FLOATS:
+            wrong_B = ((mask_BHW != 0) & (mask_BHW != 1)).flatten(1).any(dim=1)
+            if wrong_B.any():
+                raise UserError(
+                    f"the mask of {who(int(wrong_B.nonzero()[0]))} has values between or beyond 0 and 1: give 0 and 1, "
+                    "or cut it (mask > 0.5)"
+                )
         if mask_BHW.dtype not in (torch.bool, torch.uint8):
             mask_BHW = mask_BHW != 0
         return mask_BHW.contiguous().view(torch.uint8)
 
     def _image_like(self, what: str, given: Any, dtypes: tuple[torch.dtype, ...]) -> Tensor:
-        """Tensors have to be on the evaluator's device; arrays, which have none, are copied there."""
+        """(B, H, W) of that or of (B, 1, H, W). Tensors have to be on the evaluator's device; arrays, which have none,
+        are copied there."""
         if not isinstance(given, Tensor):
             given = as_tensor(given).to(self._device)
         if given.device != self._device:
             raise ValueError(f"{what}: expected device {self._device}, got {given.device}")
         _check_dtype(what, given, dtypes)
         image_like: Tensor = given.detach()
-        return image_like
+        return image_like.squeeze(1) if image_like.ndim == 4 and image_like.shape[1] == 1 else image_like
 
 
 class _Who:

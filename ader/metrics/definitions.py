@@ -54,7 +54,6 @@ class Metric:
 
     Args:
         slug: column of `Evaluator.compute` and of ``metrics.csv``.
-        heading: short form where it stands alone, such as ``P-AUROC``.
         group: what is counted: images, objects (views of one thing), pixels; or an average of other metrics.
         description: one line, for ``ader list metrics``.
         table: the printed table that has it.
@@ -77,7 +76,6 @@ class Metric:
     """
 
     slug: str
-    heading: str
     group: Group
     description: str
     table: Literal["main", "more", "object"]
@@ -96,6 +94,11 @@ class Metric:
             raise ValueError(f"{self.slug}: expected a value or components to take the mean of, and not both")
         if unknown := sorted(set(self.published) - set(PUBLISHED)):
             raise ValueError(f"{self.slug}: published as {unknown[0]!r}: {suggest(unknown[0], PUBLISHED)}")
+
+    @property
+    def heading(self) -> str:
+        """Where it stands alone: both of the table's, such as ``pixel AUROC``."""
+        return " ".join(filter(None, self.column))
 
 
 def prevalence(share: float) -> float:
@@ -121,7 +124,6 @@ _PIXEL_3 = ("pixel_auroc", "pixel_ap", "pixel_f1max")
 METRICS: tuple[Metric, ...] = (
     Metric(
         slug="image_auroc",
-        heading="I-AUROC",
         group="image",
         description="area under the ROC curve of the image scores, ties as half",
         table="main",
@@ -132,7 +134,6 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         slug="image_ap",
-        heading="I-AP",
         group="image",
         description="average precision of the image scores, step-wise",
         table="main",
@@ -142,7 +143,6 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         slug="image_f1max",
-        heading="I-F1max",
         group="image",
         description="largest F1 of the image scores over all thresholds",
         table="main",
@@ -152,7 +152,6 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         slug="image_fpr95",
-        heading="I-FPR95",
         group="image",
         description="share of good images at or above the 5 % quantile of the defective scores (lower is better)",
         table="more",
@@ -164,7 +163,6 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         slug="image_pg2",
-        heading="I-PG2",
         group="image",
         description="share of good images below the 2 % quantile of defective scores",
         table="more",
@@ -175,7 +173,6 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         slug="image_pb2",
-        heading="I-PB2",
         group="image",
         description="share of defective images above the 98 % quantile of good scores",
         table="more",
@@ -187,7 +184,6 @@ METRICS: tuple[Metric, ...] = (
     # What the evaluator counts does not say how many objects are defective, so their chance levels are unknown.
     Metric(
         slug="object_auroc",
-        heading="O-AUROC",
         group="object",
         description="image_auroc over objects: the largest score of an object's views",
         table="object",
@@ -196,7 +192,6 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         slug="object_ap",
-        heading="O-AP",
         group="object",
         description="image_ap over objects",
         table="object",
@@ -205,7 +200,6 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         slug="object_f1max",
-        heading="O-F1max",
         group="object",
         description="image_f1max over objects",
         table="object",
@@ -214,7 +208,6 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         slug="pixel_auroc",
-        heading="P-AUROC",
         group="pixel",
         description="area under the ROC curve of all pixels, ties as half",
         table="main",
@@ -226,7 +219,6 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         slug="pixel_ap",
-        heading="P-AP",
         group="pixel",
         description="average precision of all pixels, step-wise",
         table="main",
@@ -238,7 +230,6 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         slug="pixel_f1max",
-        heading="P-F1max",
         group="pixel",
         description="largest F1 of all pixels over all thresholds",
         table="main",
@@ -249,7 +240,6 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         slug="pixel_aupro",
-        heading="P-AUPRO",
         group="pixel",
         description="area under the per-region overlap up to FPR 0.3",
         table="main",
@@ -261,11 +251,10 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         slug="pixel_ioumax",
-        heading="P-IoUmax",
         group="pixel",
         description="largest intersection over union over all thresholds",
         table="more",
-        column=("pixel", "IoUmx"),
+        column=("pixel", "IoUmax"),
         value=Deferred("curves:iou_max"),
         published=_in_both("published:iou_max"),
         chance=prevalence,
@@ -273,11 +262,10 @@ METRICS: tuple[Metric, ...] = (
     # At 0.2 to 0.8 of the range, chance depends on how random scores are distributed over it.
     Metric(
         slug="pixel_f1_02_08",
-        heading="P-F1 .2-.8",
         group="pixel",
         description="mean F1 at 0.2, 0.3, ... 0.8 of the score range",
         table="more",
-        column=(".2-.8", "F1"),
+        column=("pixel .2-.8", "F1"),
         value=Deferred("curves:range_f1"),
         by_score=True,
         why_nan=_NO_RANGE,
@@ -285,11 +273,10 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         slug="pixel_acc_02_08",
-        heading="P-Acc .2-.8",
         group="pixel",
         description="mean recall at 0.2, 0.3, ... 0.8 of the score range",
         table="more",
-        column=(".2-.8", "Acc"),
+        column=("pixel .2-.8", "Acc"),
         value=Deferred("curves:range_recall"),
         by_score=True,
         why_nan=_NO_RANGE,
@@ -297,11 +284,10 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         slug="pixel_iou_02_08",
-        heading="P-IoU .2-.8",
         group="pixel",
         description="mean IoU at 0.2, 0.3, ... 0.8 of the score range",
         table="more",
-        column=(".2-.8", "IoU"),
+        column=("pixel .2-.8", "IoU"),
         value=Deferred("curves:range_iou"),
         by_score=True,
         why_nan=_NO_RANGE,
@@ -309,7 +295,6 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         slug="mad",
-        heading="mAD",
         group="average",
         description="mean of image and pixel AUROC, AP and F1max, and of AUPRO",
         table="main",
@@ -318,7 +303,6 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         slug="mad_image",
-        heading="mAD-I",
         group="average",
         description="mean of image AUROC, AP and F1max",
         table="more",
@@ -327,7 +311,6 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         slug="mad_pixel",
-        heading="mAD-P",
         group="average",
         description="mean of pixel AUROC, AP and F1max",
         table="more",
@@ -336,7 +319,6 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         slug="mad_02_08",
-        heading="mAD .2-.8",
         group="average",
         description="mean of F1, recall and IoU at 0.2, 0.3, ... 0.8 of the score range",
         table="more",

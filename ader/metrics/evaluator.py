@@ -132,11 +132,12 @@ class Evaluator:
             category: per image, its name or its index in ``categories``.
             score: (B,) floating; higher is more anomalous; infinities are ordered. Kept in float64.
             label: (B,) 0 normal, 1 defective; from the dataset, not from a resized mask.
-            map: (B, H, W) floating, on the evaluator's device; None: the batch counts for image metrics only.
-                float16, bfloat16 and float64 are converted to float32, so float64 scores may become ties. Sizes
-                may differ from batch to batch.
-            mask: (B, H, W) bool or integer, nonzero where defective; None: as for ``map``. A defective image
-                with an empty mask stays a defective image, and its pixels count as normal.
+            map: (B, H, W) or (B, 1, H, W), floating, on the evaluator's device; None: the batch counts for image
+                metrics only. float16, bfloat16 and float64 are converted to float32, so float64 scores may become
+                ties. Sizes may differ from batch to batch.
+            mask: as the map: bool; integer, nonzero where defective (0 and 255 as well as 0 and 1); or floating, 0 and
+                1 and nothing else. None: as for ``map``. A defective image with an empty mask stays a defective image,
+                and its pixels count as normal.
             pixel_truth: (B,) bool, False where the mask is unknown: those count for image metrics only.
                 Default: every mask given is known.
             names: per image, for error messages.
@@ -144,7 +145,8 @@ class Evaluator:
             defect: per image, its kind of defect; for `breakdown`, where those that are not told are one kind.
 
         Raises:
-            UserError: NaN in a score or map, a normal image with a defective mask, an unknown category name.
+            UserError: NaN in a score or map, a floating mask that is not of 0 and 1, a normal image with a defective
+                mask, an unknown category name.
             ValueError: a shape, dtype, device or index other than expected.
         """
         observed = self._checker.check(category, score, label, map, mask, pixel_truth, names, group, defect)

@@ -248,6 +248,11 @@ def test_categories_are_not_called_like_other_rows_of_a_table(root, name):
     assert load_index("folder", root, categories=["cable"]).categories == ("cable",)
 
 
+def test_an_index_is_one_line(root):
+    index = load_index("folder", root)
+    assert repr(index) == f"Index({index.name!r}, {len(index)} samples of 2 categories, root={str(root)!r})"
+
+
 def test_load_index_checks_counts(root):
     right = {"bottle": [4, 2, 2], "cable": [4, 2, 2]}
     assert len(load_index("folder", root, counts=right)) == 16

@@ -89,6 +89,52 @@ def test_nan_is_refused_by_name():
     refused(UserError, "score of image 'y.png' of category 'nut' is NaN", score=score, names=names)
 
 
+@pytest.mark.parametrize("value", [0.5, 2.0, -1.0, 255.0, np.nan, np.inf])
+def test_floating_masks_of_other_values_are_refused_by_name(value):
+    mask = torch.zeros(3, 4, 5)
+    mask[2, 1, 1] = value
+    refused(UserError, "mask of image 'z' of category 'bolt' has values", mask=mask, names=["x", "y", "z"])
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int64, np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("channel", [False, True])
+def test_masks_of_any_kind_and_a_channel_are_the_same(dtype, channel):
+    """Integers may be 0 and 255; floats are 0 and 1. Arrays, tensors and lists; update and evaluate."""
+    batch = toy_batch()
+    expected = Evaluator(CATEGORIES)
+    expected.update(**batch)
+    scale = 255 if np.issubdtype(dtype, np.integer) else 1
+    mask, maps = (batch["mask"] * scale).astype(dtype), batch["map"]
+    if channel:
+        mask, maps = mask[:, None], maps[:, None]
+    found = Evaluator(CATEGORIES)
+    found.update(**batch | {"mask": torch.from_numpy(mask), "map": torch.from_numpy(maps)})
+    assert_same(found, expected)
+    names = [CATEGORIES[number] for number in batch["category"]]
+    pixels = [*PIXEL_METRICS, "image_auroc"]
+    once = evaluate(maps, mask, categories=names)[pixels]
+    pd.testing.assert_frame_equal(once, evaluate(list(maps), list(mask), categories=names)[pixels])
+    pd.testing.assert_frame_equal(once, evaluate(batch["map"], batch["mask"], categories=names)[pixels])
+
+
+def test_arrays_are_counted_where_they_are(monkeypatch):
+    """Neither cut into images nor put together again: batches are views."""
+    batch, seen = toy_batch(images=40), []
+    update = Evaluator.update
+
+    def watched(self, category, score, label, map, mask, **others):
+        seen.append((map, mask))
+        update(self, category, score, label, map, mask, **others)
+
+    monkeypatch.setattr(Evaluator, "update", watched)
+    monkeypatch.setattr(torch, "stack", None)
+    evaluate(batch["map"], batch["mask"])
+    assert [len(map) for map, _ in seen] == [32, 8]
+    for pair in seen:
+        for part, whole in zip(pair, (batch["map"], batch["mask"]), strict=True):
+            assert np.shares_memory(part.numpy(), whole)
+
+
 def test_defect_in_a_good_image_is_refused_by_name():
     match = "image 'y' of category 'nut' has label 0"
     refused(UserError, match, label=[0, 0, 1], names=["x", "y", "z"])
@@ -103,9 +149,9 @@ def test_defect_in_a_good_image_is_refused_by_name():
         (r"score: expected dtype .*float32.*, got int64", {"score": [1, 2, 3]}),
         (r"label: expected 0 \(normal\) or 1 \(defective\), got 2", {"label": [0, 1, 2]}),
         (r"label: expected dtype .*, got float64", {"label": [0.0, 1.0, 1.0]}),
-        (r"map: expected shape \(3, H, W\), got \(3, 1, 4, 5\)", {"map": torch.zeros(3, 1, 4, 5)}),
+        (r"map: expected shape \(3, H, W\), got \(3, 2, 4, 5\)", {"map": torch.zeros(3, 2, 4, 5)}),
         (r"map: expected dtype .*, got uint8", {"map": torch.zeros(3, 4, 5, dtype=torch.uint8)}),
-        (r"mask: expected dtype bool.*, got float32", {"mask": torch.zeros(3, 4, 5)}),
+        (r"mask: expected dtype bool.*, got complex64", {"mask": torch.zeros(3, 4, 5, dtype=torch.complex64)}),
         (r"mask: expected the map's shape \(3, 4, 5\), got \(3, 8, 5\)", {"mask": np.zeros((3, 8, 5), bool)}),
         (r"pixel_truth: expected shape \(3,\), got \(1,\)", {"pixel_truth": [True]}),
         (r"names: expected 3 entries, got 1", {"names": ["x"]}),
