@@ -10,6 +10,7 @@ Shapes in names: B images, H height, W width.
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -19,7 +20,7 @@ from ader.data import load_index
 from ader.methods import build
 from ader.runs.run import run
 
-SMALL = {"size": 64, "train": 8, "test_good": 4, "per_defect": 2}
+SMALL: dict[str, Any] = {"size": 64, "train": 8, "test_good": 4, "per_defect": 2}
 CATEGORIES = ["fabric", "bolt"]
 
 
@@ -35,6 +36,7 @@ def main(folder: Path) -> pd.DataFrame:
     method = build("rd", image_size=64, backbone={"name": "resnet18", "pretrained": False}).eval()
     with torch.no_grad():
         score_B, map_BHW = method.predict(torch.rand(2, 3, 64, 64))
+    assert map_BHW is not None  # rd localizes
     print(f"scores {tuple(score_B.shape)} and maps {tuple(map_BHW.shape)} of a method without training")
 
     # A run is a configuration, composed as on the command line; the same one again shows the result that is there.
