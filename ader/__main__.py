@@ -14,6 +14,7 @@ from ader import __version__, commands
 from ader.commands._request import Request
 from ader.system.errors import UserError, suggest
 from ader.system.interrupt import Stopped
+from ader.system.text import clean
 
 HELP = """\
 ader {version}: benchmark runner for visual anomaly detection
@@ -64,7 +65,7 @@ def _fail(status: int, message: str, trace: str = "") -> int:
 
         if not dist.speaks():
             return status
-    print(f"{trace}ader: {message}", file=sys.stderr, flush=True)
+    print(clean(f"{trace}ader: {message}"), file=sys.stderr, flush=True)
     return status
 
 

@@ -13,7 +13,7 @@ Evaluates the model of a finished run again, without training. RUN is its result
 RESULTS/<dataset>/<setting>/<method>/<run>.
 
 What may change: nothing that the model was trained with.
-  metric=histogram|exact|ader   metric.size=input|original|N   metric.by_defect=true
+  metric=histogram|exact|ader|invad   metric.size=input|original|N   metric.by_defect=true
   metric.mask_interpolation=bilinear|nearest   metric.map_interpolation=bilinear|nearest
   save_maps=true
   trainer.device=  trainer.workers=  trainer.test_batch_size=  trainer.precision=

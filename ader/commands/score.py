@@ -16,7 +16,7 @@ for every test image, <category>/<defect>/<stem>.npy|npz|tiff|png (what save_map
   dataset.root=DIR  dataset.categories=[a,b]
   scores=FILE.csv               image scores (columns image, score); else the largest value of each map
   name=NAME                     stands for the maps in the results; else the name of their folder
-  metric=histogram|exact|ader   metric.size=input|original|N   metric.by_defect=true
+  metric=histogram|exact|ader|invad   metric.size=input|original|N   metric.by_defect=true
   metric.mask_interpolation=bilinear|nearest   metric.map_interpolation=bilinear|nearest
   device=cpu|cuda  workers=N  paths.data=DIR  paths.results=DIR  force=true  run=NAME
   --config-dir DIR              a folder with options of your own

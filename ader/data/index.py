@@ -71,6 +71,12 @@ class Index:
             found = dict.fromkeys(sample.category for sample in self.samples)
             object.__setattr__(self, "categories", tuple(found))
 
+    def __repr__(self) -> str:
+        """One line, however many samples."""
+        return (
+            f"Index({self.name!r}, {len(self)} samples of {len(self.categories)} categories, root={str(self.root)!r})"
+        )
+
     def __iter__(self) -> Iterator[Sample]:
         return iter(self.samples)
 

@@ -13,6 +13,7 @@ from ader.config import plugins
 from ader.config.validate import validated
 from ader.data.counts import Row, check_counts
 from ader.data.index import TEST, TRAIN, Index
+from ader.metrics.definitions import reserved
 from ader.system.errors import UserError, suggest
 
 
@@ -38,7 +39,8 @@ def load_index(
         The index; its root is absolute.
 
     Raises:
-        UserError: no such dataset, an unknown option, bad or missing files, or counts that differ.
+        UserError: no such dataset, an unknown option, bad or missing files, counts that differ, or a category that is
+            called like a row that tables have besides (``mean``, ``chance``).
     """
     reader = find_reader(name)
     if not str(root):
@@ -51,6 +53,11 @@ def load_index(
     index = reader(**validated(reader, arguments, "dataset"))
     if categories is not None:
         index = index.select(categories)
+    if taken := reserved(index.categories):
+        raise UserError(
+            f"dataset {index.name!r} at {index.root} has a category {taken[0]!r}, which is a row of every table: "
+            "rename it, or leave it out with 'dataset.categories=[...]'"
+        )
     if counts is not None:
         check_counts(index, counts, whole=categories is None)
     return join_splits(index, train_on)

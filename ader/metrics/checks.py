@@ -20,6 +20,9 @@ from ader.system.errors import UserError, suggest
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
+#: The kind of a defect whose kind is not told: never that of normal images.
+UNNAMED = "defective"
+
 
 @dataclass(frozen=True)
 class Pixels:
@@ -39,7 +42,7 @@ class Observations:
     score_B: Tensor  # float64, no NaN
     label_B: Tensor  # bool, True where defective
     groups: list[str]  # "" where there is none
-    defects: list[str]  # "" where not told
+    defects: list[str]  # "" where normal and not told
     mapped: bool
     pixels: Pixels | None
 
@@ -77,7 +80,8 @@ class UpdateChecker:
         if wrong_B.any():
             raise ValueError(f"label: expected 0 (normal) or 1 (defective), got {given_B[wrong_B][0].item()}")
         label_B = given_B.bool()
-        groups, defects = _names("group", group, size), _names("defect", defect, size)
+        groups, given = _names("group", group, size), _names("defect", defect, size)
+        defects = [name or (UNNAMED if label else "") for name, label in zip(given, label_B.tolist(), strict=True)]
         who = _Who(self._categories, category_B, names)
         nan_B = score_B.isnan()
         if nan_B.any():
@@ -88,7 +92,7 @@ class UpdateChecker:
             if map_BHW.ndim != 3 or len(map_BHW) != size or (size and map_BHW.numel() == 0):
                 raise ValueError(f"map: expected shape ({size}, H, W), got {tuple(map_BHW.shape)}")
             map_BHW = map_BHW.float().contiguous()  # the kernels read the bits of float32, row by row
-        mask_BHW = None if mask is None else self._mask(mask, size, map_BHW)
+        mask_BHW = None if mask is None else self._mask(mask, size, map_BHW, who)
         truth_B = torch.ones(size, dtype=torch.bool)
         if pixel_truth is not None:
             truth_B = _vector("pixel_truth", pixel_truth, size, (torch.bool,))
@@ -133,25 +137,33 @@ class UpdateChecker:
             raise ValueError(f"category: expected indices 0..{len(self._categories) - 1}, got {got}")
         return category_B
 
-    def _mask(self, mask: Any, size: int, map_BHW: Tensor | None) -> Tensor:
-        mask_BHW = self._image_like("mask", mask, (torch.bool, *INTEGERS))
+    def _mask(self, mask: Any, size: int, map_BHW: Tensor | None, who: _Who) -> Tensor:
+        mask_BHW = self._image_like("mask", mask, (torch.bool, *INTEGERS, *FLOATS))
         if map_BHW is not None and mask_BHW.shape != map_BHW.shape:
             raise ValueError(f"mask: expected the map's shape {tuple(map_BHW.shape)}, got {tuple(mask_BHW.shape)}")
         if mask_BHW.ndim != 3 or len(mask_BHW) != size:
             raise ValueError(f"mask: expected shape ({size}, H, W), got {tuple(mask_BHW.shape)}")
+        if mask_BHW.dtype in FLOATS:
+            wrong_B = ((mask_BHW != 0) & (mask_BHW != 1)).flatten(1).any(dim=1)
+            if wrong_B.any():
+                raise UserError(
+                    f"the mask of {who(int(wrong_B.nonzero()[0]))} has values between or beyond 0 and 1: give 0 and 1, "
+                    "or cut it (mask > 0.5)"
+                )
         if mask_BHW.dtype not in (torch.bool, torch.uint8):
             mask_BHW = mask_BHW != 0
         return mask_BHW.contiguous().view(torch.uint8)
 
     def _image_like(self, what: str, given: Any, dtypes: tuple[torch.dtype, ...]) -> Tensor:
-        """Tensors have to be on the evaluator's device; arrays, which have none, are copied there."""
+        """(B, H, W) of that or of (B, 1, H, W). Tensors have to be on the evaluator's device; arrays, which have none,
+        are copied there."""
         if not isinstance(given, Tensor):
             given = as_tensor(given).to(self._device)
         if given.device != self._device:
             raise ValueError(f"{what}: expected device {self._device}, got {given.device}")
         _check_dtype(what, given, dtypes)
         image_like: Tensor = given.detach()
-        return image_like
+        return image_like.squeeze(1) if image_like.ndim == 4 and image_like.shape[1] == 1 else image_like
 
 
 class _Who:

@@ -1,15 +1,15 @@
 """Every metric, once: what it is called, how it is computed, what chance reaches, where it stands in the tables.
 
-To add a metric, add an entry to `METRICS`: the evaluator, ``metric=ader``, the row ``chance``, the printed tables and
-``ader list metrics`` follow. Imports nothing heavy.
+To add a metric, add an entry to `METRICS`: the evaluator, all kinds of evaluation, the row ``chance``, the printed
+tables and ``ader list metrics`` follow. Imports nothing heavy.
 """
 
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from ader.system.errors import UserError, suggest
 
@@ -20,7 +20,16 @@ if TYPE_CHECKING:
 Group = Literal["image", "object", "pixel", "average"]
 
 #: The kinds of evaluation: what ``metric=`` may be, see `Evaluator`.
-KINDS = ("histogram", "exact", "ader")
+KINDS = ("histogram", "exact", "ader", "invad")
+
+#: The kinds that are those of published tables, each with whose definitions they are.
+PUBLISHED = {"ader": "ADer", "invad": "InvAD"}
+
+#: Of a metric whose published definition is its own.
+SAME: Final = "same"
+
+#: Rows of tables that are no categories, so that no category can be called so.
+RESERVED = ("mean", "chance")
 
 
 @dataclass(frozen=True)
@@ -45,7 +54,6 @@ class Metric:
 
     Args:
         slug: column of `Evaluator.compute` and of ``metrics.csv``.
-        heading: short form where it stands alone, such as ``P-AUROC``.
         group: what is counted: images, objects (views of one thing), pixels; or an average of other metrics.
         description: one line, for ``ader list metrics``.
         table: the printed table that has it.
@@ -54,8 +62,9 @@ class Metric:
             NaN where ``why_nan`` holds. None for an average.
         by_score: ``value`` asks where scores lie, not only for their order. Others get fewer bins to look at.
         why_nan: why ``value`` may be NaN.
-        published: a pixel metric as ADer's published tables have it (``metric=ader``); None where they do not. Image
-            and object metrics are the same in all kinds of evaluation.
+        published: a pixel metric as published tables have it, by the kind of evaluation (`PUBLISHED`): a function of
+            their counts, or `SAME`. A kind that is missing does not define it. Image and object metrics are the same
+            in all kinds.
         chance: what random scores reach in expectation: a number, or a function of the share of defective images or
             pixels; None where it is unknown, for averages the mean of their components'.
         per_defect: a column of the table with a row per kind of defect.
@@ -63,11 +72,10 @@ class Metric:
         components: slugs of which an average is the mean; empty for the others.
 
     Raises:
-        ValueError: neither or both of ``value`` and ``components`` are given.
+        ValueError: neither or both of ``value`` and ``components`` are given, or ``published`` has an unknown kind.
     """
 
     slug: str
-    heading: str
     group: Group
     description: str
     table: Literal["main", "more", "object"]
@@ -75,7 +83,7 @@ class Metric:
     value: Callable[[Bins], Certified] | None = None
     by_score: bool = False
     why_nan: str = "not defined for these scores"
-    published: Callable[[PublishedCounts], float] | None = None
+    published: Mapping[str, Callable[[PublishedCounts], float] | Literal["same"]] = field(default_factory=dict)
     chance: float | Callable[[float], float] | None = None
     per_defect: bool = False
     higher_is_better: bool = True
@@ -84,6 +92,13 @@ class Metric:
     def __post_init__(self) -> None:
         if (self.value is None) != bool(self.components):
             raise ValueError(f"{self.slug}: expected a value or components to take the mean of, and not both")
+        if unknown := sorted(set(self.published) - set(PUBLISHED)):
+            raise ValueError(f"{self.slug}: published as {unknown[0]!r}: {suggest(unknown[0], PUBLISHED)}")
+
+    @property
+    def heading(self) -> str:
+        """Where it stands alone: both of the table's, such as ``pixel AUROC``."""
+        return " ".join(filter(None, self.column))
 
 
 def prevalence(share: float) -> float:
@@ -96,6 +111,11 @@ def f1_of_all(share: float) -> float:
     return 2 * share / (1 + share)
 
 
+def _in_both(name: str) -> dict[str, Callable[[PublishedCounts], float]]:
+    """A function that both kinds of published tables use."""
+    return dict.fromkeys(PUBLISHED, Deferred(name))
+
+
 _NO_RANGE = "infinite scores: no range to take 0.2 to 0.8 of"
 _IMAGE_3 = ("image_auroc", "image_ap", "image_f1max")
 _PIXEL_3 = ("pixel_auroc", "pixel_ap", "pixel_f1max")
@@ -104,7 +124,6 @@ _PIXEL_3 = ("pixel_auroc", "pixel_ap", "pixel_f1max")
 METRICS: tuple[Metric, ...] = (
     Metric(
         slug="image_auroc",
-        heading="I-AUROC",
         group="image",
         description="area under the ROC curve of the image scores, ties as half",
         table="main",
@@ -115,7 +134,6 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         slug="image_ap",
-        heading="I-AP",
         group="image",
         description="average precision of the image scores, step-wise",
         table="main",
@@ -125,7 +143,6 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         slug="image_f1max",
-        heading="I-F1max",
         group="image",
         description="largest F1 of the image scores over all thresholds",
         table="main",
@@ -135,7 +152,6 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         slug="image_fpr95",
-        heading="I-FPR95",
         group="image",
         description="share of good images at or above the 5 % quantile of the defective scores (lower is better)",
         table="more",
@@ -147,7 +163,6 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         slug="image_pg2",
-        heading="I-PG2",
         group="image",
         description="share of good images below the 2 % quantile of defective scores",
         table="more",
@@ -158,7 +173,6 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         slug="image_pb2",
-        heading="I-PB2",
         group="image",
         description="share of defective images above the 98 % quantile of good scores",
         table="more",
@@ -170,7 +184,6 @@ METRICS: tuple[Metric, ...] = (
     # What the evaluator counts does not say how many objects are defective, so their chance levels are unknown.
     Metric(
         slug="object_auroc",
-        heading="O-AUROC",
         group="object",
         description="image_auroc over objects: the largest score of an object's views",
         table="object",
@@ -179,7 +192,6 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         slug="object_ap",
-        heading="O-AP",
         group="object",
         description="image_ap over objects",
         table="object",
@@ -188,7 +200,6 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         slug="object_f1max",
-        heading="O-F1max",
         group="object",
         description="image_f1max over objects",
         table="object",
@@ -197,102 +208,93 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         slug="pixel_auroc",
-        heading="P-AUROC",
         group="pixel",
         description="area under the ROC curve of all pixels, ties as half",
         table="main",
         column=("pixel", "AUROC"),
         value=Deferred("curves:auroc"),
-        published=Deferred("published:auroc"),
+        published={"ader": Deferred("published:auroc"), "invad": SAME},
         chance=0.5,
         per_defect=True,
     ),
     Metric(
         slug="pixel_ap",
-        heading="P-AP",
         group="pixel",
         description="average precision of all pixels, step-wise",
         table="main",
         column=("pixel", "AP"),
         value=Deferred("curves:average_precision"),
-        published=Deferred("published:average_precision"),
+        published={"ader": Deferred("published:average_precision"), "invad": SAME},
         chance=prevalence,
         per_defect=True,
     ),
     Metric(
         slug="pixel_f1max",
-        heading="P-F1max",
         group="pixel",
         description="largest F1 of all pixels over all thresholds",
         table="main",
         column=("pixel", "F1max"),
         value=Deferred("curves:f1_max"),
-        published=Deferred("published:f1_max"),
+        published=_in_both("published:f1_max"),
         chance=f1_of_all,
     ),
     Metric(
         slug="pixel_aupro",
-        heading="P-AUPRO",
         group="pixel",
         description="area under the per-region overlap up to FPR 0.3",
         table="main",
         column=("pixel", "AUPRO"),
         value=Deferred("curves:aupro"),
-        published=Deferred("published:aupro"),
+        published={"ader": Deferred("published:aupro"), "invad": Deferred("published:aupro_of_steps")},
         chance=0.15,  # random scores overlap a region as often as they raise a false alarm: PRO = FPR, up to 0.3
         per_defect=True,
     ),
     Metric(
         slug="pixel_ioumax",
-        heading="P-IoUmax",
         group="pixel",
         description="largest intersection over union over all thresholds",
         table="more",
-        column=("pixel", "IoUmx"),
+        column=("pixel", "IoUmax"),
         value=Deferred("curves:iou_max"),
-        published=Deferred("published:iou_max"),
+        published=_in_both("published:iou_max"),
         chance=prevalence,
     ),
     # At 0.2 to 0.8 of the range, chance depends on how random scores are distributed over it.
     Metric(
         slug="pixel_f1_02_08",
-        heading="P-F1 .2-.8",
         group="pixel",
         description="mean F1 at 0.2, 0.3, ... 0.8 of the score range",
         table="more",
-        column=(".2-.8", "F1"),
+        column=("pixel .2-.8", "F1"),
         value=Deferred("curves:range_f1"),
         by_score=True,
         why_nan=_NO_RANGE,
-        published=Deferred("published:range_f1"),
+        published=_in_both("published:range_f1"),
     ),
     Metric(
         slug="pixel_acc_02_08",
-        heading="P-Acc .2-.8",
         group="pixel",
         description="mean recall at 0.2, 0.3, ... 0.8 of the score range",
         table="more",
-        column=(".2-.8", "Acc"),
+        column=("pixel .2-.8", "Acc"),
         value=Deferred("curves:range_recall"),
         by_score=True,
         why_nan=_NO_RANGE,
-        published=Deferred("published:range_recall"),
+        published=_in_both("published:range_recall"),
     ),
     Metric(
         slug="pixel_iou_02_08",
-        heading="P-IoU .2-.8",
         group="pixel",
         description="mean IoU at 0.2, 0.3, ... 0.8 of the score range",
         table="more",
-        column=(".2-.8", "IoU"),
+        column=("pixel .2-.8", "IoU"),
         value=Deferred("curves:range_iou"),
         by_score=True,
         why_nan=_NO_RANGE,
-        published=Deferred("published:range_iou"),
+        published=_in_both("published:range_iou"),
     ),
     Metric(
         slug="mad",
-        heading="mAD",
         group="average",
         description="mean of image and pixel AUROC, AP and F1max, and of AUPRO",
         table="main",
@@ -301,7 +303,6 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         slug="mad_image",
-        heading="mAD-I",
         group="average",
         description="mean of image AUROC, AP and F1max",
         table="more",
@@ -310,7 +311,6 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         slug="mad_pixel",
-        heading="mAD-P",
         group="average",
         description="mean of pixel AUROC, AP and F1max",
         table="more",
@@ -319,7 +319,6 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         slug="mad_02_08",
-        heading="mAD .2-.8",
         group="average",
         description="mean of F1, recall and IoU at 0.2, 0.3, ... 0.8 of the score range",
         table="more",
@@ -351,6 +350,11 @@ def find_metric(slug: str) -> Metric:
         if each.slug == slug:
             return each
     raise UserError(f"metric {slug!r} does not exist: {suggest(slug, SLUGS)}")
+
+
+def reserved(names: Iterable[str]) -> list[str]:
+    """Which of some categories' names are those of a table's other rows (`RESERVED`), however they are written."""
+    return [name for name in names if name.casefold() in RESERVED]
 
 
 def check_kind(metric: str) -> str:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ader.metrics.checks import Observations, Pixels, UpdateChecker
 from ader.metrics.curves import Bins
-from ader.metrics.definitions import SLUGS, check_kind
+from ader.metrics.definitions import IMAGE_METRICS, OBJECT_METRICS, PUBLISHED, SLUGS, check_kind, reserved
 from ader.metrics.exact import ExactState, Images, ImageState
 from ader.metrics.histogram import BINS, HistogramState
 from ader.metrics.kernels import Scan
@@ -70,11 +70,12 @@ class Evaluator:
     AUPRO may differ by rounding (about 1e-15).
 
     Args:
-        categories: names, in the order of the table's rows; ``"mean"`` is taken.
+        categories: names, in the order of the table's rows; ``"mean"`` and ``"chance"`` are taken.
         device: where maps and masks are and the counting is done.
         metric: the kind of evaluation. ``"histogram"``: memory independent of the number of pixels, values with
-            bounds. ``"exact"``: keeps and sorts every score. ``"ader"``: the definitions of the published ADer
-            tables, see `published`; keeps every score, and takes image labels from the masks where those are known.
+            bounds. ``"exact"``: keeps and sorts every score. ``"ader"``, ``"invad"``: the definitions of the tables
+            that ADer, and InvAD and ViTAD have published, see `published`; keep every score, and take image labels
+            from the masks where those are known.
         bins: budget per category of the histogram, see `layout`; no effect on the other kinds.
         by_defect: keep the kinds of defect apart, for `breakdown`; the histogram then has a budget for each.
 
@@ -94,9 +95,9 @@ class Evaluator:
         if isinstance(categories, str) or not categories:
             raise UserError(f"categories: expected a list of at least one name, got {categories!r}")
         self.categories = list(categories)
-        repeated = {name for name in self.categories if self.categories.count(name) > 1}
-        if repeated or MEAN in self.categories:
-            raise UserError(f"category {min(repeated, default=MEAN)!r} is repeated or reserved: rename it")
+        repeated = [name for name in self.categories if self.categories.count(name) > 1]
+        if wrong := repeated or reserved(self.categories):
+            raise UserError(f"category {wrong[0]!r} is {'repeated' if repeated else 'reserved'}: rename it")
         self.metric = check_kind(metric)
         self.bins = bins
         self.by_defect = by_defect
@@ -131,19 +132,21 @@ class Evaluator:
             category: per image, its name or its index in ``categories``.
             score: (B,) floating; higher is more anomalous; infinities are ordered. Kept in float64.
             label: (B,) 0 normal, 1 defective; from the dataset, not from a resized mask.
-            map: (B, H, W) floating, on the evaluator's device; None: the batch counts for image metrics only.
-                float16, bfloat16 and float64 are converted to float32, so float64 scores may become ties. Sizes
-                may differ from batch to batch.
-            mask: (B, H, W) bool or integer, nonzero where defective; None: as for ``map``. A defective image
-                with an empty mask stays a defective image, and its pixels count as normal.
+            map: (B, H, W) or (B, 1, H, W), floating, on the evaluator's device; None: the batch counts for image
+                metrics only. float16, bfloat16 and float64 are converted to float32, so float64 scores may become
+                ties. Sizes may differ from batch to batch.
+            mask: as the map: bool; integer, nonzero where defective (0 and 255 as well as 0 and 1); or floating, 0 and
+                1 and nothing else. None: as for ``map``. A defective image with an empty mask stays a defective image,
+                and its pixels count as normal.
             pixel_truth: (B,) bool, False where the mask is unknown: those count for image metrics only.
                 Default: every mask given is known.
             names: per image, for error messages.
             group: per image, the object that it shows (unique within its category), or None; for object metrics.
-            defect: per image, its kind of defect; for `breakdown`.
+            defect: per image, its kind of defect; for `breakdown`, where those that are not told are one kind.
 
         Raises:
-            UserError: NaN in a score or map, a normal image with a defective mask, an unknown category name.
+            UserError: NaN in a score or map, a floating mask that is not of 0 and 1, a normal image with a defective
+                mask, an unknown category name.
             ValueError: a shape, dtype, device or index other than expected.
         """
         observed = self._checker.check(category, score, label, map, mask, pixel_truth, names, group, defect)
@@ -151,7 +154,7 @@ class Evaluator:
             return
         self._rows = None
         label_B = observed.label_B
-        if self.metric == "ader" and observed.pixels is not None:
+        if self.metric in PUBLISHED and observed.pixels is not None:
             label_B = label_B.clone()  # ADer calls an image defective if its mask is, at the size of evaluation
             label_B[observed.pixels.image_B] = observed.pixels.scan.marked_B
         self._images.add(observed.category_B, observed.score_B, label_B, observed.groups, observed.defects)
@@ -232,9 +235,15 @@ class Evaluator:
     def bounds(self) -> pd.DataFrame:
         """Certified half-widths, in the shape of `compute`: the exact value is at most that far away.
 
-        0 for image metrics, NaN where undefined; for an average and the ``mean`` row the mean of the bounds.
+        0 for image metrics; for an average and the ``mean`` row the mean of the bounds. NaN where the value is
+        undefined, and where nothing is certified: by the formulas of published tables, or with labels from masks
+        that are not the dataset's.
         """
-        return self._frame([row.half for row in self._results()])
+        rows = self._results()
+        bounds = self._frame([row.half for row in rows])
+        unknown = self._frame([row.value for row in rows]).notna() & bounds.isna()
+        bounds.loc[MEAN] = bounds.loc[MEAN].mask(unknown.any())
+        return bounds
 
     def breakdown(self) -> pd.DataFrame:
         """All metrics for each kind of defect: its images against all normal ones of the category.
@@ -325,10 +334,12 @@ class Evaluator:
         row = Row()
         add_image_metrics(row, images)
         add_object_metrics(row, images)
-        mapped = int(self._tally[category, _TALLIES.index("mapped")])
-        if self.metric == "ader":
+        vanished, mapped = (int(self._tally[category, _TALLIES.index(name)]) for name in ("vanished", "mapped"))
+        if self.metric in PUBLISHED:
             assert isinstance(self._pixels, ExactState)
-            add_published_metrics(row, *self._pixels.scores(rows), mapped)
+            if vanished:  # their labels are not the dataset's
+                row.half |= dict.fromkeys((*IMAGE_METRICS, *OBJECT_METRICS), np.nan)
+            add_published_metrics(row, self.metric, *self._pixels.scores(rows), mapped)
         else:
             add_pixel_metrics(row, self._pixels.bins(rows), mapped)
         add_averages(row)

@@ -25,7 +25,7 @@ def _join(parts: list[Tensor], dtype: torch.dtype) -> Tensor:
 @dataclass(frozen=True)
 class Images:
     """Images of one category: ``score_N`` float64; ``label_N`` bool, True where defective; ``group_N``: views of one
-    object share a name, "" where there is none; ``defect_N``: the kind of defect, "" where not told."""
+    object share a name, "" where there is none; ``defect_N``: the kind of defect, "" where normal and not told."""
 
     score_N: npt.NDArray[np.float64]
     label_N: npt.NDArray[np.bool_]

@@ -7,14 +7,15 @@ Example:
     >>> float(evaluate(mask.astype(np.float32), mask).loc["all", "pixel_auroc"])
     1.0
 
-Letters: N images, H rows, W columns (pixels).
+Letters: N images, H rows, W columns (pixels), X pixels of an image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -37,8 +38,9 @@ def evaluate(
     """All metrics of arrays in memory, in one call: `Evaluator.compute` of everything.
 
     Args:
-        maps: (N, H, W) array or tensor, or a list of (H, W) of any sizes; floating. None: image metrics only.
-        masks: as ``maps``, bool or integer, nonzero where defective; on the device of ``maps``.
+        maps: (N, H, W) or (N, 1, H, W) array or tensor, or a list of (H, W) or (1, H, W) of any sizes; floating. None:
+            image metrics only.
+        masks: as ``maps``: bool; integer, nonzero where defective; or floating, 0 and 1; on the device of ``maps``.
             None: image metrics only.
         scores: (N,) floating; default: the maximum of each map.
         labels: (N,) 0 or 1; default: whether the mask has a defective pixel.
@@ -51,8 +53,8 @@ def evaluate(
         UserError, ValueError: as for `Evaluator.update`; or what a default would be made from is missing.
     """
     maps, masks = _to_tensors(maps), _to_tensors(masks)
-    scores = _default(scores, maps, "scores", "maps", lambda map: map.max())
-    labels = _default(labels, masks, "labels", "masks", lambda mask: (mask != 0).any())
+    scores = _default(scores, maps, "scores", "maps", lambda map_NX: map_NX.amax(1))
+    labels = _default(labels, masks, "labels", "masks", lambda mask_NX: (mask_NX != 0).any(1))
     names = ["all"] * len(scores) if categories is None else list(categories)
     given = {"maps": maps, "masks": masks, "labels": labels, "categories": names, "groups": groups}
     for what, values in given.items():
@@ -75,16 +77,22 @@ def evaluate(
 
 
 def _to_tensors(images: Any) -> Any:
-    """A tensor (N, H, W) stays one; a list becomes a list of tensors (H, W)."""
-    if images is None or isinstance(images, Tensor):
-        return images
+    """Tensors and arrays (N, ...) become a tensor, whose memory they share; a list becomes a list of tensors."""
+    if images is None:
+        return None
+    if isinstance(images, Tensor) or (isinstance(images, np.ndarray) and images.dtype != object):
+        return as_tensor(images)
     return [as_tensor(image) for image in images]
 
 
-def _default(given: Any, images: Any, what: str, source: str, reduce: Any) -> Tensor:
-    """``given`` as a tensor, or one value per image made from ``images``."""
+def _default(given: Any, images: Any, what: str, source: str, reduce: Callable[[Tensor], Tensor]) -> Tensor:
+    """``given`` as a tensor, or one value per image made from ``images``: ``reduce`` takes (N, pixels)."""
     if given is not None:
         return as_tensor(given)
     if images is None:
         raise ValueError(f"{what}: expected values, as there are no {source} to take them from")
-    return torch.stack([reduce(image) for image in images]) if len(images) else torch.zeros(0)
+    if len(images) == 0:
+        return torch.zeros(0)
+    if isinstance(images, Tensor):
+        return reduce(images.flatten(1))
+    return torch.cat([reduce(image.reshape(1, -1)) for image in images])

@@ -1,4 +1,4 @@
-"""``metric=ader``: pixel metrics as the published ADer tables were computed, to compare with them.
+"""``metric=ader`` and ``metric=invad``: pixel metrics as published tables were computed, to compare with them.
 
 Source: ADer paper, section 3.6 "Efficient evaluation"; https://github.com/zhangzjn/ADer at commit 902937a,
 ``util/metric.py`` (``Evaluator.run`` with ``use_adeval=True``); ADEval 1.1.0 with 50 strips, its accumulator for
@@ -33,6 +33,15 @@ Differences from upstream:
 - Undefined is NaN (see `count_pixels`), where ADEval gives NaN or stops and ADer's F1, recall and IoU are 0. Where
   PRO is 0 on both sides of 0.3, AUPRO is 0 here and NaN in ADEval.
 
+``metric=invad``. The tables in the papers of InvAD, InvAD-lite and ViTAD were made without ADEval (their own
+configurations in ADer: ``use_adeval`` unset, ``max_step_aupro=100``). AUROC and AP are scikit-learn's of every score,
+the exact ones. F1, recall and IoU are as above. AUPRO (``cal_pro_score``) has 100 thresholds in equal steps from the
+smallest score, without the largest (101 where rounding leaves room); a pixel is predicted if its score > threshold. Of
+the points with FPR < 0.3, FPR is min-max rescaled to [0, 1] and the area below is trapezoidal: nothing is added at the
+ends, and PRO is not followed up to 0.3. This is near the exact AUPRO where many thresholds have FPR < 0.3, and tens of
+points off where a long tail leaves most pixels below the second threshold. NaN where no two of the points differ in
+FPR (upstream NaN, or an error).
+
 Compared with, largest difference over 13 distributions (uniform, gaussian, exp(40x), x**6, 8 bit, saturated, around
 -1e5, one outlier of 1e4, ...) x 3 seeds, 20 maps of 128 x 128, half of them with 1 to 5 regions:
 
@@ -41,6 +50,8 @@ Compared with, largest difference over 13 distributions (uniform, gaussian, exp(
   ``PYTHONPATH=. python -m pytest tests/metrics/test_published.py -k adeval``.
 - ADer's ``Evaluator.run``, for F1, recall and IoU: 0 with NumPy 1.26. With NumPy 2.3 up to 1e-6 for scores without
   grid, 7e-4 around -1e5, 2e-3 for 8 bit and 3e-2 for multiples of 1/20: scores that lie on thresholds.
+- ADer's ``Evaluator.run`` without ADEval, for ``metric=invad`` (NumPy 1.26, scikit-image 0.26, 12 maps of 48 x 48): all
+  metrics, those of images included, 3e-16.
 - CUDA's counting, emulated in NumPy, not run: AUROC 7e-5, AP 3e-4, AUPRO 8e-5 where s is at most 2e-4
   (1.1e-4, 7e-4 and 2.5e-4 around -1e5), 0.03, 0.09 and 0.04 for saturated maps; 0.09 in AP for the highest edge.
 
@@ -61,6 +72,7 @@ Span = tuple[np.float32, np.float32]  # smallest and largest score of the catego
 
 STRIPS = 50
 AUPRO_LIMIT = 0.3
+STEPS = 100  # of InvAD's AUPRO
 EPS = 1e-8
 # As ADer writes them, so that the last digits agree: 0, 0.05, ... 1 and 0.2, 0.3, ... 0.8.
 MAX_THRESHOLDS: Scores = np.arange(0.0, 1.0 + 1e-3, 0.05).astype(np.float32)
@@ -90,12 +102,14 @@ class Counts(NamedTuple):
 class PublishedCounts(NamedTuple):
     """Counts of one category at all thresholds that the published tables use.
 
-    ``strips``: at the edges of the strips; ``grid``: at `MAX_THRESHOLDS`; ``range``: at `RANGE_THRESHOLDS`.
+    ``strips``: at the edges of the strips; ``grid``: at `MAX_THRESHOLDS`; ``range``: at `RANGE_THRESHOLDS`;
+    ``steps``: at `step_edges`.
     """
 
     strips: Counts
     grid: Counts
     range: Counts
+    steps: Counts
 
 
 def count_pixels(score_N: Scores, defective_N: npt.NDArray[np.bool_], weight_N: Array) -> PublishedCounts | None:
@@ -118,7 +132,8 @@ def count_pixels(score_N: Scores, defective_N: npt.NDArray[np.bool_], weight_N: 
         width = span[1] - span[0]
     if not (np.isfinite(width) and width > 0):
         return None
-    edges = (strip_edges(span), first_above(MAX_THRESHOLDS, span), first_above(RANGE_THRESHOLDS, span))
+    grid, few = (first_above(each, span) for each in (MAX_THRESHOLDS, RANGE_THRESHOLDS))
+    edges = (strip_edges(span), grid, few, step_edges(span))
     every = count_from(np.concatenate(edges), span, score_N, defective_N, weight_N)
     ends = np.cumsum([len(each) for each in edges])
     return PublishedCounts(*(every.at(slice(end - len(each), end)) for end, each in zip(ends, edges, strict=True)))
@@ -130,6 +145,18 @@ def strip_edges(span: Span) -> Scores:
     share_S: Scores = np.linspace(0.0, 1.0, STRIPS + 1, dtype=np.float32)
     edge_S: Scores = share_S * (largest - smallest) + smallest
     return edge_S
+
+
+def step_edges(span: Span) -> Scores:
+    """The smallest float32 score above each threshold of InvAD's AUPRO, ascending.
+
+    Types as upstream with NumPy 1, which decide whether there are 100 thresholds or 101: ends in float32, the step in
+    float64; the thresholds were rounded to float32 when float32 maps were compared with them.
+    """
+    smallest, largest = span
+    threshold_T = np.arange(smallest, largest, np.float64(largest - smallest) / STEPS)
+    edge_T: Scores = np.nextafter(threshold_T.astype(np.float32), np.float32(np.inf))
+    return edge_T
 
 
 def first_above(threshold_T: Scores, span: Span) -> Scores:
@@ -255,6 +282,17 @@ def aupro(counts: PublishedCounts) -> float:
     share = (AUPRO_LIMIT - fpr_T[low]) / (fpr_T[high] - fpr_T[low])
     pro = pro_T[low] + share * (pro_T[high] - pro_T[low])
     return _area(np.append(AUPRO_LIMIT, fpr_T[low:]), np.append(pro, pro_T[low:])) / AUPRO_LIMIT
+
+
+def aupro_of_steps(counts: PublishedCounts) -> float:
+    """Area under PRO over the FPRs below 0.3, which are rescaled to [0, 1]; NaN if they are all equal."""
+    steps = counts.steps
+    fpr_T = steps.fp_T / steps.negatives
+    inside_T = fpr_T < AUPRO_LIMIT
+    fpr_T, pro_T = fpr_T[inside_T], (steps.weight_T / steps.regions)[inside_T]
+    if len(fpr_T) == 0 or fpr_T[0] == fpr_T[-1]:
+        return math.nan
+    return _area((fpr_T - fpr_T[-1]) / (fpr_T[0] - fpr_T[-1]), pro_T)
 
 
 def _area(x_T: Array, y_T: Array) -> float:

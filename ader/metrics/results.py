@@ -13,19 +13,20 @@ import numpy as np
 import numpy.typing as npt
 
 from ader.metrics.curves import Array, Bins
-from ader.metrics.definitions import AVERAGES, PIXEL_METRICS, Group, in_group
+from ader.metrics.definitions import AVERAGES, PUBLISHED, SAME, Group, Metric, in_group
 from ader.metrics.exact import Images
 from ader.metrics.published import count_pixels
 
 #: Why most datasets have no object metrics.
 NO_GROUP = "no image belongs to a group"
-#: Why ``metric=ader`` has no value of a metric that ADer does not have.
-NOT_IN_ADER = "ADer does not define it"
 
 
 @dataclass
 class Row:
-    """One category: value and certified half-width per slug (fractions), or why there is none."""
+    """One category: value and certified half-width per slug (fractions), or why there is none.
+
+    A half-width is NaN where nothing is certified: the value is of another definition than the exact one.
+    """
 
     value: dict[str, float] = field(default_factory=dict)
     half: dict[str, float] = field(default_factory=dict)
@@ -47,10 +48,14 @@ class Row:
         """Fills in the metrics of a group; ``bins`` hold both defective and normal ones of what it counts."""
         joined = bins.joined()
         for metric in in_group(group):
-            assert metric.value is not None, metric.slug
-            value, low, high = metric.value(bins if metric.by_score else joined)
-            half = max(high - value, value - low) + bins.rounding
-            self.add(metric.slug, min(max(value, 0.0), 1.0), half, metric.why_nan)
+            self.add_from(metric, bins if metric.by_score else joined)
+
+    def add_from(self, metric: Metric, bins: Bins) -> None:
+        """Fills in one metric from counts."""
+        assert metric.value is not None, metric.slug
+        value, low, high = metric.value(bins)
+        half = max(high - value, value - low) + bins.rounding
+        self.add(metric.slug, min(max(value, 0.0), 1.0), half, metric.why_nan)
 
     def leave_out_group(self, group: Group, reason: str) -> None:
         """Marks the metrics of a group as undefined."""
@@ -59,7 +64,8 @@ class Row:
 
 
 def add_image_metrics(row: Row, images: Images, group: Literal["image", "object"] = "image") -> None:
-    """Fills in the metrics of images, or of objects given as such; every score is known, so they are exact."""
+    """Fills in the metrics of images, or of objects given as such; every score is known, so they are exact for the
+    labels that ``images`` have."""
     bins = Bins.from_scores(images.score_N, images.label_N)
     reason = _missing(bins.positives, bins.negatives, group, f"no {group}")
     if reason:
@@ -86,33 +92,43 @@ def add_pixel_metrics(row: Row, bins: Bins, mapped: int) -> None:
 
 
 def add_published_metrics(
-    row: Row, score_N: npt.NDArray[np.float32], defective_N: npt.NDArray[np.bool_], weight_N: Array, mapped: int
+    row: Row,
+    kind: str,
+    score_N: npt.NDArray[np.float32],
+    defective_N: npt.NDArray[np.bool_],
+    weight_N: Array,
+    mapped: int,
 ) -> None:
-    """Fills in the pixel metrics as the published ADer tables define them: exact for that definition."""
+    """Fills in the pixel metrics as published tables define them: by other formulas than the exact ones, so that
+    nothing is certified of most.
+
+    Args:
+        row: what is filled.
+        kind: whose tables, see `PUBLISHED`.
+        score_N, defective_N, weight_N: as for `count_pixels`.
+        mapped: images that came with a map.
+    """
     defective = float(defective_N.sum())
     reason = _missing(defective, len(defective_N) - defective, "pixel", _no_map(mapped))
-    if reason is None and not np.isfinite(score_N).all():
-        reason = "infinite scores: no range to cut into strips"
-    if reason is None and score_N.min() == score_N.max():
-        reason = "constant scores: no range to cut into strips"
     if reason:
         row.leave_out_group("pixel", reason)
         return
-    values = published_metrics(score_N, defective_N, weight_N)
-    for slug in PIXEL_METRICS:
-        if slug in values:
-            row.add(slug, values[slug], 0.0, "not defined by ADer's formulas for these scores")
+    counts, bins = count_pixels(score_N, defective_N, weight_N), None
+    why_nan = f"not defined by {PUBLISHED[kind]}'s formulas for these scores"
+    if not np.isfinite(score_N).all():
+        why_nan = "infinite scores: no range to cut into strips"
+    elif score_N.min() == score_N.max():
+        why_nan = "constant scores: no range to cut into strips"
+    for metric in in_group("pixel"):
+        how = metric.published.get(kind)
+        if how is None:
+            row.leave_out(metric.slug, f"{PUBLISHED[kind]} does not define it")
+        elif how == SAME:
+            bins = bins or Bins.from_scores(score_N, defective_N, weight_N).joined()
+            row.add_from(metric, bins)
         else:
-            row.leave_out(slug, NOT_IN_ADER)
-
-
-def published_metrics(
-    score_N: npt.NDArray[np.float32], defective_N: npt.NDArray[np.bool_], weight_N: Array
-) -> dict[str, float]:
-    """The pixel metrics that ADer has, by slug: fractions, NaN where undefined. Arguments: see `count_pixels`."""
-    counts = count_pixels(score_N, defective_N, weight_N)
-    values = {each.slug: each.published for each in in_group("pixel") if each.published is not None}
-    return {slug: math.nan if counts is None else value(counts) for slug, value in values.items()}
+            assert callable(how), metric.slug
+            row.add(metric.slug, math.nan if counts is None else how(counts), math.nan, why_nan)
 
 
 def _no_map(mapped: int) -> str:

@@ -7,7 +7,7 @@ import html as html_module
 import io
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from rich import box
@@ -17,9 +17,13 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from ader.report.tables import Cell, Column, Table
+from ader.system.text import clean
 
 #: Characters of a printed table, if it fits.
 WIDTH = 80
+
+#: Color of what is bad.
+BAD = "red"
 
 #: Characters that a name has at least, however many columns there are.
 LEAST = 8
@@ -39,51 +43,88 @@ LATEX = {
 }
 
 
-def clean(text: str) -> str:
-    """Without what is no character (half of a pair, from file names that are not UTF-8) and what controls a terminal:
-    both are spelled out. Ends of lines stay."""
-    whole = text.encode(errors="backslashreplace").decode()
-    return re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]", lambda found: repr(found[0])[1:-1], whole)
-
-
-def rich_table(table: Table, gap: int = 1) -> RichTable:
-    """For a rich console; shared headings stand above each of their columns.
+def rich_table(table: Table, gap: int = 1, widths: Sequence[int] | None = None) -> RichTable:
+    """For a rich console.
 
     Args:
         table: what to show; its title and notes are left to the caller.
         gap: characters between columns.
+        widths: of the columns, if shared headings are the caller's as well; None: they stand above each of their
+            columns.
     """
-    shown = RichTable(box=box.SIMPLE_HEAD, padding=(0, gap - 1, 0, 0), pad_edge=False, show_edge=False)
-    for column in table.columns:
-        heading = f"{column.group}\n{column.heading}" if table.grouped else column.heading
+    style = "table.header" if widths is None else ""
+    shown = RichTable(
+        box=box.SIMPLE_HEAD, padding=(0, gap - 1, 0, 0), pad_edge=False, show_edge=False, header_style=style
+    )
+    for number, column in enumerate(table.columns):
+        heading = f"{column.group}\n{column.heading}" if table.grouped and widths is None else column.heading
         shown.add_column(
             Text(clean(heading)),
             justify="right" if column.right else "left",
             overflow="ellipsis" if column.right or column.wrap == "ellipsis" else "fold",
             no_wrap=column.right or column.wrap != "fold",
+            width=None if widths is None else widths[number],
             max_width=column.widest,
         )
     for row, texts in zip(table.rows, table.texts(), strict=True):
         if row.section:
             shown.add_section()
-        shown.add_row(*(Text(clean(text)) for text in texts))  # no markup: brackets and colons are a name's own
+        cells = zip(row.cells, texts, strict=True)  # no markup: brackets and colons are a name's own
+        shown.add_row(*(Text(clean(text), style=BAD if cell.bad else "") for cell, text in cells))
     return shown
 
 
 def terminal(table: Table, width: int = WIDTH, gap: int = 1) -> str:
     """For a terminal or a log file, with title and notes; wider than ``width`` where numbers would not fit."""
-    output, fitted = io.StringIO(), _fitted(table, width, gap)
-    needed = sum(_widths(fitted)) + gap * len(table.columns)
-    Console(file=output, width=max(width, needed), color_system=None).print(rich_table(fitted, gap))
-    body = "\n".join(line.rstrip() for line in output.getvalue().splitlines())
-    above = [clean(table.title), ""] if table.title else []
-    below = ["", *map(clean, table.notes)] if table.notes else []
-    return "\n".join([*above, body, *below])
+    return terminal_text(table, width, gap).plain
+
+
+def terminal_text(table: Table, width: int = WIDTH, gap: int = 1) -> Text:
+    """As ``terminal``, with colors: of cells that are bad, and of notes that begin with CAUTION."""
+    fitted = _fitted(table, width, gap)
+    widths = _spread(fitted, gap)
+    console = Console(width=max(width, sum(widths) + gap * len(widths)), file=io.StringIO())
+    drawn = console.render(rich_table(fitted, gap, widths))
+    body = Text.assemble(*((segment.text, segment.style or "") for segment in drawn if not segment.control))
+    lines = [*_heads(fitted, widths, gap), *body.split("\n")]
+    for line in lines:
+        line.rstrip()
+    above = [Text(clean(table.title)), Text()] if table.title else []
+    below = [Text(), *map(note_text, table.notes)] if table.notes else []
+    return Text("\n").join([*above, *lines, *below])
+
+
+def note_text(note: str) -> Text:
+    """A note, which is colored if it warns."""
+    return Text(clean(note), style=BAD if note.startswith("CAUTION") else "")
+
+
+def _heads(table: Table, widths: Sequence[int], gap: int) -> Iterator[Text]:
+    """The shared headings, each over all of its columns."""
+    if not table.grouped:
+        return
+    first, parts = 0, []
+    for name, count in table.spans():
+        width = sum(widths[first : first + count]) + gap * (count - 1)
+        name, first = clean(name), first + count
+        ruled = name and cell_len(name) + 4 <= width
+        parts.append(f" {name} ".center(width, "─") if ruled else name.center(width))
+    yield Text((" " * gap).join(parts))
+
+
+def _spread(table: Table, gap: int) -> list[int]:
+    """Characters of each column, so many that shared headings fit over theirs."""
+    widths, first = _widths(table), 0
+    for name, count in table.spans():
+        width = sum(widths[first : first + count]) + gap * (count - 1)
+        widths[first] += max(0, cell_len(clean(name)) - width)
+        first += count
+    return widths
 
 
 def _fitted(table: Table, width: int, gap: int) -> Table:
     """With narrower names, if it is too wide: rich would cut numbers as well."""
-    widths, names = _widths(table), [not column.right and column.wrap != "never" for column in table.columns]
+    widths, names = _spread(table, gap), [not column.right and column.wrap != "never" for column in table.columns]
     left = width - gap * (len(widths) - 1)
     if sum(widths) <= left or not any(names):
         return table
@@ -100,7 +141,7 @@ def _widths(table: Table) -> list[int]:
     """Characters of each column on a terminal."""
     found = []
     for column, *texts in zip(table.columns, *table.texts(), strict=True):
-        lines = clean("\n".join([column.heading, column.group, *texts])).split("\n")
+        lines = clean("\n".join([column.heading, *texts])).split("\n")
         found.append(min(max(map(cell_len, lines)), column.widest or sys.maxsize))
     return found
 
@@ -176,12 +217,12 @@ def _latex(text: str) -> str:
 
 def csv(table: Table) -> str:
     """Comma-separated values in full precision, percentages as fractions; deviations, bounds and published values have
-    columns of their own, a gap is empty."""
+    columns of their own, a gap is empty. Names are data here: all but halves of pairs stays as it is."""
     output = io.StringIO()
     writer = csv_module.writer(output, lineterminator="\n")
     measures = [_measures(table, number) for number in range(len(table.columns))]
     writer.writerow(
-        clean(" ".join([_joined(column), measure]).strip())
+        _whole(" ".join([_joined(column), measure]).strip())
         for column, names in zip(table.columns, measures, strict=True)
         for measure in ("", *names)
     )
@@ -198,7 +239,12 @@ def _measures(table: Table, number: int) -> list[str]:
 
 def _raw(cell: Cell, name: str) -> str:
     value = getattr(cell, name)
-    return "" if value is None or value != value else clean(str(value))
+    return "" if value is None or value != value else _whole(str(value))
+
+
+def _whole(text: str) -> str:
+    """Without halves of pairs, which no encoding has."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def html(table: Table) -> str:

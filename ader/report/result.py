@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import pandas as pd
 
 from ader.data.sizes import Sizes
 from ader.metrics import chance
-from ader.report.renderers import terminal
-from ader.report.result_tables import category_tables, defect_table, roots
+from ader.metrics.definitions import PUBLISHED
+from ader.report.renderers import note_text, terminal_text
+from ader.report.result_tables import category_tables, defect_table, roots, worse_than_chance
 from ader.report.tables import Table
 from ader.results import record
 from ader.results.schema import Record
@@ -20,17 +22,22 @@ from ader.system.errors import some
 #: What one must know of a kind of evaluation to read its numbers.
 KINDS = {
     "exact": "metric=exact: pixel metrics are exact, every score was sorted",
-    "ader": "metric=ader: as ADer's published tables were computed; other kinds of evaluation give other numbers",
+    "ader": "metric=ader: as ADer's published tables were computed; the exact values (metric=exact) may be points away",
+    "invad": "metric=invad: as the tables of InvAD's and ViTAD's papers were computed; AUPRO, F1max and IoUmax may be "
+    "points away from the exact ones (metric=exact)",
 }
 
 
 def show(folder: Path, console: Console) -> None:
     """Prints a result's tables, and what one must know to read them."""
     *tables, last = result_tables(folder)
-    for table in tables:
-        console.say("\n" + terminal(table))
-    for line in ["\n" + terminal(replace(last, notes=())), "", *last.notes, f"written to {folder}"]:
-        console.say(line)
+    for table in [*tables, replace(last, notes=())]:
+        console.say("")
+        console.say(terminal_text(table))
+    console.say("")
+    for note in last.notes:
+        console.say(note_text(note))
+    console.say(f"written to {folder}")
 
 
 def result_tables(folder: Path) -> list[Table]:
@@ -42,14 +49,21 @@ def result_tables(folder: Path) -> list[Table]:
     result = record.read(folder)
     assert result is not None
     frame, bounds, counts = (record.read_table(folder / f"{name}.csv") for name in ("metrics", "bounds", "counts"))
+    worse = worse_than_chance(frame, counts)
     frame.loc["chance"] = chance(counts)
-    tables = category_tables(frame, bounds, result)
+    tables = category_tables(frame, bounds, result, worse)
     if result.by_defect:
         tables.append(defect_table(record.read_table(folder / "defects.csv")))
-    return [*tables[:-1], replace(tables[-1], notes=tuple(_footnotes(frame, bounds, counts, result)))]
+    return [*tables[:-1], replace(tables[-1], notes=tuple(_footnotes(frame, bounds, counts, result, worse)))]
 
 
-def _footnotes(frame: pd.DataFrame, bounds: pd.DataFrame, counts: pd.DataFrame, result: Record) -> list[str]:
+def _footnotes(
+    frame: pd.DataFrame,
+    bounds: pd.DataFrame,
+    counts: pd.DataFrame,
+    result: Record,
+    worse: Sequence[tuple[str, str]],
+) -> list[str]:
     lines = []
     widest = bounds.drop(index="mean").filter(like="pixel_").max()
     if result.metric in KINDS:
@@ -64,6 +78,8 @@ def _footnotes(frame: pd.DataFrame, bounds: pd.DataFrame, counts: pd.DataFrame, 
     if sizes != Sizes():
         lines.append(f"metric.size={sizes.size}: {sizes.rule()}")
     lines.append("chance: what random scores would reach on the same images")
+    if worse:
+        lines.append(f"worse than chance: {some(f'{slug} of {name}' for name, slug in worse)}")
     if result.by_defect:
         lines.append("per defect: its images and pixels against the category's normal ones; all metrics in defects.csv")
     reading = result.source.reading if result.source else None
@@ -80,7 +96,7 @@ def _footnotes(frame: pd.DataFrame, bounds: pd.DataFrame, counts: pd.DataFrame, 
     for category, count in vanished[vanished > 0].items():
         lines.append(
             f"{category}: {count:.0f} defects vanish from the mask at the evaluation size; "
-            + ("their images count as normal" if result.metric == "ader" else "the images stay defective")
+            + ("their images count as normal" if result.metric in PUBLISHED else "the images stay defective")
         )
     lines += [f"CAUTION: {warning}" for warning in result.warnings]
     lines.append(_times(result))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 import pandas as pd
 
-from ader.metrics import METRICS
+from ader.metrics import METRICS, chance
 from ader.report.renderers import WIDTH
 from ader.report.tables import Cell, Column, Row, Table
 from ader.results.schema import Record
@@ -23,13 +23,16 @@ DEFECTS = tuple((each.slug, *each.column) for each in METRICS if each.per_defect
 ROLES: tuple[Literal["mean", "chance"], ...] = ("mean", "chance")
 
 
-def category_tables(frame: pd.DataFrame, bounds: pd.DataFrame, result: Record) -> list[Table]:
+def category_tables(
+    frame: pd.DataFrame, bounds: pd.DataFrame, result: Record, worse: Collection[tuple[str, str]] = ()
+) -> list[Table]:
     """A row per category: the seven main metrics with their mean, the others, and those of objects if there are any.
 
     Args:
         frame: rows are categories, ``mean`` and perhaps ``chance``; columns are metric slugs; fractions.
         bounds: the same of how far the exact values may be.
         result: says why values are missing, and has the title of the first table.
+        worse: what random scores would surpass: (row, slug).
     """
     kind = "" if result.metric == "histogram" else f"  metric={result.metric}"
     chosen = [MAIN, MORE, OBJECT]
@@ -39,7 +42,7 @@ def category_tables(frame: pd.DataFrame, bounds: pd.DataFrame, result: Record) -
     return [
         Table(
             columns=(Column("category", wrap="ellipsis", widest=WIDTH - 6 * len(metrics)), *percentages(metrics)),
-            rows=tuple(_category(str(name), metrics, frame, bounds, result) for name in frame.index),
+            rows=tuple(_category(str(name), metrics, frame, bounds, result, worse) for name in frame.index),
             title=title,
         )
         for metrics, title in zip(chosen, titles, strict=False)
@@ -52,16 +55,40 @@ def percentages(metrics: Sequence[tuple[str, str, str]]) -> list[Column]:
 
 
 def _category(
-    name: str, metrics: Sequence[tuple[str, str, str]], frame: pd.DataFrame, bounds: pd.DataFrame, result: Record
+    name: str,
+    metrics: Sequence[tuple[str, str, str]],
+    frame: pd.DataFrame,
+    bounds: pd.DataFrame,
+    result: Record,
+    worse: Collection[tuple[str, str]],
 ) -> Row:
     values, within = (dict(table.loc[name].items()) if name in table.index else {} for table in (frame, bounds))
     reason = "; ".join(why for why, where in roots(result.undefined).items() if name in where)
+    known = {slug: bound for slug, bound in within.items() if not math.isnan(bound)}
     cells = [
-        Cell(value, bound=within.get(slug), reason=reason if math.isnan(value) else "")
+        Cell(value, bound=known.get(slug), reason=reason if math.isnan(value) else "", bad=(name, slug) in worse)
         for slug, value in ((slug, float(values.get(slug, math.nan))) for slug, _, _ in metrics)
     ]
     role = next((each for each in ROLES if each == name), None)
     return Row((Cell(name), *cells), role or "", section=name == "mean")
+
+
+def worse_than_chance(frame: pd.DataFrame, counts: pd.DataFrame) -> list[tuple[str, str]]:
+    """Where random scores would be better, by more than rounding: (category or ``mean``, slug).
+
+    Args:
+        frame: rows are categories and ``mean``, columns are metric slugs; fractions.
+        counts: `Evaluator.counts`.
+    """
+    rows = {name: chance(counts.loc[[name]]) for name in counts.index} | {"mean": chance(counts)}
+    below = frame - pd.DataFrame(rows).T
+    return [
+        (str(name), each.slug)
+        for each in METRICS
+        if each.slug in below
+        for name, value in below[each.slug].items()
+        if (value if each.higher_is_better else -value) < -1e-9
+    ]
 
 
 def roots(reasons: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:

@@ -23,6 +23,7 @@ class Cell:
         published: what a paper has in its place, in the unit of the value.
         reason: why there is a gap.
         mark: stands before the shown value (``~``: extrapolated).
+        bad: to be seen at a glance, as a value that random scores would surpass.
     """
 
     value: float | str | None = None
@@ -31,6 +32,7 @@ class Cell:
     published: float | None = None
     reason: str = ""
     mark: str = ""
+    bad: bool = False
 
     @property
     def empty(self) -> bool:

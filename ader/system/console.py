@@ -13,9 +13,11 @@ from types import TracebackType
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from ader.system.errors import UserError
 from ader.system.interrupt import Stopped
+from ader.system.text import clean
 
 #: Seconds between two progress lines where there is no terminal.
 PERIOD = 10.0
@@ -37,19 +39,20 @@ class Console:
             log.parent.mkdir(parents=True, exist_ok=True)
             self._log = log.open("a", encoding="utf-8", buffering=1)
 
-    def say(self, text: str) -> None:
-        """One or more lines, as they are."""
+    def say(self, text: str | Text) -> None:
+        """One or more lines; what would control a terminal is spelled out. A ``Text`` has colors on a terminal that
+        shows some."""
         if self.quiet:
             return
-        self.rich.print(text, markup=False)
+        self.rich.print(text if isinstance(text, Text) else clean(text), markup=False, emoji=False)
         sys.stdout.flush()  # a pipe's reader, or a killed run's, must not miss it
-        self.note(text)
+        self.note(str(text))
 
     def note(self, text: str) -> None:
         """To the log file only."""
         if self._log is not None:
             stamp = datetime.now().strftime("%Y-%m-%d %H:%M:%S")
-            self._log.writelines(f"{stamp}  {line}\n" for line in text.splitlines())
+            self._log.writelines(f"{stamp}  {line}\n" for line in clean(text).splitlines())
 
     @contextmanager
     def track(self, name: str, total: int, unit: str, done: int = 0) -> Iterator[Track]:
@@ -58,10 +61,10 @@ class Console:
             yield Track(total, done)
         elif self.rich.is_terminal:
             columns = (
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=None),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[text]}"),
+                TextColumn("{task.fields[text]}", markup=False),
                 TimeRemainingColumn(),
             )
             with Progress(*columns, console=self.rich, transient=True) as progress:
@@ -135,10 +138,10 @@ class _Bar(Track):
     def __init__(self, progress: Progress, name: str, total: int, done: int) -> None:
         super().__init__(total, done)
         self.progress = progress
-        self.task = progress.add_task(name, total=total, completed=done, text="")
+        self.task = progress.add_task(clean(name), total=total, completed=done, text="")
 
     def show(self, text: str) -> None:
-        self.progress.update(self.task, completed=self.done, text=text)
+        self.progress.update(self.task, completed=self.done, text=clean(text))
 
 
 class _Lines(Track):

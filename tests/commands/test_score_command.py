@@ -57,7 +57,7 @@ def the_folder(bench, results="results"):
 
 def printed(out):
     """The table and what is said of it, without times."""
-    lines = out[out.index("image image") :].splitlines()
+    lines = out[out.index("─ image ─") :].splitlines()
     return [line for line in lines if not line.startswith(("training", "reading", "written", "the scores of"))]
 
 

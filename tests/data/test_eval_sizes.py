@@ -255,7 +255,7 @@ def test_defects_fold_at_80_columns(bench, capsys):
         (bench.data / "cable" / folder / "hole").rename(bench.data / "cable" / folder / ("[red]" + "h" * 60))
     assert bench.run("metric.by_defect=true") == 0
     out = capsys.readouterr().out
-    lines = out[out.index("image image") : out.index("pixel metrics are")].splitlines()
+    lines = out[out.index("─ image ─") : out.index("pixel metrics are")].splitlines()
     assert max(map(len, lines)) <= 80
     assert "[red]hhh" in out
 

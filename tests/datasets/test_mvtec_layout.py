@@ -240,6 +240,19 @@ def test_load_index_refuses_what_it_does_not_know(root):
     fails("dataset.categories is empty", root, categories=[])
 
 
+@pytest.mark.parametrize("name", ["chance", "mean", "Mean"])
+def test_categories_are_not_called_like_other_rows_of_a_table(root, name):
+    """The printed row would be the one of random scores, not the category's."""
+    (root / "bottle").rename(root / name)
+    fails(rf"has a category '{name}', which is a row of every table: rename it", root)
+    assert load_index("folder", root, categories=["cable"]).categories == ("cable",)
+
+
+def test_an_index_is_one_line(root):
+    index = load_index("folder", root)
+    assert repr(index) == f"Index({index.name!r}, {len(index)} samples of 2 categories, root={str(root)!r})"
+
+
 def test_load_index_checks_counts(root):
     right = {"bottle": [4, 2, 2], "cable": [4, 2, 2]}
     assert len(load_index("folder", root, counts=right)) == 16

@@ -49,6 +49,19 @@ def test_metrics_on_arrays(monkeypatch, capsys):
     assert f"{100 * frame.loc['mean', 'mad']:.2f}" in printed
 
 
+def test_from_python(tmp_path, monkeypatch, capsys):
+    """The table that it returns is the scores'."""
+    monkeypatch.setenv("ADER_CACHE", str(tmp_path / "cache"))
+    frame = runpy.run_path(str(EXAMPLES / "from_python.py"))["main"](tmp_path)
+    printed = capsys.readouterr().out
+    (folder,) = (file.parent for file in (tmp_path / "results").rglob("record.json"))
+    pd.testing.assert_frame_equal(frame, check_table(folder, printed))
+    scores = pd.read_csv(folder / "scores.csv")
+    assert printed.splitlines()[0].startswith("Index('demo', ")
+    assert f"{scores['label'].sum()} defective test images" in printed
+    assert "scores (2,) and maps (2, 64, 64)" in printed
+
+
 def test_own_images(tmp_path, monkeypatch, capsys):
     """The printed table is the scores', and the printed command is the one that made it."""
     monkeypatch.setenv("ADER_CACHE", str(tmp_path / "cache"))

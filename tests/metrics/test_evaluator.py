@@ -3,16 +3,18 @@
 import functools
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
 from ader.metrics import AVERAGES, KINDS, PIXEL_METRICS, SLUGS, Evaluator, evaluate
+from ader.metrics.definitions import PUBLISHED
 from ader.metrics.layout import LEAST_BINS
 from ader.metrics.regions import label_regions
-from ader.metrics.results import published_metrics
 from ader.system.errors import UserError
 from ader.testing.metric_checks import CATEGORIES, assert_same, metric_checks, take, toy_batch
+from tests.support.published_oracle import published_metrics
 
 MAKERS = {
     "histogram": Evaluator,
@@ -21,6 +23,7 @@ MAKERS = {
     "exact": functools.partial(Evaluator, metric="exact"),
     "exact, by defect": functools.partial(Evaluator, metric="exact", by_defect=True),
     "ader": functools.partial(Evaluator, metric="ader"),
+    "invad, by defect": functools.partial(Evaluator, metric="invad", by_defect=True),
 }
 
 
@@ -86,6 +89,52 @@ def test_nan_is_refused_by_name():
     refused(UserError, "score of image 'y.png' of category 'nut' is NaN", score=score, names=names)
 
 
+@pytest.mark.parametrize("value", [0.5, 2.0, -1.0, 255.0, np.nan, np.inf])
+def test_floating_masks_of_other_values_are_refused_by_name(value):
+    mask = torch.zeros(3, 4, 5)
+    mask[2, 1, 1] = value
+    refused(UserError, "mask of image 'z' of category 'bolt' has values", mask=mask, names=["x", "y", "z"])
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int64, np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("channel", [False, True])
+def test_masks_of_any_kind_and_a_channel_are_the_same(dtype, channel):
+    """Integers may be 0 and 255; floats are 0 and 1. Arrays, tensors and lists; update and evaluate."""
+    batch = toy_batch()
+    expected = Evaluator(CATEGORIES)
+    expected.update(**batch)
+    scale = 255 if np.issubdtype(dtype, np.integer) else 1
+    mask, maps = (batch["mask"] * scale).astype(dtype), batch["map"]
+    if channel:
+        mask, maps = mask[:, None], maps[:, None]
+    found = Evaluator(CATEGORIES)
+    found.update(**batch | {"mask": torch.from_numpy(mask), "map": torch.from_numpy(maps)})
+    assert_same(found, expected)
+    names = [CATEGORIES[number] for number in batch["category"]]
+    pixels = [*PIXEL_METRICS, "image_auroc"]
+    once = evaluate(maps, mask, categories=names)[pixels]
+    pd.testing.assert_frame_equal(once, evaluate(list(maps), list(mask), categories=names)[pixels])
+    pd.testing.assert_frame_equal(once, evaluate(batch["map"], batch["mask"], categories=names)[pixels])
+
+
+def test_arrays_are_counted_where_they_are(monkeypatch):
+    """Neither cut into images nor put together again: batches are views."""
+    batch, seen = toy_batch(images=40), []
+    update = Evaluator.update
+
+    def watched(self, category, score, label, map, mask, **others):
+        seen.append((map, mask))
+        update(self, category, score, label, map, mask, **others)
+
+    monkeypatch.setattr(Evaluator, "update", watched)
+    monkeypatch.setattr(torch, "stack", None)
+    evaluate(batch["map"], batch["mask"])
+    assert [len(map) for map, _ in seen] == [32, 8]
+    for pair in seen:
+        for part, whole in zip(pair, (batch["map"], batch["mask"]), strict=True):
+            assert np.shares_memory(part.numpy(), whole)
+
+
 def test_defect_in_a_good_image_is_refused_by_name():
     match = "image 'y' of category 'nut' has label 0"
     refused(UserError, match, label=[0, 0, 1], names=["x", "y", "z"])
@@ -100,9 +149,9 @@ def test_defect_in_a_good_image_is_refused_by_name():
         (r"score: expected dtype .*float32.*, got int64", {"score": [1, 2, 3]}),
         (r"label: expected 0 \(normal\) or 1 \(defective\), got 2", {"label": [0, 1, 2]}),
         (r"label: expected dtype .*, got float64", {"label": [0.0, 1.0, 1.0]}),
-        (r"map: expected shape \(3, H, W\), got \(3, 1, 4, 5\)", {"map": torch.zeros(3, 1, 4, 5)}),
+        (r"map: expected shape \(3, H, W\), got \(3, 2, 4, 5\)", {"map": torch.zeros(3, 2, 4, 5)}),
         (r"map: expected dtype .*, got uint8", {"map": torch.zeros(3, 4, 5, dtype=torch.uint8)}),
-        (r"mask: expected dtype bool.*, got float32", {"mask": torch.zeros(3, 4, 5)}),
+        (r"mask: expected dtype bool.*, got complex64", {"mask": torch.zeros(3, 4, 5, dtype=torch.complex64)}),
         (r"mask: expected the map's shape \(3, 4, 5\), got \(3, 8, 5\)", {"mask": np.zeros((3, 8, 5), bool)}),
         (r"pixel_truth: expected shape \(3,\), got \(1,\)", {"pixel_truth": [True]}),
         (r"names: expected 3 entries, got 1", {"names": ["x"]}),
@@ -120,9 +169,10 @@ def test_unknown_names_are_suggested():
     refused(UserError, "category 'bolz' .* did you mean 'bolt'", category=["bolz", "nut", "nut"])
     with pytest.raises(UserError, match="metric=histgram does not exist: did you mean 'histogram'"):
         Evaluator(CATEGORIES, metric="histgram")
-    for categories in ([], ["a", "a"], ["mean"], "bolt"):
+    for categories in ([], ["a", "a"], ["mean"], ["chance", "a"], ["Mean"], "bolt"):
         with pytest.raises(UserError):
             Evaluator(categories)
+    assert list(Evaluator(["bolt", "Bolt"]).compute().index) == ["bolt", "Bolt", "mean"]
     with pytest.raises(ValueError, match=r"bins: expected at least 16384, got 24"):
         Evaluator(CATEGORIES, bins=24)
 
@@ -301,33 +351,68 @@ def test_breakdown_is_each_defect_against_all_normal_images(kind):
     np.testing.assert_allclose(evaluator.bounds(), whole.bounds(), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_defects_without_a_name_are_a_kind_of_their_own(kind):
+    """Their pixels count neither as normal ones of another kind nor twice."""
+    batch = toy_batch()
+    named, unnamed = (Evaluator(CATEGORIES, metric=kind, by_defect=True) for _ in range(2))
+    named.update(**batch)
+    unnamed.update(**batch | {"defect": [None if each == "dent" else each for each in batch["defect"]]})
+    expected = named.breakdown().rename(index={"dent": "defective"})
+    pd.testing.assert_frame_equal(unnamed.breakdown().sort_index(), expected.sort_index(), atol=1e-12)
+
+
 def test_breakdown_has_to_be_asked_for():
     with pytest.raises(ValueError, match="by_defect=True"):
         Evaluator(CATEGORIES).breakdown()
     assert len(Evaluator(CATEGORIES, by_defect=True).breakdown()) == 0
 
 
-def test_ader_takes_labels_from_masks():
+@pytest.mark.parametrize("kind", PUBLISHED)
+def test_published_kinds_take_labels_from_masks(kind):
     """A defective image whose mask is empty counts as normal, as in the published tables; an unknown mask does not."""
     batch = toy_batch()
     vanished = {"category": [0], "score": [5.0], "label": [1], "map": batch["map"][:1], "mask": batch["mask"][:1]}
     for truth, normal in ((True, 3), (False, 2)):
-        evaluator = Evaluator(CATEGORIES, metric="ader")
+        evaluator = Evaluator(CATEGORIES, metric=kind)
         evaluator.update(**batch)
         evaluator.update(**vanished, pixel_truth=[truth])
         assert evaluator.counts()["normal"]["bolt"] == normal
+        certified = evaluator.bounds()["image_auroc"] == 0  # not by labels that are not the dataset's
+        assert certified.to_dict() == {"bolt": not truth, "nut": True, "mean": not truth}
 
 
-def test_ader_uses_the_published_formulas():
+@pytest.mark.parametrize(
+    ("kind", "certified"), [("ader", set()), ("invad", {"pixel_auroc", "pixel_ap"}), ("exact", {*PIXEL_METRICS})]
+)
+def test_only_what_is_exact_has_bounds(kind, certified):
+    """What is computed by other formulas is further from the exact value than 0, and says nothing of how far."""
+    evaluator, exact = Evaluator(CATEGORIES, metric=kind), Evaluator(CATEGORIES, metric="exact")
+    for each in (evaluator, exact):
+        each.update(**toy_batch())
+    values, bounds = evaluator.compute(), evaluator.bounds()
+    assert values.notna().all(axis=None)
+    away = (values - exact.compute()).abs()
+    assert (away[list(certified)] <= 1e-12).all(axis=None)
+    assert {slug for slug in PIXEL_METRICS if (bounds[slug] == 0).all()} == certified
+    assert bounds[sorted(set(PIXEL_METRICS) - certified)].isna().all(axis=None)
+    for slug, parts in AVERAGES.items():
+        assert bounds[slug].isna().all() == any(bounds[part].isna().any() for part in parts), slug
+    if kind != "exact":
+        assert away["pixel_aupro"].max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", PUBLISHED)
+def test_the_published_formulas_are_used(kind):
     batch = toy_batch()
-    evaluator = Evaluator(CATEGORIES, metric="ader")
+    evaluator = Evaluator(CATEGORIES, metric=kind)
     evaluator.update(**batch)
     mine = batch["category"] == 1
     maps, masks = batch["map"][mine], batch["mask"][mine]
     weight = np.zeros(maps.size)
     regions = label_regions(masks.astype(np.uint8), masks.any((1, 2)))
     weight[regions.position_M] = regions.weight_M
-    expected = published_metrics(maps.ravel(), masks.ravel(), weight)
+    expected = published_metrics(kind, maps.ravel(), masks.ravel(), weight)
     for slug, value in expected.items():
         np.testing.assert_allclose(evaluator.compute()[slug]["nut"], value, atol=1e-12, err_msg=slug)
 

@@ -1,4 +1,4 @@
-"""``metric=ader``, the published ADer tables: against its formulas written literally, and at its odd ends."""
+"""``metric=ader`` and ``metric=invad``, published tables: against formulas written literally, and at odd ends."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ader.metrics import PIXEL_METRICS, published
-from ader.metrics.results import published_metrics
-from tests.support.published_oracle import published_oracle, region_weights, strip_edges
+from tests.support.oracles import brute_force_aupro
+from tests.support.published_oracle import ORACLES, published_metrics, region_weights, strip_edges
 
 
 def sigmoid(x):
@@ -44,22 +44,23 @@ def make_maps(distribution, seed, shape=(5, 14, 17), shift=1.0, density=0.15):
     return maps.astype(np.float32), mask
 
 
-def of(maps, mask):
+def of(maps, mask, kind="ader"):
     """`published_metrics` of maps; weights of normal pixels must not matter, so they are NaN."""
     weight = np.where(mask, region_weights(mask), np.nan)
-    return published_metrics(maps.ravel(), mask.ravel(), weight.ravel())
+    return published_metrics(kind, maps.ravel(), mask.ravel(), weight.ravel())
 
 
-def assert_agrees(maps, mask):
-    values = of(maps, mask)
+def assert_agrees(maps, mask, kind="ader"):
+    values = of(maps, mask, kind)
     assert tuple(values) == PIXEL_METRICS
-    assert values == pytest.approx(published_oracle(maps, mask), abs=1e-12, nan_ok=True)
+    assert values == pytest.approx(ORACLES[kind](maps, mask), abs=1e-12, nan_ok=True)
 
 
+@pytest.mark.parametrize("kind", ORACLES)
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
-def test_agrees_with_the_literal_formulas(distribution, seed):
-    assert_agrees(*make_maps(distribution, seed, shift=(1.0, 4.0, -1.0)[seed], density=(0.05, 0.3, 0.9)[seed]))
+def test_agrees_with_the_literal_formulas(distribution, seed, kind):
+    assert_agrees(*make_maps(distribution, seed, shift=(1.0, 4.0, -1.0)[seed], density=(0.05, 0.3, 0.9)[seed]), kind)
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
@@ -68,11 +69,12 @@ def test_agrees_with_the_literal_formulas(distribution, seed):
     seed=st.integers(0, 2**31),
     shape=st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(2, 6)),
     density=st.sampled_from([0.05, 0.3, 0.9]),
+    kind=st.sampled_from(sorted(ORACLES)),
 )
-def test_agrees_on_few_pixels(distribution, seed, shape, density):
+def test_agrees_on_few_pixels(distribution, seed, shape, density, kind):
     maps, mask = make_maps(distribution, seed, shape, density=density)
     if maps.min() < maps.max():
-        assert_agrees(maps, mask)
+        assert_agrees(maps, mask, kind)
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (-3.7, 1e-3), (1e5, 1e5 + 1), (0, 1e-43), (-2e38, 1e38)])
@@ -85,7 +87,8 @@ def test_scores_on_edges_and_thresholds(low, high):
     score = np.concatenate([at, np.nextafter(at, np.float32(np.inf)), np.nextafter(at, np.float32(-np.inf))])
     score = np.clip(np.concatenate([score, [low, high]]), low, high).astype(np.float32)
     mask = np.random.default_rng(0).random((2, len(score), 3)) < 0.3
-    assert_agrees(np.broadcast_to(score[:, None], mask.shape), mask)
+    for kind in ORACLES:
+        assert_agrees(np.broadcast_to(score[:, None], mask.shape), mask, kind)
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
@@ -123,7 +126,7 @@ def test_chunks_do_not_matter(monkeypatch):
 def line(score, defective):
     """Metrics of one row of pixels, each defective one a region of its own."""
     defective = np.array(defective, dtype=bool)
-    return published_metrics(np.array(score, dtype=np.float32), defective, np.ones(len(defective)))
+    return published_metrics("ader", np.array(score, dtype=np.float32), defective, np.ones(len(defective)))
 
 
 def test_perfect_scores_lose_what_lies_on_the_maximum():
@@ -171,6 +174,27 @@ def test_aupro_is_undefined_if_the_curve_starts_beyond_the_limit():
 )
 def test_undefined(score, defective):
     assert np.isnan(list(line(score, defective).values())).all()
+
+
+@pytest.mark.parametrize(
+    ("distribution", "least", "most"), [("uniform", 0.0, 0.02), ("x**6", 0.0, 0.05), ("exp(40x)", 0.1, 1.0)]
+)
+def test_aupro_of_100_thresholds_differs_most_with_long_tails(distribution, least, most):
+    """From the exact one, which is the same for all three: the scores have the same order."""
+    maps, mask = make_maps(distribution, 0, shape=(8, 40, 40))
+    exact = brute_force_aupro(np.argsort(np.argsort(maps, axis=None)).reshape(maps.shape) // 200, mask)
+    assert least <= abs(of(maps, mask, "invad")["pixel_aupro"] - exact) <= most
+
+
+def test_aupro_of_100_thresholds_by_hand():
+    """Thresholds 0, 0.01, ... 0.99; ten normal pixels, three regions of one pixel. FPR is 0.3, which is not below the
+    limit, up to 0.09; then (FPR, PRO) is (0.1, 1) up to 0.29, (0.1, 2/3) up to 0.49, (0, 2/3) above. Rescaled, the
+    area from 0 to 1 is 2/3; up to FPR 0.3 of the exact curve it is not."""
+    score = [0] * 6 + [1e-3, 0.1, 0.1, 0.5] + [0.3, 0.995, 1.0]
+    defective = np.array([0] * 10 + [1, 1, 1])
+    values = published_metrics("invad", np.array(score, np.float32), defective == 1, np.where(defective, [1.0] * 13, 0))
+    assert values["pixel_aupro"] == pytest.approx(2 / 3)
+    assert brute_force_aupro([[score]], [[defective]]) > 0.8
 
 
 @pytest.mark.skipif(not hasattr(np, "trapz"), reason="ADEval 1.1.0 calls numpy.trapz, which left in NumPy 2.4")

@@ -15,14 +15,17 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console as RichConsole
 
-from ader.metrics import AVERAGES, chance
-from ader.report.renderers import WIDTH, clean, csv, html, latex, markdown, rich_table, terminal
+from ader.__main__ import main
+from ader.metrics import AVERAGES, METRICS, chance
+from ader.report.renderers import WIDTH, csv, html, latex, markdown, rich_table, terminal
 from ader.report.result import result_tables, show
 from ader.report.result_tables import category_tables
 from ader.report.seeds import Spread, seeds_table
 from ader.report.tables import Cell, Column, Row, Table
 from ader.system.console import Console
+from ader.system.text import clean
 from tests.support.records import a_record
 
 HERE = Path(__file__).parent
@@ -192,7 +195,7 @@ def test_csv_reads_back(table):
         for number, (cell, column) in enumerate(zip(row.cells, table.columns, strict=True)):
             text = next(left)
             if column.kind == "text":
-                assert text == clean(str(cell.value))
+                assert text == str(cell.value).encode(errors="backslashreplace").decode()
             else:
                 assert text == "" if cell.empty else float(text) == cell.value
             for name in ("deviation", "bound", "published"):
@@ -325,9 +328,57 @@ def folder(tmp_path):
 
 
 def test_a_result_is_printed_as_it_was(folder, capsys):
-    """``shown.txt`` is what that version printed."""
+    """``shown.txt`` has the numbers that that version printed."""
     show(folder, Console())
     assert capsys.readouterr().out == (folder / "shown.txt").read_text() + f"written to {folder}\n"
+
+
+def test_colors_are_for_terminals(folder, monkeypatch):
+    """What warns and what is worse than chance is red; the log, files and NO_COLOR have the same letters alone."""
+    monkeypatch.setenv("TERM", "xterm")
+    metrics = folder / "metrics.csv"
+    metrics.write_text(metrics.read_text().replace("bottle,1.0", "bottle,0.3"))
+    fpr = pd.read_csv(metrics, index_col="category")
+    fpr.loc["cable", "image_fpr95"] = 0.99
+    fpr.to_csv(metrics)
+    shown = {}
+    for name, is_terminal, no_color in (("color", True, ""), ("plain", False, ""), ("no color", True, "1")):
+        monkeypatch.setenv("NO_COLOR", no_color)
+        console, output = Console(folder / f"{name}.log"), io.StringIO()
+        console.rich = RichConsole(file=output, highlight=False, soft_wrap=True, force_terminal=is_terminal)
+        show(folder, console)
+        shown[name] = output.getvalue()
+        log = (folder / f"{name}.log").read_text()
+        assert [line[21:] for line in log.splitlines() if line[21:]] == [
+            line for line in re.sub(r"\x1b\[\d+m", "", shown[name]).splitlines() if line
+        ]
+    assert shown["plain"] == shown["no color"] == re.sub(r"\x1b\[\d+m", "", shown["color"])
+    red = [text.strip() for text in re.findall(r"\x1b\[31m(.*?)\x1b\[0m", shown["color"])]
+    assert red == ["30.0", "99.0", "CAUTION: backbone resnet18 has random weights (not pretrained)"]
+    assert "worse than chance: image_auroc of bottle, image_fpr95 of cable\n" in shown["plain"]
+
+
+def test_shared_headings_of_a_printed_table():
+    """Over all of their columns, which are wide enough for them."""
+    columns = [Column("a"), Column("b", "g", "percent"), Column("c", "g", "percent"), Column("d", "longer", "percent")]
+    lines = terminal(Table(tuple(columns), (Row.of("x", 1.0, 1.0, 0.0),))).splitlines()
+    assert lines[0] == "  ──── g ──── longer"
+    assert lines[1].split() == ["a", "b", "c", "d"]
+    assert lines[-1] == "x 100.0 100.0    0.0"
+
+
+def test_headings_are_those_of_the_list_of_metrics(folder, capsys):
+    """Every metric is listed by the words that stand above its column."""
+    assert main(["list", "metrics"]) == 0
+    listed = {line[:16].strip(): line for line in capsys.readouterr().out.splitlines()}
+    for table in result_tables(folder)[:2]:
+        for metric in METRICS:
+            headings = {f"{column.group} {column.heading}".strip() for column in table.columns}
+            if metric.heading in headings:
+                assert f"   {metric.heading}   " in listed[metric.slug]
+    assert [metric.heading for metric in METRICS if metric.slug in ("mad", "pixel_ioumax", "pixel_f1_02_08")] == [
+        *("pixel IoUmax", "pixel .2-.8 F1", "mAD")
+    ]
 
 
 def test_values_of_a_result_in_full(folder):

@@ -44,7 +44,7 @@ def test_a_run_and_the_same_again(bench, capsys):
     second = capsys.readouterr()
     assert "This result exists already" in second.out
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.csv")} == stamps
-    table = first.out[first.out.index("image image") : first.out.index("pixel metrics")]
+    table = first.out[first.out.index("─ image ─") : first.out.index("pixel metrics")]
     assert table in second.out
     log = (folder / "run.log").read_text()
     assert all(line in log for line in table.splitlines())
@@ -55,7 +55,7 @@ def test_the_table_fits_80_columns(bench, capsys):
     (bench.data / "bottle").rename(bench.data / ("b" * 60))
     assert bench.run() == 0
     out = capsys.readouterr().out
-    lines = out[out.index("image image") : out.index("pixel metrics")].splitlines()
+    lines = out[out.index("─ image ─") : out.index("pixel metrics")].splitlines()
     assert max(map(len, lines)) <= 80
     assert "…" not in lines[0] + lines[1]
     assert lines[1].split() == ["category", "AUROC", "AP", "F1max", "AUROC", "AP", "F1max", "AUPRO", "mAD"]

@@ -9,7 +9,9 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
+from sklearn.metrics import auc, average_precision_score, roc_auc_score
 
+from ader.metrics.results import Row, add_published_metrics
 from tests.support.oracles import flood_fill_regions
 
 EPS = 1e-8
@@ -82,6 +84,45 @@ def threshold_metrics(score_NHW, mask_NHW):
     return values | dict(zip(("pixel_f1_02_08", "pixel_acc_02_08", "pixel_iou_02_08"), few.mean(0), strict=True))
 
 
-def published_oracle(score_NHW, mask_NHW):
+def ader_oracle(score_NHW, mask_NHW):
     """All pixel metrics of one category: slug -> value. Float32 scores, bool masks."""
     return curve_metrics(score_NHW, mask_NHW) | threshold_metrics(score_NHW, mask_NHW)
+
+
+def aupro_of_100_thresholds(score_NHW, mask_NHW, limit=0.3):
+    """InvAD's: whole maps compared with each threshold, FPRs below the limit stretched to [0, 1]."""
+    low, high = score_NHW.min(), score_NHW.max()
+    regions = [
+        (image, *np.transpose(region))
+        for image, mask_HW in enumerate(mask_NHW)
+        for region in flood_fill_regions(mask_HW)
+    ]
+    points = []
+    for threshold in np.arange(low, high, np.float64(high - low) / 100):
+        hit_NHW = score_NHW > np.float32(threshold)
+        fpr = (hit_NHW & ~mask_NHW).sum() / (~mask_NHW).sum()
+        if fpr < limit:
+            points.append((fpr, np.mean([hit_NHW[region].mean() for region in regions])))
+    rates = np.array([fpr for fpr, _ in points])
+    if len(points) == 0 or rates.min() == rates.max():
+        return np.nan
+    return auc((rates - rates.min()) / (rates.max() - rates.min()), [pro for _, pro in points])
+
+
+def invad_oracle(score_NHW, mask_NHW):
+    """As ``ader_oracle``."""
+    values = threshold_metrics(score_NHW, mask_NHW)
+    values["pixel_auroc"] = roc_auc_score(mask_NHW.ravel(), score_NHW.ravel())
+    values["pixel_ap"] = average_precision_score(mask_NHW.ravel(), score_NHW.ravel())
+    return values | {"pixel_aupro": aupro_of_100_thresholds(score_NHW, mask_NHW)}
+
+
+#: By the kind of evaluation.
+ORACLES = {"ader": ader_oracle, "invad": invad_oracle}
+
+
+def published_metrics(kind, score_N, defective_N, weight_N):
+    """What the package has for one category's pixels: slug -> value."""
+    row = Row()
+    add_published_metrics(row, kind, score_N, defective_N, weight_N, mapped=1)
+    return row.value
