@@ -214,7 +214,9 @@ def _see(index: Index, sample: Sample, image_size: int, rule: MaskRule) -> _Seen
     look = look_at(index, sample, rule=rule)
     findings = [Finding(each.kind, name, each.what) for each in look.problems for name in each.files]
     read = "cut at one half" if rule == "half" else "every level above 0 is defective"
-    findings += [Finding(SOFT, name, f"has {many} levels: {read} (metric.mask_rule)") for name, many in look.soft.items()]
+    findings += [
+        Finding(SOFT, name, f"has {many} levels: {read} (metric.mask_rule)") for name, many in look.soft.items()
+    ]
     if sample.label and any(look.marks.values()):
         empty = (name for name, marks in look.marks.items() if not marks)
         findings += [Finding(ZERO_AMONG, name, f"is all zero, other masks of {sample.image} are not") for name in empty]

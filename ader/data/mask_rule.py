@@ -84,27 +84,34 @@ def settle(
 def edges(levels: MaskLevels) -> Edges:
     """What the levels of one mask are.
 
-    Levels of a ramp have a brighter level beside them, up to its top; those of an area have not.
+    A pixel of an area has a neighbor of its own level and none that is brighter; on a ramp, and in the noise that a
+    JPEG leaves behind, most pixels have not.
     """
     values_HW = levels.values_HW
     top = int(values_HW.max(initial=0))
     reaches = top >= levels.least("half")
     between_HW = (values_HW > 0) & (values_HW < 0.9 * top)
-    between = int(np.count_nonzero(between_HW))
+    between = np.count_nonzero(between_HW)
+    if levels.lossy:
+        return "soft" if between and reaches else "plain"
     if between == 0:
-        return "areas" if top and not reaches and not levels.lossy else "plain"
-    ramps = levels.lossy or np.count_nonzero(between_HW & (_brightest_near(values_HW) > values_HW)) >= between / 2
-    if ramps:
-        return "soft" if reaches else "plain"
-    return "areas"
+        return "areas" if top and not reaches else "plain"
+    if 2 * np.count_nonzero(between_HW & _in_area(values_HW)) >= between:
+        return "areas"
+    return "soft" if reaches else "plain"
 
 
-def _brightest_near(values_HW: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The largest value among a pixel and its eight neighbors."""
+def _in_area(values_HW: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Whether a pixel has one of its eight neighbors at its own level, and none that is brighter."""
+    height, width = values_HW.shape
     padded = np.pad(values_HW, 1)
-    rows = np.maximum(np.maximum(padded[:-2], padded[1:-1]), padded[2:])
-    nearest: npt.NDArray[Any] = np.maximum(np.maximum(rows[:, :-2], rows[:, 1:-1]), rows[:, 2:])
-    return nearest
+    equal_HW, brighter_HW = np.zeros((2, height, width), np.bool_)
+    for top, left in ((0, 0), (0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1), (2, 2)):
+        neighbor_HW = padded[top : top + height, left : left + width]
+        equal_HW |= neighbor_HW == values_HW
+        brighter_HW |= neighbor_HW > values_HW
+    found: npt.NDArray[np.bool_] = equal_HW & ~brighter_HW
+    return found
 
 
 def _found(index: Index, cache: Path, workers: int, step: Callable[[], object]) -> Counter[tuple[Edges, bool]]:

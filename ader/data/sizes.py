@@ -49,7 +49,11 @@ class Sizes:
         """
         paths = [index.path(name) for name in sample.masks]
         if self.size == "original":
-            return np.zeros(read_size(index.path(sample.image)), np.uint8) if not paths else own_mask(paths, self.mask_rule)
+            return (
+                np.zeros(read_size(index.path(sample.image)), np.uint8)
+                if not paths
+                else own_mask(paths, self.mask_rule)
+            )
         size = map_size if self.size == "input" else (self.size, self.size)
         return load_mask(paths, size, self.mask_interpolation, self.mask_rule)
 

@@ -201,7 +201,9 @@ class Loader:
         """Steps ``start`` to ``stop`` of a training stage."""
         truth, samples = supervision_of(stage, self.tags), self._training(stage)
         inputs = {name: self.inputs[name] for name in (self.inputs if stage.inputs is None else stage.inputs)}
-        images = _Images(self.index, samples, self.size, truth, self.seed, stage.augment, self.sizes, self.cached, inputs)
+        images = _Images(
+            self.index, samples, self.size, truth, self.seed, stage.augment, self.sizes, self.cached, inputs
+        )
         steps = BatchSampler(self.order(stage), start, stop, together=isinstance(stage, TrainStage))
         for item in self._iterate(images, steps):
             yield Batch(
