@@ -11,7 +11,6 @@ from ader.data.index import Sample
 from ader.data.listing import AGAIN, image_files, relative, stem_of
 from ader.system.errors import UserError, some
 
-
 #: Words that say that a file or folder is a mask, or holds masks; between separators, in any case.
 MASK_WORDS = frozenset({"mask", "masks", "gt", "groundtruth", "label", "labels", "seg", "segmentation", "annotation"})
 
@@ -47,7 +46,7 @@ def masks_among(files: Sequence[Path]) -> dict[Path, Path]:
 
 
 def holds_masks(name: str) -> bool:
-    """Whether a folder's name says nothing but that it holds masks: ``Ground_truth``, ``masks``, not ``solder_mask``."""
+    """Whether a folder's name says nothing but that it holds masks: ``Ground_truth``, ``gt``, not ``solder_mask``."""
     return not MASK_WORDS.isdisjoint(_words(name)) and not bare(name)
 
 

@@ -253,8 +253,8 @@ def _refuse_masks_among(folder: Path, truth: Path | None) -> None:
     among = masks_among([entry for entry in entries if entry.suffix.lower() in SUFFIXES])
     for mask, image in among.items():
         raise UserError(
-            f"{folder} holds masks among its images ({len(among)}, such as {mask.name} of {image.name}): {to}, or rename "
-            "what is no mask"
+            f"{folder} holds masks among its images ({len(among)}, such as {mask.name} of {image.name}): {to}, or "
+            "rename what is no mask"
         )
 
 
@@ -264,27 +264,26 @@ def _parts(folder: Path, tree: Tree, defects: Sequence[str] | None = None) -> li
     Raises:
         UserError: images lie beside them, or the user's own are named so that it is doubtful what they hold.
     """
-    masks = defects is not None
-    if masks and not folder.exists():
+    if defects is not None and not folder.exists():
         return []
     expected = f"a dataset in MVTec layout holds {tree.text}"
     others = [entry for entry in listing(folder, expected) if not entry.is_dir()]
     loose = [entry.name for entry in others if entry.suffix.lower() in SUFFIXES]
     if loose:
-        if masks:
+        if defects is not None:
             to = f"{folder / (defects[0] if len(defects) == 1 else '<defect>')}, named as the folder of their images"
         elif folder.name == tree.train:
             to = str(folder / "good")
         else:
             to = f"{folder / 'good'}, or those of defects to {folder / '<defect>'}"
         raise UserError(
-            f"{folder} holds {'masks' if masks else 'images'} beside its folders ({some(loose, 3)}): move them to {to}"
+            f"{folder} holds {'images' if defects is None else 'masks'} beside its folders ({some(loose, 3)}): move them to {to}"
         )
     files = [entry for entry in others if entry.name in NORMAL]
     if files:
         raise UserError(f"{files[0]} is a file where a folder is expected: {AGAIN}")
     parts = folders(folder)
-    if tree.own and not masks:
+    if tree.own and defects is None:
         _refuse_doubtful(folder, [part.name for part in parts])
     return parts
 

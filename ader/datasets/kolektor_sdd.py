@@ -12,8 +12,8 @@ Intelligent Manufacturing 2020. License: CC BY-NC-SA 4.0. Images: gray JPEG, 500
 Every image has a label file, and nothing but its pixels says whether the image is defective, so the reader opens all
 399 of them. The archive has no split for training on normal images only; this one is anomalib's: of the normal images
 by path, 80 % are for training (``train_test_split`` of scikit-learn with ``random_state=42``), all defects for testing.
-Published copies hold pictures twice: kos26 is kos01 and kos34 is kos27, two of them with cracks. Copies stay on one side of
-the split, so that no tested image was trained on; the numbers of images are those of anomalib's split.
+Published copies hold pictures twice: kos26 is kos01 and kos34 is kos27, two of them with cracks. Copies stay on one
+side of the split, so that no tested image was trained on; the numbers of images are those of anomalib's split.
 ``KolektorSDD-boxes.zip`` has other masks under the same names and is read alike.
 """
 
@@ -66,8 +66,8 @@ def kolektor_sdd(
             samples += [sample_by_mask(root, image, pairs, "_label.bmp", "kolektor_sdd", TRAIN) for image in images]
     copies = _copies(root, samples)
     if copies:
-        pairs = some((f"{one} = {other}" for one, other in copies.items()), 2)
-        log.warning("%s: %d images are copies (%s), and stay on one side of the split", root, len(copies), pairs)
+        named = some((f"{one} = {other}" for one, other in copies.items()), 2)
+        log.warning("%s: %d images are copies (%s), and stay on one side of the split", root, len(copies), named)
     return Index("kolektor_sdd", root, tuple(hold_out_share(samples, train_share, seed, copies)), wanted)
 
 
