@@ -276,9 +276,8 @@ def _parts(folder: Path, tree: Tree, defects: Sequence[str] | None = None) -> li
             to = str(folder / "good")
         else:
             to = f"{folder / 'good'}, or those of defects to {folder / '<defect>'}"
-        raise UserError(
-            f"{folder} holds {'images' if defects is None else 'masks'} beside its folders ({some(loose, 3)}): move them to {to}"
-        )
+        what = "images" if defects is None else "masks"
+        raise UserError(f"{folder} holds {what} beside its folders ({some(loose, 3)}): move them to {to}")
     files = [entry for entry in others if entry.name in NORMAL]
     if files:
         raise UserError(f"{files[0]} is a file where a folder is expected: {AGAIN}")
