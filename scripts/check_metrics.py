@@ -40,6 +40,8 @@ def main() -> int:
     dataset, metric = record.config["dataset"], record.config["metric"]
     if record.metric == "ader" or (metric["size"], metric["mask_interpolation"]) != ("input", "bilinear"):
         parser.error("only metric=histogram and exact are computed again, with masks resized to the maps (the default)")
+    if record.masks is not None and record.masks.rule != "any":
+        parser.error("only masks of which every level above 0 is defective are read again (metric.mask_rule=any)")
     index = load_index(dataset["name"], options.root or dataset["root"], dataset["categories"])
     table = pd.read_csv(options.run / "metrics.csv", index_col="category")
     worst: dict[str, tuple[float, str]] = {}

@@ -18,6 +18,7 @@ for every test image, <category>/<defect>/<stem>.npy|npz|tiff|png (what save_map
   name=NAME                     stands for the maps in the results; else the name of their folder
   metric=histogram|exact|ader|invad   metric.size=input|original|N   metric.by_defect=true
   metric.mask_interpolation=bilinear|nearest   metric.map_interpolation=bilinear|nearest
+  metric.mask_rule=auto|any|half
   device=cpu|cuda  workers=N  paths.data=DIR  paths.results=DIR  force=true  run=NAME
   --config-dir DIR              a folder with options of your own
   --cfg                         print the composed configuration

@@ -140,6 +140,10 @@ class MetricOptions:
     ]
     map_interpolation: Annotated[Literal["bilinear", "nearest"], Key(RECIPE, "of maps", at_eval=True)]
     mask_interpolation: Annotated[Literal["bilinear", "nearest"], Key(RECIPE, "of masks", at_eval=True)]
+    mask_rule: Annotated[
+        Literal["auto", "any", "half"],
+        Key(RECIPE, "defective levels of masks: above 0, from one half of the range; auto: half for soft edges", True),
+    ]
     by_defect: Annotated[bool, Key(MACHINE, "also a table with a row per kind of defect", at_eval=True)]
 
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 from ader.data.check import ALL_ZERO, MARKED_NORMAL, MASK_SIZE, MISSING, UNREADABLE, by, look_at
 from ader.data.counts import TOTAL, Row, differing
-from ader.data.image import load_mask
+from ader.data.image import MaskRule, load_mask
 from ader.data.index import TEST, Index, Sample
 from ader.data.listing import SUFFIXES, listing, relative
 from ader.system.errors import some
@@ -24,7 +24,7 @@ Verdict = Literal["wrong", "note"]
 
 COUNTS, EXTRA, NO_MASK = "counts", "extra files", "defects without mask"
 LEAKS, CONFLICTS, DUPLICATES = "test images in training", "conflicting duplicates", "duplicates"
-ZERO_AMONG, VANISHING = "all-zero among several", "vanishing defects"
+ZERO_AMONG, VANISHING, SOFT = "all-zero among several", "vanishing defects", "masks with soft edges"
 
 #: All checks in the order of the report, and what it means that one finds something.
 CHECKS: dict[str, Verdict] = {
@@ -41,6 +41,7 @@ CHECKS: dict[str, Verdict] = {
     CONFLICTS: "wrong",
     DUPLICATES: "note",
     VANISHING: "note",
+    SOFT: "note",
 }
 
 Size = tuple[int, int]  # width, height
@@ -75,6 +76,7 @@ class Audit:
         skipped: checks that do not apply to this dataset.
         sizes: per category, the sizes of its images in pixels.
         image_size: at which defects may vanish.
+        mask_rule: which levels of masks are defective.
     """
 
     index: Index
@@ -82,6 +84,7 @@ class Audit:
     skipped: frozenset[str]
     sizes: Mapping[str, frozenset[Size]]
     image_size: int
+    mask_rule: MaskRule = "any"
 
     def found(self, check: str) -> list[Finding]:
         """What one check found."""
@@ -128,6 +131,7 @@ def audit(
     whole: bool,
     image_size: int,
     workers: int,
+    mask_rule: MaskRule = "any",
     step: Callable[[], object] = lambda: None,
 ) -> Audit:
     """Looks at every file of a dataset; images and masks are decoded in threads.
@@ -138,6 +142,7 @@ def audit(
         whole: whether the index has all categories, so that other files below its root belong to none.
         image_size: pixels; defects that vanish at this size are listed.
         workers: threads; below 1 counts as 1.
+        mask_rule: which levels of masks are defective.
         step: called after each sample; may raise to interrupt.
 
     Raises:
@@ -148,7 +153,7 @@ def audit(
     sizes: dict[str, set[Size]] = {name: set() for name in index.categories}
     same: defaultdict[bytes, list[Sample]] = defaultdict(list)
     with threads(workers, "audit") as pool:
-        all_seen = ahead(pool, lambda sample: _see(index, sample, image_size), index, 4 * max(1, workers))
+        all_seen = ahead(pool, lambda sample: _see(index, sample, image_size, mask_rule), index, 4 * max(1, workers))
         for sample, seen in zip(index, all_seen, strict=True):
             findings += seen.findings
             if seen.size is not None and seen.pixels is not None:
@@ -164,6 +169,7 @@ def audit(
         skipped=frozenset(_skipped(index, counts or {}, whole)),
         sizes={name: frozenset(found) for name, found in sizes.items()},
         image_size=image_size,
+        mask_rule=mask_rule,
     )
 
 
@@ -178,7 +184,7 @@ def _skipped(index: Index, counts: Mapping[str, Row], whole: bool) -> Iterator[s
     if most < 2:
         yield ZERO_AMONG
     if most < 1:
-        yield from (MASK_SIZE, ALL_ZERO, MARKED_NORMAL, VANISHING)
+        yield from (MASK_SIZE, ALL_ZERO, MARKED_NORMAL, VANISHING, SOFT)
 
 
 def _extra(index: Index) -> Iterator[Finding]:
@@ -203,14 +209,19 @@ def _images_below(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[P
             yield entry
 
 
-def _see(index: Index, sample: Sample, image_size: int) -> _Seen:
+def _see(index: Index, sample: Sample, image_size: int, rule: MaskRule) -> _Seen:
     """Decodes one sample's files and judges them."""
-    look = look_at(index, sample)
+    look = look_at(index, sample, rule=rule)
     findings = [Finding(each.kind, name, each.what) for each in look.problems for name in each.files]
+    read = "cut at one half" if rule == "half" else "every level above 0 is defective"
+    findings += [
+        Finding(SOFT, name, f"has {many} levels: {read} (metric.mask_rule)") for name, many in look.soft.items()
+    ]
     if sample.label and any(look.marks.values()):
         empty = (name for name, marks in look.marks.items() if not marks)
         findings += [Finding(ZERO_AMONG, name, f"is all zero, other masks of {sample.image} are not") for name in empty]
-        if not look.problems and not load_mask([index.path(name) for name in sample.masks], image_size).any():
+        paths = [index.path(name) for name in sample.masks]
+        if not look.problems and not load_mask(paths, image_size, rule=rule).any():
             what = f"has a defect that {some(sample.masks)} marks, but not at {by((image_size, image_size))} pixels"
             findings.append(Finding(VANISHING, sample.image, what))
     if sample.label and index.has_masks and not sample.masks and not index.excepted(sample.image):

@@ -8,11 +8,14 @@ import os
 from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
 from PIL import Image
 
-from ader.data.image import BadImageError, open_image, read_image, read_mask
+from ader.data.image import BadImageError, MaskRule, open_image, read_image, read_levels
 from ader.data.index import Index, Sample
+from ader.data.mask_rule import edges
 from ader.system.errors import UserError, some
 from ader.system.files import write_atomic
 from ader.system.parallel import threads
@@ -26,6 +29,7 @@ MASK_SIZE, ALL_ZERO, MARKED_NORMAL = "mask sizes", "all-zero masks", "marked nor
 
 Progress = Callable[[int, int], object]
 Reader = Callable[[Path], Image.Image]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +51,23 @@ class Look:
     Attributes:
         image: decoded; None if it cannot be read.
         marks: of every mask that can be read, whether it marks anything.
+        soft: those of them with soft edges, and how many levels each has.
         problems: in the order in which they were found.
     """
 
     image: Image.Image | None = None
     marks: dict[str, bool] = field(default_factory=dict)
+    soft: dict[str, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
 
 def check_files(
-    index: Index, cache: Path, workers: int, progress: Progress | None = None, decoded: Container[str] = ()
+    index: Index,
+    cache: Path,
+    workers: int,
+    progress: Progress | None = None,
+    decoded: Container[str] = (),
+    rule: MaskRule = "any",
 ) -> None:
     """Checks that every image and mask of an index can be used.
 
@@ -69,15 +80,16 @@ def check_files(
         workers: threads (Pillow decodes without holding the interpreter's lock); below 1 counts as 1.
         progress: called with (samples done, samples in all).
         decoded: images that are known to be whole, because they lie decoded in the image cache.
+        rule: which levels of masks are defective.
 
     Raises:
         UserError: a file is missing or unreadable, or a mask does not fit its image or label. The message
             names the first few and the report that lists all.
     """
-    before = _fingerprint(index)
+    before = _fingerprint(index, rule)
     if before is not None and _stamp(cache, before).exists():
         return
-    problems = _decode_all(index, workers, progress, decoded)
+    problems = _decode_all(index, workers, progress, decoded, rule)
     if problems:
         # One report per set of samples: two runs on different parts of a dataset must not replace each other's.
         report = (cache / f"bad_files_{index.name}_{index.digest()[:8]}.txt").absolute()
@@ -88,31 +100,35 @@ def check_files(
             f"fix or remove them (full list: {report})"
         )
     # A file that changed while it was being read has not been checked.
-    if before is not None and before == _fingerprint(index):
+    if before is not None and before == _fingerprint(index, rule):
         write_atomic(_stamp(cache, before), json.dumps({"dataset": index.name, "samples": len(index)}) + "\n")
 
 
-def problems_of(index: Index, sample: Sample, decoded: bool = False) -> list[str]:
+def problems_of(index: Index, sample: Sample, decoded: bool = False, rule: MaskRule = "any") -> list[str]:
     """What is wrong with one sample's files, one line each, paths relative to the index's root."""
-    return [str(problem) for problem in look_at(index, sample, open_image if decoded else read_image).problems]
+    return [str(problem) for problem in look_at(index, sample, open_image if decoded else read_image, rule).problems]
 
 
-def look_at(index: Index, sample: Sample, reader: Reader = read_image) -> Look:
+def look_at(index: Index, sample: Sample, reader: Reader = read_image, rule: MaskRule = "any") -> Look:
     """Decodes the image, unless ``reader`` leaves that out, and the masks of a sample, each once."""
     look = Look()
     look.image = _read(reader, index, sample.image, look)
     for name in sample.masks:
-        mask = _read(read_mask, index, name, look)
+        mask = _read(read_levels, index, name, look)
         if mask is None:
             continue
-        look.marks[name] = mask.getbbox() is not None
-        if look.image is not None and mask.size != look.image.size:
-            what = f"is {by(mask.size)} pixels but its image {sample.image} is {by(look.image.size)}"
+        look.marks[name] = bool((mask.values_HW >= mask.least(rule)).any())
+        if edges(mask) == "soft":
+            look.soft[name] = len(np.unique(mask.values_HW))
+        height, width = mask.values_HW.shape
+        if look.image is not None and (width, height) != look.image.size:
+            what = f"is {by((width, height))} pixels but its image {sample.image} is {by(look.image.size)}"
             look.problems.append(Problem(MASK_SIZE, (name,), what))
     marking = tuple(name for name, marks in look.marks.items() if marks)
     judged = 0 < len(look.marks) == len(sample.masks) and not index.excepted(sample.image)
     if sample.label and not marking and judged:
-        what = f"is all zero but its image {sample.image} is defective"
+        zero = "all zero" if rule == "any" else "below one half everywhere (metric.mask_rule)"
+        what = f"is {zero} but its image {sample.image} is defective"
         look.problems.append(Problem(ALL_ZERO, sample.masks, what))
     if marking and not sample.label:
         what = f"marks a defect but its image {sample.image} is normal"
@@ -120,7 +136,7 @@ def look_at(index: Index, sample: Sample, reader: Reader = read_image) -> Look:
     return look
 
 
-def _read(reader: Reader, index: Index, name: str, look: Look) -> Image.Image | None:
+def _read(reader: Callable[[Path], T], index: Index, name: str, look: Look) -> T | None:
     """A decoded file; where that is not possible, ``look`` is told why."""
     try:
         return reader(index.path(name))
@@ -130,11 +146,13 @@ def _read(reader: Reader, index: Index, name: str, look: Look) -> Image.Image | 
         return None
 
 
-def _decode_all(index: Index, workers: int, progress: Progress | None, decoded: Container[str]) -> list[str]:
+def _decode_all(
+    index: Index, workers: int, progress: Progress | None, decoded: Container[str], rule: MaskRule
+) -> list[str]:
     problems: list[str] = []
 
     def look(sample: Sample) -> list[str]:
-        return problems_of(index, sample, sample.image in decoded)
+        return problems_of(index, sample, sample.image in decoded, rule)
 
     with threads(workers, "check") as pool:
         for done, found in enumerate(pool.map(look, index), start=1):
@@ -144,9 +162,9 @@ def _decode_all(index: Index, workers: int, progress: Progress | None, decoded: 
     return list(dict.fromkeys(problems))
 
 
-def _fingerprint(index: Index) -> str | None:
+def _fingerprint(index: Index, rule: MaskRule) -> str | None:
     """SHA-256 over labels, absolute paths, sizes and times of change; None when a file is missing."""
-    digest = hashlib.sha256(f"{RULES}".encode())
+    digest = hashlib.sha256(f"{RULES}{rule if rule != 'any' else ''}".encode())
     try:
         for sample in index:
             files = [sample.image, *sample.masks]

@@ -1,7 +1,8 @@
 """Reading images and masks, and the geometry that both share.
 
 The geometry is that of ADer: bilinear resize (Pillow, antialiased) to a square without keeping the aspect
-ratio; masks ``> 0`` before and ``> 0.5`` after, or by ADEval's rule the nearest pixel. EXIF rotation is not applied,
+ratio; masks ``> 0`` (or by the other ``MaskRule`` cut at one half) before and ``> 0.5`` after, or by ADEval's rule the
+nearest pixel. EXIF rotation is not applied,
 because masks carry none.
 """
 
@@ -9,9 +10,10 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +23,8 @@ from ader.system.errors import UserError
 
 U8 = npt.NDArray[np.uint8]
 Interpolation = Literal["bilinear", "nearest"]
+#: Which levels of a mask are defective: ``"any"`` above 0 (class ids), ``"half"`` of the file's range (soft edges).
+MaskRule = Literal["any", "half"]
 AGAIN = "copy or unpack it again"
 
 
@@ -52,8 +56,27 @@ def read_image(path: Path, content: bytes | None = None) -> Image.Image:
     return _colors(image, path)
 
 
-def read_mask(path: Path) -> Image.Image:
-    """Decodes a mask to mode L at its own size: 255 where any color channel is above 0, else 0.
+@dataclass(frozen=True, slots=True)
+class MaskLevels:
+    """The levels of a mask as its file has them.
+
+    Attributes:
+        values_HW: uint8 or uint16; of colors the brightest channel.
+        full: the largest level that the file could hold, 255 or 65535.
+        lossy: whether the file is a JPEG, whose levels are not those that were drawn.
+    """
+
+    values_HW: npt.NDArray[Any]
+    full: int
+    lossy: bool
+
+    def least(self, rule: MaskRule) -> int:
+        """The smallest level that is defective."""
+        return 1 if rule == "any" else self.full // 2 + 1
+
+
+def read_levels(path: Path) -> MaskLevels:
+    """Decodes a mask at its own size.
 
     Alpha is ignored (an opaque alpha would mark the whole image); palette masks are judged by their colors.
 
@@ -61,21 +84,32 @@ def read_mask(path: Path) -> Image.Image:
         BadImageError: as for ``read_image``.
     """
     image = _decode(path)
-    if image.mode.startswith("I"):  # 16-bit masks hold small class ids: their high byte would be 0
-        return Image.fromarray((np.asarray(image) > 0).astype(np.uint8) * np.uint8(255))
+    lossy = image.format in ("JPEG", "MPO")
+    if image.mode.startswith("I"):  # 16-bit masks may hold small class ids: their high byte would be 0
+        return MaskLevels(np.asarray(image).astype(np.uint16), 65535, lossy)
     brightest = image if image.mode == "L" else reduce(ImageChops.lighter, _colors(image, path).split())
-    return brightest.point([0, *[255] * 255])
+    return MaskLevels(np.asarray(brightest), 255, lossy)
 
 
-def read_masks(paths: Sequence[Path]) -> Image.Image:
+def read_mask(path: Path, rule: MaskRule = "any") -> Image.Image:
+    """Decodes a mask to mode L at its own size: 255 where it is defective by ``rule``, else 0; see ``read_levels``.
+
+    Raises:
+        BadImageError: as for ``read_image``.
+    """
+    levels = read_levels(path)
+    return Image.fromarray((levels.values_HW >= levels.least(rule)).astype(np.uint8) * np.uint8(255))
+
+
+def read_masks(paths: Sequence[Path], rule: MaskRule = "any") -> Image.Image:
     """The union of one or more masks of an image (MVTec LOCO has one for each of its defects), as ``read_mask``.
 
     Raises:
         BadImageError: as for ``read_image``, or the masks differ in size.
     """
-    union = read_mask(paths[0])
+    union = read_mask(paths[0], rule)
     for path in paths[1:]:
-        mask = read_mask(path)
+        mask = read_mask(path, rule)
         if mask.size != union.size:
             raise BadImageError(path, f"is {_by(mask)} pixels and {paths[0].name} {_by(union)}: {AGAIN}")
         union = ImageChops.lighter(union, mask)
@@ -128,13 +162,19 @@ def load_image(path: Path, size: int, content: bytes | None = None) -> U8:
     return np.ascontiguousarray(np.asarray(resize(read_image(path, content), size, size)).transpose(2, 0, 1))
 
 
-def load_mask(paths: Sequence[Path], size: int | tuple[int, int], interpolation: Interpolation = "bilinear") -> U8:
+def load_mask(
+    paths: Sequence[Path],
+    size: int | tuple[int, int],
+    interpolation: Interpolation = "bilinear",
+    rule: MaskRule = "any",
+) -> U8:
     """The mask at evaluation size: uint8 (height, width), 1 = defective.
 
     Args:
         paths: files whose union is the mask; without any it is empty.
         size: (height, width), or the side of a square.
         interpolation: ``"bilinear"``: cut above one half; ``"nearest"``: see ``pick``.
+        rule: which levels of the files are defective, before anything is resized.
 
     Raises:
         BadImageError: as for ``read_image``.
@@ -143,18 +183,18 @@ def load_mask(paths: Sequence[Path], size: int | tuple[int, int], interpolation:
     if not paths:
         return np.zeros((height, width), np.uint8)
     if interpolation == "nearest":
-        return pick(own_mask(paths), height, width)
+        return pick(own_mask(paths, rule), height, width)
     # 128 / 255 is the first 8-bit value above ADer's 0.5
-    return (np.asarray(resize(read_masks(paths), height, width)) >= 128).astype(np.uint8)
+    return (np.asarray(resize(read_masks(paths, rule), height, width)) >= 128).astype(np.uint8)
 
 
-def own_mask(paths: Sequence[Path]) -> U8:
+def own_mask(paths: Sequence[Path], rule: MaskRule = "any") -> U8:
     """The mask as it is in its files: uint8 (height, width), 1 = defective.
 
     Raises:
         BadImageError: as for ``read_masks``.
     """
-    return (np.asarray(read_masks(paths)) > 0).astype(np.uint8)
+    return (np.asarray(read_masks(paths, rule)) > 0).astype(np.uint8)
 
 
 def _decode(path: Path, content: bytes | None = None) -> Image.Image:

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ader.data.image import U8, Interpolation, load_mask, own_mask, read_size
+from ader.data.image import U8, Interpolation, MaskRule, load_mask, own_mask, read_size
 from ader.data.index import Index, Sample
 
 #: As predicted, as the dataset has it, or the side of a square.
@@ -28,12 +28,13 @@ class Sizes:
         size: ``"input"``: maps stay as they are and masks are resized to them (ADer). ``"original"``: maps are resized
             to the masks, which stay as they are (ADEval). A number: both are resized to a square of that side.
         map_interpolation: ``"bilinear"`` as OpenCV's INTER_LINEAR: half-pixel centers, no antialiasing; ``"nearest"``.
-        mask_interpolation: see ``load_mask``.
+        mask_interpolation, mask_rule: see ``load_mask``.
     """
 
     size: Size = "input"
     map_interpolation: Interpolation = "bilinear"
     mask_interpolation: Interpolation = "bilinear"
+    mask_rule: MaskRule = "any"
 
     def mask(self, index: Index, sample: Sample, map_size: tuple[int, int]) -> U8:
         """A sample's mask at the evaluation size, uint8 0/1; empty where there is no file.
@@ -48,9 +49,13 @@ class Sizes:
         """
         paths = [index.path(name) for name in sample.masks]
         if self.size == "original":
-            return np.zeros(read_size(index.path(sample.image)), np.uint8) if not paths else own_mask(paths)
+            return (
+                np.zeros(read_size(index.path(sample.image)), np.uint8)
+                if not paths
+                else own_mask(paths, self.mask_rule)
+            )
         size = map_size if self.size == "input" else (self.size, self.size)
-        return load_mask(paths, size, self.mask_interpolation)
+        return load_mask(paths, size, self.mask_interpolation, self.mask_rule)
 
     def fit(self, map_BHW: Tensor, size: tuple[int, int]) -> Tensor:
         """Maps at another size (height, width)."""

@@ -12,8 +12,16 @@ from pathlib import Path
 from ader.data.listing import folders
 from ader.system.errors import UserError, some, suggest
 
-#: Names of folders of normal images.
+#: Names of folders of normal images in published datasets.
 NORMAL = frozenset({"good", "ok"})
+
+#: And what people call those of their own, in any case.
+NORMAL_WORDS = NORMAL | {"normal", "nominal"}
+
+
+def is_normal(name: str) -> bool:
+    """Whether a name that a user chose says that images are normal."""
+    return name.strip().casefold() in NORMAL_WORDS
 
 
 def find_root(root: Path, holds: Callable[[Path], bool], expected: str) -> Path:

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from ader.data.index import TEST, TRAIN, Index, Sample
 from ader.data.listing import AGAIN, KINDS, SUFFIXES, folders, image_files, listing, relative
-from ader.datasets._locating import NORMAL, choose_categories, find_categories
-from ader.datasets._masks import masks_by_name
+from ader.datasets._locating import NORMAL, choose_categories, find_categories, is_normal
+from ader.datasets._masks import holds_masks, masks_among, masks_by_name
 from ader.system.errors import UserError, some
 
 
@@ -31,6 +31,7 @@ class Tree:
         masks: whether every defective test image has a mask; False: it may lack one.
         train_defects: whether training may hold folders of defective images (label 1).
         train_truth: the folder of their masks, which ``masks`` holds for as well; None: they have none.
+        own: whether these are images of the user's own, whose folders and files are named in many ways.
         pair: finds the masks of each of these images in this folder, which need not exist.
     """
 
@@ -41,7 +42,12 @@ class Tree:
     masks: bool = True
     train_defects: bool = False
     train_truth: str | None = None
+    own: bool = False
     pair: Callable[[Sequence[Path], Path], Mapping[Path, Sequence[Path]]] = masks_by_name
+
+    def is_normal(self, name: str) -> bool:
+        """Whether a folder of this name holds normal images."""
+        return is_normal(name) if self.own else name in NORMAL
 
     @property
     def text(self) -> str:
@@ -144,7 +150,7 @@ def _is_one(root: Path) -> str:
 def _read_train(root: Path, place: Path, category: str, tree: Tree) -> list[Sample]:
     folder = place / tree.train
     parts = _parts(folder, tree)
-    other = [part.name for part in parts if part.name not in NORMAL]
+    other = [part.name for part in parts if not tree.is_normal(part.name)]
     if other and not tree.train_defects:
         raise UserError(
             f"{folder} holds {some(other, 3)}, but training images are normal and lie in {folder / 'good'}: "
@@ -158,10 +164,11 @@ def _read_train(root: Path, place: Path, category: str, tree: Tree) -> list[Samp
 
 
 def _read_test(root: Path, place: Path, category: str, tree: Tree) -> list[Sample]:
-    folder, truth = place / tree.test, place / tree.truth
+    folder, truth = place / tree.test, _truth(place, tree)
     parts = [part for part in _parts(folder, tree) if part != truth]
-    truths = _parts(truth, tree) if truth.exists() else []
-    orphans = [part for part in truths if part.name not in {part.name for part in parts}]
+    truths = _parts(truth, tree, [part.name for part in parts if not tree.is_normal(part.name)])
+    known = {_key(part, tree) for part in parts}
+    orphans = [part for part in truths if _key(part, tree) not in known]
     if any(listing(orphan) for orphan in orphans):
         names = some(map(str, orphans), 3)
         raise UserError(f"masks without images: {names} has no folder of the same name in {folder}")
@@ -176,8 +183,12 @@ def _read_parts(
 ) -> list[Sample]:
     """The samples of folders that are named by what they show, as the folders of their masks in ``truths`` are."""
     samples: list[Sample] = []
+    there = folders(truths) if truths is not None and truths.exists() else []
     for part in parts:
+        named = [each for each in there if _key(each, tree) == _key(part, tree) and each.name != part.name]
         truth = None if truths is None else truths / part.name
+        if truth is not None and not truth.exists() and len(named) == 1:
+            truth = named[0]
         samples += read_part(root, category, part, truth, part.name, tree, split)
     return samples
 
@@ -199,7 +210,9 @@ def read_part(
     Raises:
         UserError: images and masks cannot be paired, or a mask is missing.
     """
-    label = 0 if defect in NORMAL else 1
+    label = 0 if tree.is_normal(defect) else 1
+    if tree.own:
+        _refuse_masks_among(folder, truth)
     images = image_files(folder)
     pairs = {} if truth is None else tree.pair(images, truth)
     for image in images:
@@ -209,14 +222,82 @@ def read_part(
         yield Sample(relative(image, root), category, split, label, masks, defect if label else "good")
 
 
-def _parts(folder: Path, tree: Tree) -> list[Path]:
-    """The sub-folders of ``train``, ``test`` or ``ground_truth``; images beside them are an error."""
+def _key(part: Path, tree: Tree) -> str:
+    """What two folders of one kind of defect have in common."""
+    return part.name.casefold() if tree.own else part.name
+
+
+def _truth(place: Path, tree: Tree) -> Path:
+    """The folder of a category's masks, which need not exist."""
+    if not tree.own:
+        return place / tree.truth
+    found = [folder for folder in folders(place) if holds_masks(folder.name) and _holds_images(folder)]
+    if len(found) > 1:
+        raise UserError(f"{place} has several folders of masks ({some([each.name for each in found])}): keep one")
+    return found[0] if found else place / tree.truth
+
+
+def _holds_images(folder: Path) -> bool:
+    """Whether it does, or a folder in it: ``labels`` may hold text."""
+    entries = [*listing(folder), *(entry for inner in folders(folder) for entry in listing(inner))]
+    return any(entry.suffix.lower() in SUFFIXES for entry in entries)
+
+
+def _refuse_masks_among(folder: Path, truth: Path | None) -> None:
+    """A mask that is taken for an image would be scored as one."""
+    entries = listing(folder)
+    to = "remove them, training images are normal" if truth is None else f"move them to {truth}"
+    nested = [entry.name for entry in entries if entry.is_dir() and holds_masks(entry.name)]
+    if nested:
+        raise UserError(f"{folder} holds a folder of masks ({nested[0]}): {to}")
+    among = masks_among([entry for entry in entries if entry.suffix.lower() in SUFFIXES])
+    for mask, image in among.items():
+        raise UserError(
+            f"{folder} holds masks among its images ({len(among)}, such as {mask.name} of {image.name}): {to}, or "
+            "rename what is no mask"
+        )
+
+
+def _parts(folder: Path, tree: Tree, defects: Sequence[str] | None = None) -> list[Path]:
+    """The sub-folders of ``train``, ``test`` or, for the test's ``defects``, of their masks.
+
+    Raises:
+        UserError: images lie beside them, or the user's own are named so that it is doubtful what they hold.
+    """
+    if defects is not None and not folder.exists():
+        return []
     expected = f"a dataset in MVTec layout holds {tree.text}"
     others = [entry for entry in listing(folder, expected) if not entry.is_dir()]
     loose = [entry.name for entry in others if entry.suffix.lower() in SUFFIXES]
     if loose:
-        raise UserError(f"{folder} holds images beside its folders ({some(loose, 3)}): move them to {folder / 'good'}")
+        if defects is not None:
+            to = f"{folder / (defects[0] if len(defects) == 1 else '<defect>')}, named as the folder of their images"
+        elif folder.name == tree.train:
+            to = str(folder / "good")
+        else:
+            to = f"{folder / 'good'}, or those of defects to {folder / '<defect>'}"
+        what = "images" if defects is None else "masks"
+        raise UserError(f"{folder} holds {what} beside its folders ({some(loose, 3)}): move them to {to}")
     files = [entry for entry in others if entry.name in NORMAL]
     if files:
         raise UserError(f"{files[0]} is a file where a folder is expected: {AGAIN}")
-    return folders(folder)
+    parts = folders(folder)
+    if tree.own and defects is None:
+        _refuse_doubtful(folder, [part.name for part in parts])
+    return parts
+
+
+def _refuse_doubtful(folder: Path, names: Sequence[str]) -> None:
+    normal = [repr(name) for name in names if is_normal(name)]
+    if len(normal) > 1:
+        raise UserError(
+            f"{folder} has {' and '.join(normal)}, which all say that images are normal: keep one, or rename what is "
+            "a defect"
+        )
+    # "label" may well be a kind of defect
+    masks = [name for name in names if holds_masks(name) and "label" not in name.casefold()]
+    if masks:
+        raise UserError(
+            f"{folder} holds {masks[0]!r}, named as a folder of masks, among its folders of images: move masks to "
+            f"{folder.parent / 'ground_truth' / '<defect>'}, or rename what is a defect"
+        )

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ader.data.index import TEST, TRAIN, Index, Sample
-from ader.datasets._locating import NORMAL, checked_path, choose_categories, find_root
+from ader.datasets._locating import checked_path, choose_categories, find_root, is_normal
 from ader.datasets.folder import folder_name
 from ader.system.errors import UserError, some
 
@@ -135,6 +135,6 @@ def _sample(entry: object, split: str, category: str, where: str) -> Sample:
     if type(label) is not int or label not in (0, 1):
         raise UserError(f"{where} has anomaly {label!r}: give 0 for normal or 1 for defective")
     defect = entry["specie_name"]
-    named = defect if defect and defect not in NORMAL else "bad"
+    named = defect if defect and not is_normal(defect) else "bad"
     masks = (checked_path(entry["mask_path"], where),) if entry["mask_path"] else ()
     return Sample(checked_path(entry["img_path"], where), category, split, label, masks, named if label else "good")

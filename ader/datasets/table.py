@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ader.data.index import TEST, Index, Sample
-from ader.datasets._locating import NORMAL, checked_path, find_root
+from ader.datasets._locating import checked_path, find_root, is_normal
 from ader.datasets.folder import folder_name
 from ader.datasets.meta import SPLITS, listed_index
 from ader.system.errors import UserError, suggest
@@ -119,9 +119,9 @@ def _sample(row: Mapping[str, str], where: str) -> Sample:
     if not category:
         raise UserError(f"{where} has no category: name one")
     defect = row.get("defect") or ("bad" if label == "1" else "good")
-    if label == "1" and defect in NORMAL:
+    if label == "1" and is_normal(defect):
         raise UserError(f"{where} has label 1 (defective) and defect {defect!r}: fix one of them")
-    if label == "0" and defect in NORMAL:
+    if label == "0" and is_normal(defect):
         defect = "good"
     if label == "0" and split == TEST and defect != "good":
         raise UserError(f"{where} has label 0 (normal) and defect {defect!r}: fix one of them")

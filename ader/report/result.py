@@ -15,7 +15,7 @@ from ader.report.renderers import note_text, terminal_text
 from ader.report.result_tables import category_tables, defect_table, roots, worse_than_chance
 from ader.report.tables import Table
 from ader.results import record
-from ader.results.schema import Record
+from ader.results.schema import Masks, Record
 from ader.system.console import Console, duration
 from ader.system.errors import some
 
@@ -77,6 +77,7 @@ def _footnotes(
     sizes = Sizes(options["size"], options["map_interpolation"], options["mask_interpolation"])
     if sizes != Sizes():
         lines.append(f"metric.size={sizes.size}: {sizes.rule()}")
+    lines += _mask_note(result.masks)
     lines.append("chance: what random scores would reach on the same images")
     if worse:
         lines.append(f"worse than chance: {some(f'{slug} of {name}' for name, slug in worse)}")
@@ -101,6 +102,16 @@ def _footnotes(
     lines += [f"CAUTION: {warning}" for warning in result.warnings]
     lines.append(_times(result))
     return lines
+
+
+def _mask_note(masks: Masks | None) -> list[str]:
+    """How masks were read, where that is not what everyone would expect."""
+    if masks is None or (masks.soft == 0 and masks.rule == "any"):
+        return []
+    what = f"masks with soft edges ({masks.soft} of {masks.files}): " if masks.soft else "masks: "
+    if masks.rule == "half":
+        return [f"{what}cut at one half (metric.mask_rule={masks.wanted})"]
+    return [f"{what}every level above 0 counts as defective (metric.mask_rule=half cuts them at one half)"]
 
 
 def _times(result: Record) -> str:

@@ -23,6 +23,9 @@ from ader.system.files import glimpse
 #: Keys that the folder's name begins with.
 IN_NAME = {"seed", "trainer.epochs"}
 
+#: Keys that came after the first results: left out while they have their default, so that those stay found.
+LATER = {"metric.mask_rule"}
+
 LONGEST = 160  # characters, all ASCII; file systems allow 255 bytes
 
 
@@ -57,7 +60,10 @@ def identify(config: RunConfig | ScoreConfig, index: Index, **more: str) -> RunI
     label = dataset_label(config, index, data)
     name = run_name(config.composition, type(config)) if config.run is None else check_name("run", config.run)
     folder = config.paths.results / label / choices["setting"] / choices["method"] / name
-    return RunId(label, folder, {**recipe(config.values, type(config)), "data": data, **more})
+    defaults = recipe(config.composition.defaults, type(config))
+    decides = recipe(config.values, type(config))
+    kept = {key: value for key, value in decides.items() if key not in LATER or defaults.get(key) != value}
+    return RunId(label, folder, {**kept, "data": data, **more})
 
 
 def check_name(key: str, name: object) -> str:

@@ -217,6 +217,23 @@ class MapSource:
 
 
 @dataclass(frozen=True, kw_only=True, config=PLAIN)
+class Masks:
+    """How the dataset's masks were read."""
+
+    wanted: str
+    """``metric.mask_rule`` as it was asked for: ``auto``, ``any`` or ``half``."""
+
+    rule: str
+    """Which levels are defective: ``any`` above 0, or those from ``half`` of the file's range."""
+
+    files: int
+    """Number of masks."""
+
+    soft: int
+    """Number of masks with soft edges: ramps of levels between 0 and the brightest, or those of a JPEG."""
+
+
+@dataclass(frozen=True, kw_only=True, config=PLAIN)
 class Commit:
     """The state of the program's clone."""
 
@@ -347,6 +364,9 @@ class Record:
 
     evaluated_from: EvaluatedFrom | None = None
     """The run that trained the models, where it was evaluated again."""
+
+    masks: Masks | None = None
+    """How masks were read; missing for a dataset without any."""
 
     rows: dict[str, dict[str, float | None]]
     """The table: metrics as fractions, by category and ``mean``."""

@@ -14,7 +14,7 @@ from ader.methods._base import Method
 from ader.metrics import OBJECT_METRICS
 from ader.results import record
 from ader.results.provenance import provenance
-from ader.results.schema import EvaluatedFrom, MapSource, Network, Record, Weights
+from ader.results.schema import EvaluatedFrom, MapSource, Masks, Network, Record, Weights
 from ader.runs.plan import PlannedModel, RunPlan
 from ader.runs.session import Session
 from ader.system import dist
@@ -117,6 +117,7 @@ def _record(
         models=session.models,
         source=source,
         evaluated_from=evaluated_from,
+        masks=None if session.masks is None else Masks(**vars(session.masks)),
         rows=record.rows(frame),
         undefined=_undefined(session),
         provenance=provenance(),

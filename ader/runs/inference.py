@@ -43,7 +43,7 @@ def predict(
     batch_size, images = options.test_batch_size, len(loader.index.split("test"))
     seconds = {"predict": 0.0, "evaluate": 0.0}
     scores: dict[str, float] = {}
-    sizes, places = plan.sizes, saved_names(plan.index)
+    sizes, places = session.sizes, saved_names(plan.index)
     method.eval()
     with session.console.track("predict", -(-images // (batch_size * dist.world())), "batches") as track:
         for samples, image_BCHW, masks, inputs in loader.test(batch_size, sizes):

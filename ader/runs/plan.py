@@ -16,7 +16,7 @@ from ader.data.sizes import Sizes
 from ader.data.sources import Source
 from ader.methods._base import Method, find_class, recipe_arguments
 from ader.metrics import Evaluator
-from ader.results.identity import RunId, identify
+from ader.results.identity import RunId, identify, is_anonymous
 from ader.results.schema import Record
 from ader.settings import ModelSplit, apply
 from ader.system import dist
@@ -75,9 +75,14 @@ class Plan:
 
     @property
     def sizes(self) -> Sizes:
-        """At which size maps and masks are compared."""
+        """At which size maps and masks are compared; how masks are read is the session's to find out."""
         metric = self.config.metric
         return Sizes(metric.size, metric.map_interpolation, metric.mask_interpolation)
+
+    @property
+    def published(self) -> bool:
+        """Whether the dataset is a known one and not the user's own images."""
+        return not is_anonymous(self.config, self.index)
 
     def new_evaluator(self, outputs: Outputs) -> Evaluator:
         """An empty evaluator with the plan's categories and metrics."""

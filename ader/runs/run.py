@@ -96,8 +96,11 @@ def check_data(session: RunSession) -> None:
 
     def check_all() -> None:
         cached = keeper.decode_once(workers, session.console, session.interrupt.check)
+        session.look_at_masks(cache, workers)
         with session.console.track("check files", len(plan.index), "files") as track:
-            check_files(plan.index, cache, workers, lambda done, total: track.advance(), cached or ())
+            check_files(
+                plan.index, cache, workers, lambda done, total: track.advance(), cached or (), session.mask_rule
+            )
         # a file that could not be decoded and is whole now was changed in between
         session.cached = cached if cached is not None and len(cached) == len(plan.index) else None
         for source in plan.models[0].inputs.values():  # all models ask for the same
@@ -108,6 +111,7 @@ def check_data(session: RunSession) -> None:
         dist.on_main(check_all)
         if not dist.is_main():
             session.cached = keeper.decoded_before()
+            session.look_at_masks(cache, workers)
 
 
 def build(model: PlannedModel, session: RunSession) -> tuple[Method, Loader]:
@@ -117,7 +121,17 @@ def build(model: PlannedModel, session: RunSession) -> tuple[Method, Loader]:
     method = model.method_class(**model.arguments).to(device)
     index = hold_out(model.split.index, dict(method.holdout), config.seed)
     workers = config.trainer.decoders()
-    loader = Loader(index, config.image_size, device, config.seed, workers, method.tags, session.cached, model.inputs)
+    loader = Loader(
+        index,
+        config.image_size,
+        device,
+        config.seed,
+        workers,
+        method.tags,
+        session.cached,
+        model.inputs,
+        session.mask_rule,
+    )
     return method, loader
 
 

@@ -80,6 +80,7 @@ def score(config: ScoreConfig, maps: Path) -> Path:
                 session.say_finished()
             else:
                 announce(session, *described(plan.source))
+                session.look_at_masks(config.paths.cache, decoders(config.workers))
                 reading = add_all(session)
                 write_result(session, source=recorded(plan.source, reading))
             show(plan.folder, session.console)
@@ -131,7 +132,7 @@ def recorded(source: MapSource, reading: ReadingCost) -> schema.MapSource:
 def add_all(session: Session[ScorePlan]) -> ReadingCost:
     """Reads all maps and masks and gives them to the evaluator; what that cost."""
     plan, samples = session.plan, session.plan.index.split(TEST).samples
-    sizes, workers = plan.sizes, max(1, decoders(plan.config.workers))
+    sizes, workers = session.sizes, max(1, decoders(plan.config.workers))
     evaluator, scores = session.new_evaluator(), dict[str, float]()
     began, seconds, maxima = time.perf_counter(), 0.0, 0
     with (

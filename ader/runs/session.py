@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Generic, TypeVar
 
+from ader.data.image import MaskRule
 from ader.data.image_cache import CachedImages
+from ader.data.mask_rule import MaskReading, settle
+from ader.data.sizes import Sizes
 from ader.metrics import Evaluator
 from ader.results import folder as workspace
 from ader.results import record
@@ -34,6 +38,7 @@ class Session(Generic[P]):
         models: what the record says of them, by name.
         scores: of the test images.
         cached: all images, once they are decoded; None: every batch decodes its own.
+        masks: how masks are read, once they were looked at; None for a dataset without any.
     """
 
     plan: P
@@ -45,6 +50,7 @@ class Session(Generic[P]):
     models: dict[str, ModelRecord] = field(default_factory=dict)
     scores: dict[str, float] = field(default_factory=dict)
     cached: CachedImages | None = None
+    masks: MaskReading | None = None
 
     def __post_init__(self) -> None:
         self.outputs = self.plan.outputs | Outputs.of(self.earlier)
@@ -54,6 +60,30 @@ class Session(Generic[P]):
     def finished(self) -> bool:
         """Whether the folder held a result with everything that is asked for."""
         return self.earlier is not None and Outputs.of(self.earlier) == self.outputs
+
+    @property
+    def mask_rule(self) -> MaskRule:
+        """Which levels of masks are defective."""
+        return "any" if self.masks is None else self.masks.rule
+
+    @property
+    def sizes(self) -> Sizes:
+        """At which size maps and masks are compared, and how masks are read."""
+        return replace(self.plan.sizes, mask_rule=self.mask_rule)
+
+    def look_at_masks(self, cache: Path, workers: int) -> None:
+        """Settles how masks are read; quick where they were looked at before."""
+        files = {name for sample in self.plan.index for name in sample.masks}
+        if not files:
+            return
+        with self.console.track("check masks", len(files), "masks") as track:
+
+            def step() -> None:
+                track.advance()
+                self.interrupt.check()
+
+            wanted = self.plan.config.metric.mask_rule
+            self.masks = settle(self.plan.index, wanted, self.plan.published, cache, workers, step)
 
     def say_finished(self) -> None:
         """What is said in place of making a result that is there."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ader.data.image import U8, load_image
+from ader.data.image import U8, MaskRule, load_image
 from ader.data.image_cache import CachedImages
 from ader.data.index import TEST, Index, Sample
 from ader.data.sizes import Sizes
@@ -156,6 +156,7 @@ class Loader:
         tags: of the method, which decide the labels it may see.
         cached: all images, decoded; None decodes them for every batch.
         inputs: what the method declares besides the images' pixels, by name.
+        mask_rule: which levels of training masks are defective.
     """
 
     def __init__(
@@ -168,10 +169,11 @@ class Loader:
         tags: Tags,
         cached: CachedImages | None = None,
         inputs: Mapping[str, Source] | None = None,
+        mask_rule: MaskRule = "any",
     ) -> None:
         self.index, self.size, self.device = index, size, device
         self.seed, self.workers, self.tags, self.cached = seed, workers, tags, cached
-        self.inputs = inputs or {}
+        self.inputs, self.sizes = inputs or {}, Sizes(mask_rule=mask_rule)
 
     def order(self, stage: Stage) -> BatchOrder:
         """The order in which ``stage`` sees its split.
@@ -199,7 +201,9 @@ class Loader:
         """Steps ``start`` to ``stop`` of a training stage."""
         truth, samples = supervision_of(stage, self.tags), self._training(stage)
         inputs = {name: self.inputs[name] for name in (self.inputs if stage.inputs is None else stage.inputs)}
-        images = _Images(self.index, samples, self.size, truth, self.seed, stage.augment, Sizes(), self.cached, inputs)
+        images = _Images(
+            self.index, samples, self.size, truth, self.seed, stage.augment, self.sizes, self.cached, inputs
+        )
         steps = BatchSampler(self.order(stage), start, stop, together=isinstance(stage, TrainStage))
         for item in self._iterate(images, steps):
             yield Batch(

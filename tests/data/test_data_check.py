@@ -14,6 +14,7 @@ from PIL import Image
 from ader.data import Index, Sample, load_index
 from ader.data import check as module
 from ader.data.check import check_files
+from ader.data.image import MaskRule
 from ader.system.errors import UserError
 from ader.testing.toy import write_mvtec
 
@@ -28,10 +29,10 @@ def decoded(monkeypatch) -> list[str]:
     """The images that the check decodes, in any order."""
     seen, original = [], module.problems_of
 
-    def spy(index: Index, sample: Sample, decoded: bool) -> list[str]:
+    def spy(index: Index, sample: Sample, decoded: bool, *rule: MaskRule) -> list[str]:
         if not decoded:
             seen.append(sample.image)
-        return original(index, sample, decoded)
+        return original(index, sample, decoded, *rule)
 
     monkeypatch.setattr(module, "problems_of", spy)
     return seen
@@ -142,7 +143,7 @@ def test_an_interrupt_stops_at_once(index, tmp_path, monkeypatch):
     """Ctrl-C while 16 files wait must not decode them all first."""
     release, started = threading.Event(), []
 
-    def slow(index: Index, sample: Sample, decoded: bool) -> list[str]:
+    def slow(index: Index, sample: Sample, decoded: bool, *rule: MaskRule) -> list[str]:
         started.append(sample.image)
         if len(started) > 1:
             release.wait(10)

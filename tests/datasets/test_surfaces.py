@@ -94,6 +94,52 @@ def test_kolektor_sdd_labels_come_from_the_masks(sdd):
     assert load_index("kolektor_sdd", sdd.parent).root == sdd
 
 
+def test_kolektor_sdd_keeps_copies_on_one_side(sdd, caplog):
+    """As published: an item of other images, again, one of them with a crack; the numbers stay."""
+    before = load_index("kolektor_sdd", sdd)
+    assert caplog.text == ""
+    for part in range(3):
+        for ending in (".jpg", "_label.bmp"):
+            shutil.copy(sdd / f"kos01/Part{part}{ending}", sdd / f"kos50/Part{part}{ending}")
+    sides = set()
+    for seed in range(20):
+        split = {s.image: s.split for s in load_index("kolektor_sdd", sdd, seed=seed)}
+        assert len({split["kos01/Part2.jpg"], split["kos50/Part2.jpg"], "test"}) == 1
+        assert Counter(split.values()) == {"train": 7, "test": 5}
+        for part in (0, 1):
+            assert split[f"kos01/Part{part}.jpg"] == split[f"kos50/Part{part}.jpg"]
+            sides.add(split[f"kos01/Part{part}.jpg"])
+    assert sides == {"train", "test"}
+    assert (
+        "3 images are copies (kos50/Part0.jpg = kos01/Part0.jpg, kos50/Part1.jpg = kos01/Part1.jpg and" in caplog.text
+    )
+    assert before.tally()["kolektor_sdd"] == {"train_good": 8, "test_good": 2, "test_bad": 2}
+
+
+def test_kolektor_sdd_does_not_train_on_a_defect(sdd):
+    """A copy of a cracked image whose mask says that it is normal."""
+    shutil.copy(sdd / "kos01/Part2.jpg", sdd / "kos50/Part0.jpg")
+    for seed in range(5):
+        split = {s.image: s.split for s in load_index("kolektor_sdd", sdd, seed=seed)}
+        assert split["kos50/Part0.jpg"] == "test"
+
+
+def test_the_published_copies_of_kolektor_sdd():
+    """347 normal and 52 defective images, 16 of them again: the others are drawn as they were."""
+    names = [f"kos{item:02}/Part{part}.jpg" for item in range(1, 51) for part in range(8)][:399]
+    defective = {*names[5::8], "kos26/Part6.jpg", "kos01/Part6.jpg"}
+    copies = {
+        f"kos{a}/Part{part}.jpg": f"kos{b}/Part{part}.jpg" for a, b in (("26", "01"), ("34", "27")) for part in range(8)
+    }
+    samples = [Sample(name, "c", "train", int(name in defective)) for name in names]
+    plain, apart = hold_out_share(samples, 0.8, 42), hold_out_share(samples, 0.8, 42, copies)
+    split = {s.image: s.split for s in apart}
+    assert all(split[one] == split[other] for one, other in copies.items())
+    assert Counter(s.split for s in apart) == Counter(s.split for s in plain)
+    assert sum(a != b for a, b in zip(plain, apart, strict=True)) <= 2 * len(copies)
+    assert hold_out_share(samples, 0.8, 42, {}) == plain
+
+
 def test_kolektor_sdd_one_pixel_is_a_defect(sdd):
     mask = np.zeros((50, 20), np.uint8)
     mask[49, 19] = 1

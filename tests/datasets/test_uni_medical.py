@@ -86,7 +86,7 @@ def test_positions_need_equal_counts_and_no_name_in_common(tmp_path):
     assert str(truth) in fails("holds 3 masks for 2 images", root)
     (truth / "label_002.png").unlink()
     (truth / "label_001.png").rename(truth / "001.png")  # one name fits: the other must too
-    assert str(truth / "label_000.png") in fails("has no image", root)
+    assert str(truth / "label_000.png") in fails("is not named as that of 000.png", root)
 
 
 def test_prepare_makes_what_the_reader_reads(tmp_path, caplog):

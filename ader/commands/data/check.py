@@ -16,6 +16,7 @@ from ader.data.audit import audit as look_at_all
 from ader.data.census import census
 from ader.data.check import by
 from ader.data.index import Index
+from ader.data.mask_rule import settle
 from ader.data.reading import read_published
 from ader.report.renderers import rich_table
 from ader.report.tables import Column, Row, Table
@@ -68,6 +69,8 @@ def _look(config: DataConfig, console: Console, interrupted: Callable[[], None])
     index = read_published(dataset)
     report = _report_file(config, index)
     console.say(f"dataset  {index.name}\n         {index.root}\nimages   {census(index)}\n")
+    workers = decoders(config.workers)
+    rule = settle(index, "auto", index.name == dataset.name, config.paths.cache, workers, interrupted).rule
     with console.track("check files", len(index), "images") as track:
 
         def step() -> None:
@@ -79,7 +82,8 @@ def _look(config: DataConfig, console: Console, interrupted: Callable[[], None])
             dataset.counts if dataset.check_counts else None,
             whole=dataset.rest.get("categories") is None,
             image_size=config.image_size,
-            workers=decoders(config.workers),
+            workers=workers,
+            mask_rule=rule,
             step=step,
         )
     return found, report
