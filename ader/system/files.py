@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -12,11 +13,38 @@ from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
+from ader.system.errors import UserError
+
 BLOCK = 4096  # bytes
 
 #: Can only be asked for by setting it, which is not for when several threads are at work.
 UMASK = os.umask(0)
 os.umask(UMASK)
+
+
+#: What is neither a file nor a folder: opening or reading it may wait for ever.
+SPECIAL = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def check_regular(path: Path) -> None:
+    """To be called before a user's file is opened: a FIFO or a device may wait for ever, or never end.
+
+    Links are followed. What is missing, a folder or out of reach passes: opening it fails by itself.
+
+    Raises:
+        UserError: it is a FIFO, a socket or a device.
+    """
+    try:
+        kind = stat.S_IFMT(path.stat().st_mode)
+    except (OSError, ValueError):
+        return
+    if kind in SPECIAL:
+        raise UserError(f"{path} is {SPECIAL[kind]}, not a file: remove it, or put the file in its place")
 
 
 def write_atomic(path: Path, content: bytes | str | Callable[[BinaryIO], object]) -> None:
