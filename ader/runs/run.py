@@ -124,7 +124,7 @@ def build(model: PlannedModel, session: RunSession) -> tuple[Method, Loader]:
 def fit(method: Method, loader: Loader, model: PlannedModel, session: RunSession) -> tuple[TrainingCost, Checkpoint]:
     """Trains one model, or what its checkpoint leaves to do; what that cost, and where its weights are."""
     plan, options = session.plan, session.plan.config.trainer
-    file, curves = model.folder / "checkpoint.pt", TensorBoardWriter(model.folder / "tb")
+    file, curves = model.folder / "checkpoint.pt", TensorBoardWriter(model.folder / "tb", session.console.say)
     trainer = Trainer(
         device=plan.device,
         seed=plan.config.seed,
