@@ -15,8 +15,8 @@ from ader.system import dist
 class TensorBoardWriter:
     """Writes scalars; opened at the first one, so that methods without training leave no files.
 
-    In this thread and at once: TensorBoard's own writer has a thread of its own, which a full disk ends with a traceback.
-    Curves are no result, so a run goes on where they cannot be written.
+    In this thread and at once: TensorBoard's own writer has a thread, which a full disk ends with a traceback. Curves
+    are no result, so a run goes on where they cannot be written.
 
     Args:
         folder: of the event files; steps only grow within it.
