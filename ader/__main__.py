@@ -8,11 +8,13 @@ import pkgutil
 import sys
 import traceback
 from collections.abc import Sequence
+from io import TextIOWrapper
 from types import ModuleType
 
 from ader import __version__, commands
 from ader.commands._request import Request
-from ader.system.errors import UserError, suggest
+from ader.system.errors import UserError, is_utf8, suggest
+from ader.system.files import WriteError
 from ader.system.interrupt import Stopped
 from ader.system.text import clean
 
@@ -43,7 +45,11 @@ exit status: 0 done; 2 something for you to fix, said in one line; 1 anything el
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a character that the terminal lacks must not end a run
+            stream.reconfigure(errors="backslashreplace")
     try:
+        _refuse_bytes(words)
         return _dispatch(words)
     except UserError as error:
         return _fail(2, f"error: {error}")
@@ -51,11 +57,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(1, str(error))
     except KeyboardInterrupt:
         return _fail(1, "interrupted")
+    except WriteError as error:
+        return _fail(2, f"error: {error.advice}")
     except BrokenPipeError:  # the reader of our output has left, as in `ader list methods | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
         return _fail(1, f"unexpected {type(error).__name__}: {error}", traceback.format_exc())
+
+
+def _refuse_bytes(words: Sequence[str]) -> None:
+    """Names of another encoding cannot be kept in records and tables.
+
+    Raises:
+        UserError: a word, the working directory or a folder in the environment is not UTF-8.
+    """
+    folders = [value for name, value in os.environ.items() if name.startswith("ADER_")]
+    try:
+        here = os.getcwd()
+    except OSError as error:
+        raise UserError(f"the working directory is gone ({error.strerror}): go to another one") from error
+    for text in (*words, *folders, here):
+        if not is_utf8(text):
+            raise UserError(f"{text!r} is not UTF-8: rename that file or folder")
 
 
 def _fail(status: int, message: str, trace: str = "") -> int:

@@ -10,6 +10,7 @@ from ader.config.schema import DatasetOptions
 from ader.data.image_cache import CachedImages, cache_images, free_bytes, needed_bytes, open_images
 from ader.data.index import Index
 from ader.system.console import Console
+from ader.system.errors import UserError
 
 #: Bytes of the disk that an automatic cache leaves free.
 SPARE = 2 << 30
@@ -42,22 +43,28 @@ class ImageKeeper:
             check: called between images; raises where the run is to end.
 
         Raises:
-            UserError: the cache cannot be written.
+            UserError: the cache cannot be written, and was asked for (``on``).
         """
         found = self.decoded_before()
         if found is not None or not self._wanted(console):
             return found
         files = self._files()
-        with console.track("decode images", len(files), "images") as track:
-            return cache_images(
-                files,
-                self.image_size,
-                self.folder,
-                workers=workers,
-                progress=lambda done, total: track.advance(),
-                check=check,
-                waiting=lambda: console.say("another run is adding images to the cache: waiting for it"),
-            )
+        try:
+            with console.track("decode images", len(files), "images") as track:
+                return cache_images(
+                    files,
+                    self.image_size,
+                    self.folder,
+                    workers=workers,
+                    progress=lambda done, total: track.advance(),
+                    check=check,
+                    waiting=lambda: console.say("another run is adding images to the cache: waiting for it"),
+                )
+        except UserError as error:
+            if self.options.cache == "on":
+                raise
+            console.say(f"no cache {error}: every epoch decodes its images")
+            return None
 
     def decoded_before(self) -> CachedImages | None:
         """All images, if they lie in the cache and may be used."""
@@ -71,7 +78,11 @@ class ImageKeeper:
         count = len(self.index)
         if self.options.cache != "auto" or count < self.options.cache_above:
             return self.options.cache == "on"
-        needed, free = needed_bytes(count, self.image_size), free_bytes(self.folder)
+        try:
+            needed, free = needed_bytes(count, self.image_size), free_bytes(self.folder)
+        except OSError as error:
+            console.say(f"no cache {self.folder} cannot be used ({error.strerror}): every epoch decodes its images")
+            return False
         if needed + SPARE <= free:
             return True
         console.say(

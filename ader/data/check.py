@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Container
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -16,8 +16,9 @@ from PIL import Image
 from ader.data.image import BadImageError, MaskRule, open_image, read_image, read_levels
 from ader.data.index import Index, Sample
 from ader.data.mask_rule import edges
+from ader.system.contents import file_key
 from ader.system.errors import UserError, some
-from ader.system.files import write_atomic
+from ader.system.files import remove_leftovers, write_atomic
 from ader.system.parallel import threads
 
 RULES = 1  # part of the stamp: raise it when a check is added
@@ -71,7 +72,7 @@ def check_files(
 ) -> None:
     """Checks that every image and mask of an index can be used.
 
-    A successful check is remembered under ``cache/checked``; while no path, size or time of change differs,
+    A successful check is remembered under ``cache/checked``; while no path, size or time of change of a file differs,
     the next one only looks at those.
 
     Args:
@@ -87,21 +88,27 @@ def check_files(
             names the first few and the report that lists all.
     """
     before = _fingerprint(index, rule)
-    if before is not None and _stamp(cache, before).exists():
+    if before is not None and _is_there(_stamp(cache, before)):
         return
     problems = _decode_all(index, workers, progress, decoded, rule)
     if problems:
         # One report per set of samples: two runs on different parts of a dataset must not replace each other's.
         report = (cache / f"bad_files_{index.name}_{index.digest()[:8]}.txt").absolute()
-        write_atomic(report, f"{index.root}\n" + "".join(f"{problem}\n" for problem in problems))
+        try:
+            write_atomic(report, f"{index.root}\n" + "".join(f"{problem}\n" for problem in problems))
+            listed = f"full list: {report}"
+        except OSError as error:
+            listed = f"no full list: {report.parent} cannot be written, {error.strerror}"
         raise UserError(
             f"dataset {index.name!r} at {index.root}: {len(problems)} bad file{'s' * (len(problems) > 1)}: "
             f"{'; '.join(problems[:SHOWN])}{'; ...' * (len(problems) > SHOWN)}: "
-            f"fix or remove them (full list: {report})"
+            f"fix or remove them ({listed})"
         )
     # A file that changed while it was being read has not been checked.
     if before is not None and before == _fingerprint(index, rule):
-        write_atomic(_stamp(cache, before), json.dumps({"dataset": index.name, "samples": len(index)}) + "\n")
+        with suppress(OSError):  # files are checked again next time
+            remove_leftovers(_stamp(cache, before).parent, older_than=3600)
+            write_atomic(_stamp(cache, before), json.dumps({"dataset": index.name, "samples": len(index)}) + "\n")
 
 
 def problems_of(index: Index, sample: Sample, decoded: bool = False, rule: MaskRule = "any") -> list[str]:
@@ -163,14 +170,14 @@ def _decode_all(
 
 
 def _fingerprint(index: Index, rule: MaskRule) -> str | None:
-    """SHA-256 over labels, absolute paths, sizes and times of change; None when a file is missing."""
+    """SHA-256 over labels and the files' keys; None when a file is missing."""
     digest = hashlib.sha256(f"{RULES}{rule if rule != 'any' else ''}".encode())
     try:
         for sample in index:
-            files = [sample.image, *sample.masks]
-            rows = [(os.path.abspath(index.path(name)), index.path(name).stat()) for name in files]
-            row = [sample.label, *((path, stat.st_size, stat.st_mtime_ns) for path, stat in rows)]
-            digest.update(json.dumps(row).encode())
+            keys = [file_key(index.path(name)) for name in (sample.image, *sample.masks)]
+            if None in keys:
+                return None
+            digest.update(json.dumps([sample.label, *(key.hex() for key in keys if key)]).encode())
     except OSError:
         return None
     return digest.hexdigest()
@@ -178,6 +185,12 @@ def _fingerprint(index: Index, rule: MaskRule) -> str | None:
 
 def _stamp(cache: Path, fingerprint: str) -> Path:
     return cache / "checked" / f"{fingerprint}.json"
+
+
+def _is_there(stamp: Path) -> bool:
+    with suppress(OSError):  # a folder that may not be looked into
+        return stamp.exists()
+    return False
 
 
 def by(size: tuple[int, int]) -> str:

@@ -5,7 +5,7 @@ A folder ``<cache>/images/<size>-bilinear-<VERSION>-pillow-<its version>`` holds
 - ``rows.u8``: row i is what ``load_image`` gives, uint8 (3, size, size). Only ever appended to.
 - ``rows.sha256``: row i is the SHA-256 of the file that the pixels came from, 32 bytes. A row exists once it is listed
   here, which happens after its pixels are on disk. The same file in another folder or dataset is the same row.
-- ``known.sha256``: of every file that was read, 64 bytes: the SHA-256 of its path, size and time of change, and that of
+- ``known.sha256``: of every file that was read, 64 bytes: its key (``contents.file_key``), and the SHA-256 of
   its content, so that it need not be read again while nothing of it changes.
 - ``.lock``: held by the one process that appends. Readers need no lock.
 
@@ -15,7 +15,6 @@ Whatever is in those files, an image is only read from a row that is listed with
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -30,6 +29,7 @@ import numpy as np
 import PIL
 
 from ader.data.image import U8, BadImageError, load_image
+from ader.system.contents import file_key
 from ader.system.errors import UserError
 from ader.system.files import open_to_write, try_lock
 from ader.system.parallel import ahead, threads
@@ -167,7 +167,7 @@ def cache_images(
 def open_images(files: Mapping[str, Path], size: int, cache: Path) -> CachedImages | None:
     """All of these images from the cache, or None where any would need to be decoded, or looked at again.
 
-    Takes one look at each file's size and time of change; writes nothing.
+    Takes one look at each file's size and times of change; writes nothing.
     """
     return _open(_folder(cache, size), size, files)
 
@@ -305,7 +305,9 @@ def _fill(
 def _decode(path: Path, rows: _Rows) -> tuple[bytes | None, U8 | None, bytes | None]:
     """The SHA-256 of a file, its pixels unless there is a row of them, and its key; nothing where it is no image."""
     try:
-        before = _key(path)
+        before = file_key(path)
+        if before is None:  # no plain file
+            return None, None, None
         known = rows.known.get(before)
         if known in rows.row:
             return known, None, before
@@ -313,7 +315,7 @@ def _decode(path: Path, rows: _Rows) -> tuple[bytes | None, U8 | None, bytes | N
         digest = hashlib.sha256(content).digest()
         # From the very bytes that were hashed: the file may be changing, and then its key stands for neither.
         image = None if digest in rows.row else load_image(path, rows.size, content)
-        return digest, image, before if before == _key(path) else None
+        return digest, image, before if before == file_key(path) else None
     except (OSError, BadImageError):
         return None, None, None
 
@@ -322,7 +324,7 @@ def _open(folder: Path, size: int, files: Mapping[str, Path]) -> CachedImages | 
     """What earlier calls left of these very files, if it is all there."""
     try:
         known, listed = _read_known(folder), _listed(folder, size)
-        digests = [known.get(_key(path)) for path in files.values()]
+        digests = [known.get(file_key(path) or b"") for path in files.values()]
     except OSError:
         return None
     if not set(listed).issuperset(digests):
@@ -350,12 +352,6 @@ def _split(content: bytes) -> list[bytes]:
 
 def _seal(digests: list[bytes]) -> bytes:
     return hashlib.sha256(b"".join(digests)).digest()
-
-
-def _key(path: Path) -> bytes:
-    """SHA-256 over a file's absolute path, size and time of change."""
-    stat = os.stat(path)
-    return hashlib.sha256(json.dumps([os.path.abspath(path), stat.st_size, stat.st_mtime_ns]).encode()).digest()
 
 
 def _read_known(folder: Path) -> dict[bytes, bytes]:

@@ -9,6 +9,7 @@ Shapes in names: H height, W width.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,14 @@ class LabelMaps:
             found = [problem for problem in pool.map(look, (sample.image for sample in index)) if problem]
         if found:
             raise UserError(found[0] + (f" ({len(found) - 1} more like it)" if len(found) > 1 else ""))
+
+    def files(self, index: Index) -> dict[str, Path]:
+        """The map of each image that has one, by the image."""
+        found: dict[str, Path] = {}
+        for sample in index:
+            with suppress(UserError):  # a missing one is for the check
+                found[sample.image] = find_label_map(self.folder, sample.image)
+        return found
 
     def read(self, sample: Sample, size: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
         """One image's map at the size at which methods see images: (size, size), labels from 0."""

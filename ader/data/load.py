@@ -14,7 +14,7 @@ from ader.config.validate import validated
 from ader.data.counts import Row, check_counts
 from ader.data.index import TEST, TRAIN, Index
 from ader.metrics.definitions import reserved
-from ader.system.errors import UserError, suggest
+from ader.system.errors import UserError, is_utf8, suggest
 
 
 def load_index(
@@ -51,6 +51,9 @@ def load_index(
     passed = {"categories": categories} if "categories" in own else {}
     arguments = {"root": Path(os.path.abspath(Path(root).expanduser())), **passed, **options}
     index = reader(**validated(reader, arguments, "dataset"))
+    for sample in index:
+        if odd := next((name for name in (sample.image, *sample.masks) if not is_utf8(name)), None):
+            raise UserError(f"{index.path(odd)!r} has a name that is not UTF-8: rename it")
     if categories is not None:
         index = index.select(categories)
     if taken := reserved(index.categories):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -22,6 +21,7 @@ import numpy.typing as npt
 
 from ader.data.image import BadImageError, MaskLevels, MaskRule, read_levels
 from ader.data.index import Index
+from ader.system.contents import file_key
 from ader.system.files import write_atomic
 from ader.system.parallel import ahead, threads
 
@@ -144,10 +144,9 @@ def _found(index: Index, cache: Path, workers: int, step: Callable[[], object]) 
 
 
 def _fingerprint(files: Sequence[Path]) -> str:
-    """SHA-256 over absolute paths, sizes and times of change."""
+    """SHA-256 over the files' keys."""
     digest = hashlib.sha256(f"{VERSION}".encode())
     for file in files:
         with suppress(OSError):
-            stat = file.stat()
-            digest.update(json.dumps([os.path.abspath(file), stat.st_size, stat.st_mtime_ns]).encode())
+            digest.update(file_key(file) or b"")
     return digest.hexdigest()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,6 +24,13 @@ class Source(Protocol):
 
         Raises:
             UserError: something is missing or damaged.
+        """
+
+    def files(self, index: Index) -> Mapping[str, Path]:
+        """The files that are there, by a name that does not depend on where they lie: a result is of their content.
+
+        Args:
+            index: all images that the run will use.
         """
 
     def read(self, sample: Sample, size: int, rng: np.random.Generator) -> npt.NDArray[Any]:

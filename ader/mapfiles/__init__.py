@@ -25,6 +25,7 @@ from ader.mapfiles.folder import composed, describe_files, find_files
 from ader.mapfiles.formats import MapAndScore, read_file
 from ader.mapfiles.pickled import PICKLES, find_entries
 from ader.mapfiles.scores import read_rows
+from ader.system.contents import Contents
 from ader.system.errors import UserError, some
 
 __all__ = ["MapSource", "open_maps"]
@@ -70,8 +71,8 @@ class MapSource:
         return dict(self.facts)
 
 
-def open_maps(path: Path, index: Index, scores: Path | None = None) -> MapSource:
-    """Finds the map of every test image of ``index``; reads none of a folder's.
+def open_maps(path: Path, index: Index, scores: Path | None = None, contents: Contents | None = None) -> MapSource:
+    """Finds the map of every test image of ``index``; decodes none of a folder's.
 
     Args:
         path: a folder that mirrors the dataset, ``<category>/<defect>/<stem>.<ext>`` (what ``save_maps=true`` writes),
@@ -80,6 +81,7 @@ def open_maps(path: Path, index: Index, scores: Path | None = None) -> MapSource
         index: the dataset; only its test images count.
         scores: a CSV with the columns ``image`` (a path that ends in the image's own) and ``score``; its scores go
             before all others.
+        contents: looks into the files of a folder; None: without remembering what was in them.
 
     Raises:
         UserError: a map or score is missing, two could be meant, one could be meant for two images, or the pickle or
@@ -90,7 +92,7 @@ def open_maps(path: Path, index: Index, scores: Path | None = None) -> MapSource
         files = find_files(path, index)
         names = _one_each(index, files.names, files.extra, path, "map", files.expected)
         maps = {sample: partial(read_file, path / name) for sample, name in names.items()}
-        source = MapSource(path, files.extra, describe_files(path, names.values()), maps)
+        source = MapSource(path, files.extra, describe_files(path, names.values(), contents or Contents()), maps)
     elif not path.exists():
         raise UserError(f"{path} does not exist: give the folder that holds the maps, or ADEval's .pkl")
     elif path.suffix.lower() in PICKLES:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import unicodedata
 from collections import Counter, defaultdict
@@ -13,8 +12,9 @@ from typing import Any, NamedTuple
 from ader.data.index import TEST, Index, Sample
 from ader.data.listing import CLUTTER
 from ader.mapfiles.formats import READERS, unreadable
+from ader.system.contents import Contents
 from ader.system.errors import UserError
-from ader.system.files import BLOCK, glimpse
+from ader.system.files import check_regular
 
 
 class Found(NamedTuple):
@@ -80,17 +80,17 @@ def find_files(folder: Path, index: Index) -> Found:
     return Found(found, extra, expected)
 
 
-def describe_files(folder: Path, names: Iterable[str]) -> dict[str, Any]:
-    """Facts for the record about the map files ``names`` of a folder.
+def describe_files(folder: Path, names: Iterable[str], contents: Contents) -> dict[str, Any]:
+    """Facts for the record about the map files ``names`` of a folder; ``contents`` looks into them.
 
     Raises:
         UserError: one of them cannot be read.
     """
     files = set(names)
-    digest = hashlib.sha256()  # of blocks: whole files would take as long to read as their evaluation
     for name in sorted(files):
+        check_regular(folder / name)
         try:
-            digest.update(f"{composed(name)}:".encode("utf-8", "surrogateescape") + glimpse(folder / name))
+            (folder / name).open("rb").close()
         except OSError as error:
             raise unreadable(folder / name, error) from error
     endings = Counter(Path(name).suffix.lower() for name in files)
@@ -101,8 +101,8 @@ def describe_files(folder: Path, names: Iterable[str]) -> dict[str, Any]:
         "format": dict(sorted(endings.items())),
         # .tif and .tiff, which one function reads, are one kind; scores of two kinds may be on two scales
         "mixed": len({READERS[ending] for ending in endings}) > 1,
-        "sha256": digest.hexdigest(),
-        "sha256_of": f"names, sizes and up to three blocks of {BLOCK} bytes of each map file",
+        "sha256": contents.mark({composed(name): folder / name for name in files}),
+        "sha256_of": "names and contents of the map files",
     }
 
 

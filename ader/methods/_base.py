@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -232,6 +233,27 @@ class Method(nn.Module):
             arguments: the constructor's, as configured.
         """
         return {}
+
+    @classmethod
+    def files(cls, arguments: Mapping[str, Any]) -> dict[str, dict[str, Path]]:
+        """Files besides the dataset's that training depends on, by their kind and by a name that does not depend on
+        where they lie. A run whose files changed is another run.
+
+        Here: the weights of every backbone, where they are in a folder.
+
+        Args:
+            arguments: the constructor's, as configured.
+
+        Raises:
+            UserError: some are missing.
+        """
+        from ader.nets.backbone import BackboneOptions  # brings timm
+
+        parameters = inspect.signature(cls).parameters
+        values = [arguments.get(name, parameter.default) for name, parameter in parameters.items()]
+        files = [each.local_file() for each in values if isinstance(each, BackboneOptions)]
+        weights = {file.name: file for file in files if file is not None}
+        return {"weights": weights} if weights else {}
 
     @property
     def holdout(self) -> Mapping[str, float]:

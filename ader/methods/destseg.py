@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import timm
@@ -58,7 +59,7 @@ from ader.nets.backbone import Backbone, BackboneOptions
 from ader.nets.optim.decay import decay_groups
 from ader.nets.scoring.maps import full, upsample
 from ader.nets.synthesis.synthetic import Synthetic, SyntheticAnomalies
-from ader.nets.synthesis.textures import Textures
+from ader.nets.synthesis.textures import Textures, texture_files
 from ader.system import dist
 from ader.system.errors import UserError
 
@@ -139,6 +140,11 @@ class DeSTSeg(Method):
             augment_textures=False,
             rotation_probability=0.0,
         )
+
+    @classmethod
+    def files(cls, arguments: Mapping[str, Any]) -> dict[str, dict[str, Path]]:
+        textures = arguments.get("textures")
+        return super().files(arguments) | ({"textures": texture_files(textures)} if textures else {})
 
     def stages(self) -> Iterator[TrainStage]:
         total = self.steps or self.epochs

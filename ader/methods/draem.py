@@ -37,7 +37,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import ClassVar, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -60,7 +61,7 @@ from ader.methods._base import (
 from ader.nets.optim.schedules import steps_at
 from ader.nets.scoring.maps import full, full_precision, pooled_maximum
 from ader.nets.synthesis.synthetic import Synthetic, SyntheticAnomalies
-from ader.nets.synthesis.textures import Textures
+from ader.nets.synthesis.textures import Textures, texture_files
 from ader.system.errors import UserError
 
 #: The segmenter halves the image five times.
@@ -148,6 +149,11 @@ class DRAEM(Method):
         self.normalize = Standardize() if normalize == "imagenet" else nn.Identity()
         self.reconstructor = Reconstructor(reconstruction_width)
         self.segmenter = Segmenter(discriminator_width)
+
+    @classmethod
+    def files(cls, arguments: Mapping[str, Any]) -> dict[str, dict[str, Path]]:
+        textures = arguments.get("textures")
+        return super().files(arguments) | ({"textures": texture_files(textures)} if textures else {})
 
     def stages(self) -> Iterator[TrainStage]:
         networks = [self.reconstructor, self.segmenter]

@@ -172,6 +172,27 @@ class SegAD(Ensemble):
             return {}
         return {LABELS: LabelMaps(Path(segments).expanduser())}
 
+    @classmethod
+    def files(cls, arguments: Mapping[str, Any]) -> dict[str, dict[str, Path]]:
+        """Those of the parts that are trained here, the weights of the others, and a label map of all images."""
+        given = {name: value.default for name, value in inspect.signature(cls).parameters.items()} | dict(arguments)
+        options, runs, segments = given["options"] or {}, given["runs"] or {}, given["segments"]
+        common = {name: given[name] for name in ("epochs", "backbone", "image_size")}
+        found: dict[str, dict[str, Path]] = {}
+        for name in (*given["detectors"], given["classifier"]):
+            if name in runs:
+                model = finished_part(name, runs[name], given["image_size"])
+                own = {"finished runs": {f"{name}/{model.part}": model.trained.checkpoint(model.part)}}
+            elif name is not None:
+                own = option_class(name).files(part_arguments(name, options.get(name, {}), **common))
+            else:
+                own = {}
+            for kind, files in own.items():
+                found.setdefault(kind, {}).update(files)
+        if segments is not None and not GRID.fullmatch(segments) and Path(segments).expanduser().is_file():
+            found["label maps"] = {Path(segments).name: Path(segments).expanduser()}
+        return found
+
     @property
     def trained(self) -> dict[str, Method]:
         methods = {name: each for name, each in self.detectors.items() if name not in self.finished}

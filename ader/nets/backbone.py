@@ -45,6 +45,15 @@ class BackboneOptions:
     pretrained: bool = True
     weights: str | None = None
 
+    def local_file(self) -> Path | None:
+        """The file with the pretrained weights, if a folder has one."""
+        given = self.weights or os.environ.get("ADER_WEIGHTS")
+        if not given or not self.pretrained or not self.name:
+            return None
+        folder = Path(given).expanduser()
+        files = [folder / f"{self.name}{ending}" for ending in (".safetensors", ".pth")]
+        return next((file for file in files if file.is_file()), None)
+
 
 class Normalize(nn.Module):
     """RGB in [0, 1] to what a pretrained network was trained on: (image - mean) / std, per channel.
@@ -157,10 +166,7 @@ def _create(options: BackboneOptions, arguments: Mapping[str, Any]) -> tuple[Any
     if not options.pretrained:
         net = _build(options.name, arguments, pretrained=False)
         return net, {"name": options.name, "source": "random", "sha256": None}
-    given = options.weights or os.environ.get("ADER_WEIGHTS")
-    folder = Path(given).expanduser() if given else None
-    files = [folder / f"{options.name}{ending}" for ending in (".safetensors", ".pth")] if folder else []
-    file = next((file for file in files if file.is_file()), None)
+    file = options.local_file()
     if file is not None:
         return _load(options.name, arguments, file), {"name": options.name, "source": str(file), "sha256": sha256(file)}
     try:
@@ -169,6 +175,7 @@ def _create(options: BackboneOptions, arguments: Mapping[str, Any]) -> tuple[Any
     except UserError:
         raise
     except Exception as error:  # timm and the hub raise many kinds for "no network" and "no such file"
+        folder = options.weights or os.environ.get("ADER_WEIGHTS")
         raise UserError(
             f"weights {options.name!r} are not in the weights folder ({folder or 'none given'}) and could "
             f"not be downloaded ({type(error).__name__}): put {options.name}.safetensors or .pth there and give "

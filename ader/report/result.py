@@ -17,7 +17,7 @@ from ader.report.tables import Table
 from ader.results import record
 from ader.results.schema import Masks, Record
 from ader.system.console import Console, duration
-from ader.system.errors import some
+from ader.system.errors import UserError, some
 
 #: What one must know of a kind of evaluation to read its numbers.
 KINDS = {
@@ -44,17 +44,26 @@ def result_tables(folder: Path) -> list[Table]:
     """A result's tables: the title is the first one's, the notes are the last one's.
 
     Raises:
-        UserError: its record is damaged.
+        UserError: its record or a table is damaged.
     """
     result = record.read(folder)
     assert result is not None
     frame, bounds, counts = (record.read_table(folder / f"{name}.csv") for name in ("metrics", "bounds", "counts"))
-    worse = worse_than_chance(frame, counts)
-    frame.loc["chance"] = chance(counts)
-    tables = category_tables(frame, bounds, result, worse)
-    if result.by_defect:
-        tables.append(defect_table(record.read_table(folder / "defects.csv")))
-    return [*tables[:-1], replace(tables[-1], notes=tuple(_footnotes(frame, bounds, counts, result, worse)))]
+    try:
+        if record.rows(frame) != result.rows:
+            raise ValueError("metrics.csv says otherwise")
+        worse = worse_than_chance(frame, counts)
+        frame.loc["chance"] = chance(counts)
+        tables = category_tables(frame, bounds, result, worse)
+        if result.by_defect:
+            tables.append(defect_table(record.read_table(folder / "defects.csv")))
+        return [*tables[:-1], replace(tables[-1], notes=tuple(_footnotes(frame, bounds, counts, result, worse)))]
+    except UserError:
+        raise
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"the tables in {folder} do not fit its record ({error}): ader eval {folder} makes a run's tables again"
+        ) from error
 
 
 def _footnotes(

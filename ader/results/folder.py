@@ -2,45 +2,59 @@
 
 from __future__ import annotations
 
-import fcntl
+import errno
+import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ader.results.identity import canonical
+from ader.system.contents import Contents
 from ader.system.errors import UserError, some
-from ader.system.files import remove_leftovers, write_atomic
+from ader.system.files import check_regular, remove_leftovers, try_lock, write_atomic
+
+#: What a disk says that knows no locks (NFS without its daemon, Lustre, some FUSE).
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
+
+
+#: Of a fingerprint: what is compared by what is in files, not as values.
+OF_FILES = ("index", "data", "contents")
 
 
 @contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path) -> Iterator[bool]:
     """Holds the folder for this process; the lock vanishes with the process, however it ends.
 
     A folder that bad input (``UserError``) left without anything to come back to is removed again.
 
+    Yields:
+        Whether the disk knows locks; else nothing keeps another run out (some network disks).
+
     Raises:
         UserError: another run holds it, or the folder cannot be written.
     """
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    except OSError as error:
-        raise UserError(
-            f"results folder {folder} cannot be written ({error.strerror}): give paths.results=FOLDER"
-        ) from error
-    with lock:
+    missing = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
+    with ExitStack() as held:
+        locks = True
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            folder.mkdir(parents=True, exist_ok=True)
+            if (lock := try_lock(folder / ".lock")) is None:
+                raise UserError(f"another run is at work in {folder}: wait for it, or give run=NAME")
+            held.enter_context(lock)
         except OSError as error:
-            raise UserError(f"another run is at work in {folder}: wait for it, or give run=NAME") from error
+            if error.errno not in NO_LOCKS:
+                why = error.strerror or type(error).__name__
+                raise UserError(
+                    f"results folder {folder} cannot be written ({why}): give paths.results=FOLDER"
+                ) from error
+            locks = False
         remove_leftovers(folder)
         try:
-            yield
+            yield locks
         except UserError:
             _undo(folder, missing)
             raise
@@ -48,38 +62,71 @@ def exclusive(folder: Path) -> Iterator[None]:
 
 def _undo(folder: Path, missing: list[Path]) -> None:
     """Removes a folder that this run made and that holds no work, with the parents that it made."""
-    if folder in missing and {path.name for path in folder.iterdir()} <= {".lock", "config.yaml", "run.log"}:
-        shutil.rmtree(folder)
-        for parent in missing[1:]:
-            if any(parent.iterdir()):
-                return
-            parent.rmdir()
+    with suppress(OSError):  # another run may be starting in it
+        if folder in missing and {path.name for path in folder.iterdir()} <= {".lock", "config.yaml", "run.log"}:
+            shutil.rmtree(folder)
+            for parent in missing[1:]:
+                parent.rmdir()
 
 
-def claim(folder: Path, config: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> None:
+def claim(
+    folder: Path, config: Mapping[str, Any], fingerprint: Mapping[str, Any], contents: Contents | None = None
+) -> None:
     """Marks the folder as this configuration's, or checks that it is.
 
+    Args:
+        folder: of the results.
+        config: the whole configuration.
+        fingerprint: see ``ader.results.identity.RunId``.
+        contents: knows, perhaps, which files changed.
+
     Raises:
-        UserError: the folder belongs to another configuration; the message names what differs.
+        UserError: the folder belongs to another configuration, or to files that were changed; the message names what
+            differs.
     """
     owner = folder / "config.yaml"
-    if owner.exists():
-        differing = differences(owner_of(folder), fingerprint)
-        if differing:
-            raise UserError(
-                f"{folder} holds a run with other values of {some(differing, 3)}: give run=NAME to keep both, or "
-                "force=true to replace it"
-            )
+    if os.path.lexists(owner):
+        theirs = owner_of(folder)
+        choice = "give run=NAME to keep both, or force=true to replace it"
+        if differing := differences(theirs, fingerprint):
+            raise UserError(f"{folder} holds a run with other values of {some(differing, 3)}: {choice}")
+        if moved := moved_files(theirs, fingerprint, contents or Contents()):
+            raise UserError(f"{folder} holds a run with other data: {moved}: {choice}")
         return
     text = yaml.safe_dump({**_plain(config), "fingerprint": _plain(fingerprint)}, sort_keys=False, allow_unicode=True)
     write_atomic(owner, text)
 
 
+def moved_files(theirs: Mapping[str, Any], mine: Mapping[str, Any], contents: Contents) -> str:
+    """Says which files are not what they were, in one clause; nothing where all are.
+
+    Kinds of files that only one of both depends on are not compared.
+
+    Args:
+        theirs: the fingerprint of a folder.
+        mine: the fingerprint of what is to be done.
+        contents: knows, perhaps, which files changed.
+    """
+    before, now = theirs.get("data"), mine.get("data")
+    if before != now:
+        if "index" not in theirs and before == mine.get("index"):
+            return "it is of an earlier version of ader, which did not look into images and masks"
+        if theirs.get("index", mine.get("index")) != mine.get("index"):
+            return "the list of images and masks, or their labels, changed since"
+        return f"images or masks changed since{contents.changed(str(before), str(now))}"
+    kinds = theirs.get("contents")
+    kinds = kinds if isinstance(kinds, Mapping) else {}
+    for kind, mark in mine.get("contents", {}).items():
+        if kinds.get(kind, mark) != mark:
+            return f"{kind} changed since{contents.changed(str(kinds[kind]), mark)}"
+    return ""
+
+
 def differences(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
-    """The keys whose values differ, each with both."""
+    """The keys whose values differ, each with both; what is known of files is compared by ``moved_files``."""
     return [
         f"{key} ({_brief(theirs.get(key))} there, {_brief(mine.get(key))} here)"
-        for key in sorted({*theirs, *mine})
+        for key in sorted({*map(str, theirs), *mine} - {*OF_FILES})
         if key not in theirs or key not in mine or canonical(theirs[key]) != canonical(mine[key])
     ]
 
@@ -91,10 +138,11 @@ def owner_of(folder: Path) -> dict[str, Any]:
         UserError: its ``config.yaml`` does not say.
     """
     file = folder / "config.yaml"
+    check_regular(file)
     try:
         config = yaml.safe_load(file.read_text(encoding="utf-8"))
         return dict(config["fingerprint"])
-    except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError) as error:
+    except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"{file} is not a run's configuration: give run=NAME to keep it, or force=true to replace it"
         ) from error

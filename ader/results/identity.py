@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,14 +18,12 @@ from typing import Any
 from ader.config.keys import RECIPE, find
 from ader.config.schema import Composition, Config, RunConfig, ScoreConfig
 from ader.data.index import Index
+from ader.system.console import Console
+from ader.system.contents import Contents
 from ader.system.errors import UserError
-from ader.system.files import glimpse
 
 #: Keys that the folder's name begins with.
 IN_NAME = {"seed", "trainer.epochs"}
-
-#: Keys that came after the first results: left out while they have their default, so that those stay found.
-LATER = {"metric.mask_rule"}
 
 LONGEST = 160  # characters, all ASCII; file systems allow 255 bytes
 
@@ -36,7 +35,8 @@ class RunId:
     Attributes:
         label: the dataset's, as in paths and tables.
         folder: of the results.
-        fingerprint: what must be equal for two runs to be the same run: the recipe and the data.
+        fingerprint: what must be equal for two runs to be the same run: the recipe; ``index``, a checksum of names and
+            labels; ``data``, one of those and of what is in the files; ``contents``, one for each kind of other files.
     """
 
     label: str
@@ -44,26 +44,30 @@ class RunId:
     fingerprint: Mapping[str, Any]
 
 
-def identify(config: RunConfig | ScoreConfig, index: Index, **more: str) -> RunId:
+def identify(config: RunConfig | ScoreConfig, index: Index, **contents: str) -> RunId:
     """``<results>/<dataset>/<setting>/<method>/<run>``, and whose folder that is.
 
     Args:
         config: the configuration.
         index: all samples.
-        more: what else decides the result, as checksums.
+        contents: marks of files besides the dataset's that decide the result, by their kind.
 
     Raises:
         UserError: ``run`` or ``dataset.label`` cannot name a folder.
     """
     choices = config.composition.choices
-    data = content(index) if is_anonymous(config, index) else index.digest()
+    data = content(index, contents_of(config))
     label = dataset_label(config, index, data)
     name = run_name(config.composition, type(config)) if config.run is None else check_name("run", config.run)
     folder = config.paths.results / label / choices["setting"] / choices["method"] / name
-    defaults = recipe(config.composition.defaults, type(config))
-    decides = recipe(config.values, type(config))
-    kept = {key: value for key, value in decides.items() if key not in LATER or defaults.get(key) != value}
-    return RunId(label, folder, {**kept, "data": data, **more})
+    known = {"index": index.digest(), "data": data, "contents": contents}
+    return RunId(label, folder, {**recipe(config.values, type(config)), **known})
+
+
+def contents_of(config: RunConfig | ScoreConfig) -> Contents:
+    """Looks into files, remembers in ``paths.cache`` what is in them, and shows progress."""
+    first = os.environ.get("RANK", "0") == "0"  # of several processes
+    return Contents(config.paths.cache, Console(quiet=not first))
 
 
 def check_name(key: str, name: object) -> str:
@@ -92,19 +96,11 @@ def dataset_label(config: RunConfig | ScoreConfig, index: Index, data: str) -> s
     return config.composition.choices["dataset"]
 
 
-def content(index: Index) -> str:
-    """SHA-256 over an index and, of every file, the size and three blocks: names alone do not tell two folders apart.
-
-    Files are not read whole, so that starting a run stays quick; another picture differs in its middle.
-    """
-    digest = hashlib.sha256(index.digest().encode())
-    files = {name for sample in index for name in (sample.image, *sample.masks)}
-    for name in sorted(files):
-        try:
-            digest.update(f"{name}:".encode() + glimpse(index.path(name)))
-        except OSError as error:
-            raise UserError(f"{index.path(name)} cannot be read ({error.strerror}): fix or remove it") from error
-    return digest.hexdigest()
+def content(index: Index, contents: Contents) -> str:
+    """SHA-256 over an index and all that is in its files: a corrected mask makes other data. What cannot be read counts
+    as that: the check of files says so."""
+    names = {name for sample in index for name in (sample.image, *sample.masks)}
+    return contents.mark({name: index.path(name) for name in names}, index.digest())
 
 
 def flatten(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

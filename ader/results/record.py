@@ -11,18 +11,32 @@ from typing import Any, NamedTuple, NoReturn
 
 import pandas as pd
 from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
+from ader.data.image import Interpolation
+from ader.data.sizes import Size
 from ader.results.schema import SCHEMA, ModelRecord, Record, plain
 from ader.results.upgrade import OLDEST, upgrade
 from ader.system.errors import UserError
-from ader.system.files import replace_together
+from ader.system.files import check_regular, replace_together
 
 FILE = "record.json"
+
+
+class SizesOf(TypedDict):
+    """How maps and masks were compared, in a record's configuration."""
+
+    size: Size
+    map_interpolation: Interpolation
+    mask_interpolation: Interpolation
+
 
 #: Columns of a table that name its rows.
 ROW_NAMES = ("category", "defect")
 
 RECORD = TypeAdapter(Record)
+#: What is read of its configuration.
+METRIC = TypeAdapter(dict[str, dict[str, SizesOf]])
 MODEL = TypeAdapter(ModelRecord)
 
 
@@ -53,6 +67,7 @@ def read(folder: Path) -> Record | None:
         UserError: it is damaged, or of a newer version; the message names the key and the file.
     """
     file = folder / FILE
+    check_regular(file)
     if not file.exists():
         return None
     try:
@@ -70,11 +85,15 @@ def read(folder: Path) -> Record | None:
             "or give run=NAME"
         )
     try:
-        return RECORD.validate_json(json.dumps(upgrade(found)), strict=True)
+        result = RECORD.validate_json(json.dumps(upgrade(found)), strict=True)
+        METRIC.validate_python({"config": {"metric": result.config.get("metric")}})
     except RecursionError as error:
         raise UserError(f"{file} is nested too deep to be a record: delete it and run again") from error
     except ValidationError as error:
         raise UserError(f"{file}: {fault(error)}: restore the file, or delete it and run again") from error
+    if "method" not in result.choices:
+        raise UserError(f"{file}: choices.method is missing: restore the file, or delete it and run again")
+    return result
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -146,8 +165,19 @@ def as_csv(table: pd.DataFrame) -> str:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """What ``as_csv`` made."""
-    texts = pd.read_csv(path, dtype=str, keep_default_na=False)  # "001" and "NA" are names, too
-    names = [name for name in ROW_NAMES if name in texts]
-    table: pd.DataFrame = texts.set_index(names).replace("", "nan").astype(float)
+    """What ``as_csv`` made.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    check_regular(path)
+    try:
+        texts = pd.read_csv(path, dtype=str, keep_default_na=False)  # "001" and "NA" are names, too
+        names = [name for name in ROW_NAMES if name in texts]
+        table: pd.DataFrame = texts.set_index(names).replace("", "nan").astype(float)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        what = error.strerror if isinstance(error, OSError) else "it is damaged"
+        raise UserError(
+            f"{path} cannot be read ({what}): ader eval {path.parent} makes a run's tables again"
+        ) from error
     return table

@@ -27,11 +27,19 @@ class Trained:
     def home(self) -> Path:
         """The folder of the run that trained the model."""
         origin = self.record.evaluated_from
-        return Path(os.path.realpath(self.folder / (origin.run if origin else ".")))
+        return _real(self.folder / (origin.run if origin else "."))
 
     def checkpoint(self, name: str) -> Path:
-        """The file with a model's weights."""
-        return Path(os.path.realpath(self.folder / self.record.models[name].checkpoint.file))
+        """The file with a model's weights.
+
+        Raises:
+            UserError: the record knows no such model.
+        """
+        if name not in self.record.models:
+            raise UserError(
+                f"{self.folder / FILE} has no model {name!r}: restore the file, or train again (force=true)"
+            )
+        return _real(self.folder / self.record.models[name].checkpoint.file)
 
     def is_at(self, folder: Path) -> bool:
         """Whether ``folder`` is that of the run that trained the model."""
@@ -55,3 +63,15 @@ def open_run(path: Path) -> Trained:
     if result.source is not None:
         raise UserError(f"{path} holds scored maps and no model: give ader score {result.source.path} again")
     return Trained(folder, result)
+
+
+def _real(path: Path) -> Path:
+    """Without links.
+
+    Raises:
+        UserError: a record names what can be no path.
+    """
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError as error:
+        raise UserError(f"{str(path)!r} is no path ({error}): restore the record, or train again") from error

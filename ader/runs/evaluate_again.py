@@ -14,8 +14,8 @@ from ader.config.schema import RunConfig
 from ader.methods._base import Method
 from ader.report.result import show
 from ader.results import record
-from ader.results.folder import differences, owner_of
-from ader.results.identity import flatten, recipe
+from ader.results.folder import differences, moved_files, owner_of
+from ader.results.identity import contents_of, flatten, recipe
 from ader.results.schema import EvaluatedFrom
 from ader.results.trained import Trained
 from ader.runs.facts import announce, describe, device_line, write_result
@@ -47,7 +47,7 @@ def evaluate(trained: Trained, config: RunConfig) -> Path:
         Stopped: as for ``ader.runs.run.run``.
     """
     with Interrupt().listening() as interrupt, interrupt.during("before predicting"):
-        plan = make_plan(config)
+        plan = make_plan(config, trained=True)
         dist.on_main(lambda: check_run(trained, plan))
         with working_on(plan, interrupt, config.force and not trained.is_at(plan.folder)) as session:
             announce(session, f"model    {trained.home}", device_line(plan))
@@ -137,9 +137,11 @@ def check_run(trained: Trained, plan: RunPlan) -> None:
     Raises:
         UserError: they are not, or it may not.
     """
-    if plan.id.fingerprint["data"] != trained.record.data_hash:
+    theirs = owner_of(trained.home) if trained.home.is_dir() else dict[str, Any]()
+    theirs["data"] = trained.record.data_hash
+    if moved := moved_files(theirs, plan.id.fingerprint, contents_of(plan.config)):
         raise UserError(
-            f"the data at {plan.index.root} is not what {trained.folder} was evaluated on: undo its changes, set "
+            f"the data at {plan.index.root} is not what {trained.folder} was evaluated on: {moved}: undo that, set "
             "dataset.root, or train again"
         )
     for model in plan.models:

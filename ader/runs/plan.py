@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ from ader.data.sizes import Sizes
 from ader.data.sources import Source
 from ader.methods._base import Method, find_class, recipe_arguments
 from ader.metrics import Evaluator
-from ader.results.identity import RunId, identify, is_anonymous
+from ader.results.identity import RunId, contents_of, identify, is_anonymous
 from ader.results.schema import Record
 from ader.settings import ModelSplit, apply
 from ader.system import dist
+from ader.system.contents import Contents
 from ader.system.device import resolve_device
 
 
@@ -129,8 +130,12 @@ class RunPlan(Plan):
     models: tuple[PlannedModel, ...]
 
 
-def make_plan(config: RunConfig) -> RunPlan:
+def make_plan(config: RunConfig, trained: bool = False) -> RunPlan:
     """Reads the dataset, applies the setting, and checks the method for every model.
+
+    Args:
+        config: the configuration.
+        trained: the models are: what training alone would read does not matter.
 
     Raises:
         UserError: bad input.
@@ -142,7 +147,8 @@ def make_plan(config: RunConfig) -> RunPlan:
     method_class = find_class(config.method.name)
     arguments = recipe_arguments(method_class, config.image_size, config.method.rest)
     index, splits = apply(published, config.seed, config.setting.name, config.setting.rest)
-    run_id = identify(config, published)
+    with dist.main_first():  # files are read once
+        run_id = identify(config, published)
 
     def planned(split: ModelSplit) -> PlannedModel:
         training = split.index.where(lambda sample: sample.split != TEST)
@@ -150,11 +156,33 @@ def make_plan(config: RunConfig) -> RunPlan:
         folder = run_id.folder if len(splits) == 1 else run_id.folder / "parts" / split.name
         return PlannedModel(split, method_class, fitting, folder)
 
+    models = tuple(planned(split) for split in splits)
+    with dist.main_first():
+        contents = other_files(models, index, contents_of(config), trained=trained)
     return RunPlan(
         config=config,
         index=index,
-        id=run_id,
+        id=replace(run_id, fingerprint={**run_id.fingerprint, "contents": contents}),
         device=device,
         outputs=Outputs(config.save_maps, config.metric.by_defect),
-        models=tuple(planned(split) for split in splits),
+        models=models,
     )
+
+
+def other_files(models: Sequence[PlannedModel], index: Index, contents: Contents, *, trained: bool) -> dict[str, str]:
+    """Marks of the files besides the dataset's that decide a result, by their kind.
+
+    Args:
+        models: what is trained, or evaluated.
+        index: all samples.
+        contents: looks into files.
+        trained: the models are, so that only what is needed to test them counts.
+    """
+    found: dict[str, dict[str, Path]] = {}
+    for model in models:
+        if not trained:
+            for kind, files in model.method_class.files(model.arguments).items():
+                found.setdefault(kind, {}).update(files)
+    for name, source in models[0].inputs.items():  # all models ask for the same
+        found[name] = dict(source.files(index))
+    return {kind: contents.mark(files) for kind, files in found.items()}

@@ -10,10 +10,11 @@ import torch
 from ader.config.schema import RunConfig
 from ader.data.caching import ImageKeeper
 from ader.data.check import check_files
+from ader.data.index import TEST
 from ader.methods._base import Method
 from ader.metrics import Evaluator
 from ader.report.result import show
-from ader.results.record import MODEL
+from ader.results.record import MODEL, digest
 from ader.results.schema import SCHEMA, Checkpoint, ModelRecord, PredictionCost, StageCost, TrainingCost, plain
 from ader.runs.facts import announce, describe, device_line, write_result
 from ader.runs.inference import predict
@@ -21,7 +22,7 @@ from ader.runs.plan import Outputs, PlannedModel, RunPlan, make_plan
 from ader.runs.session import Session, working_on
 from ader.system import dist
 from ader.system.errors import UserError
-from ader.system.files import sha256, write_atomic
+from ader.system.files import check_regular, sha256, write_atomic
 from ader.system.interrupt import Interrupt
 from ader.system.memory import peak_memory, reset_peak
 from ader.system.randomness import derive_seed, seed_all
@@ -138,7 +139,7 @@ def build(model: PlannedModel, session: RunSession) -> tuple[Method, Loader]:
 def fit(method: Method, loader: Loader, model: PlannedModel, session: RunSession) -> tuple[TrainingCost, Checkpoint]:
     """Trains one model, or what its checkpoint leaves to do; what that cost, and where its weights are."""
     plan, options = session.plan, session.plan.config.trainer
-    file, curves = model.folder / "checkpoint.pt", TensorBoardWriter(model.folder / "tb")
+    file, curves = model.folder / "checkpoint.pt", TensorBoardWriter(model.folder / "tb", session.console.say)
     trainer = Trainer(
         device=plan.device,
         seed=plan.config.seed,
@@ -149,6 +150,7 @@ def fit(method: Method, loader: Loader, model: PlannedModel, session: RunSession
         compile=options.compile,
         channels_last=options.channels_last,
         checkpoint=file,
+        owner=owner_of(model, plan),
         checkpoint_seconds=60 * options.checkpoint_minutes,
         console=session.console,
         scalar=curves.add,
@@ -165,8 +167,8 @@ def fit(method: Method, loader: Loader, model: PlannedModel, session: RunSession
         processes=dist.world(),
         cached=session.cached is not None,
     )
-    digest = sha256(file) if dist.is_main() else ""  # only that process has the file, and writes the record
-    return cost, Checkpoint(file=os.path.relpath(file, plan.folder), sha256=digest)
+    checksum = sha256(file) if dist.is_main() else ""  # only that process has the file, and writes the record
+    return cost, Checkpoint(file=os.path.relpath(file, plan.folder), sha256=checksum)
 
 
 def test(method: Method, loader: Loader, session: RunSession) -> tuple[Evaluator, PredictionCost, dict[str, float]]:
@@ -182,13 +184,30 @@ def test(method: Method, loader: Loader, session: RunSession) -> tuple[Evaluator
 def recall(model: PlannedModel, session: RunSession) -> bool:
     """Adds what an interrupted run of several models has kept of this one; whether there was anything."""
     file = model.folder / "evaluation.pt"
-    saved = torch.load(file, map_location="cpu", weights_only=True) if file.exists() else None
-    if saved is None or saved.get("schema") != SCHEMA or Outputs(**saved["outputs"]) != session.outputs:
+    check_regular(file)
+    if not file.exists():
         return False
-    evaluator = Evaluator.from_state_dict(saved["evaluator"], device=session.plan.device)
-    session.add_model(model.name, MODEL.validate_python(saved["model"]), evaluator, saved["scores"])
+    try:
+        saved = torch.load(file, map_location="cpu", weights_only=True)
+        if (saved["schema"], saved["owner"]) != (SCHEMA, owner_of(model, session.plan)):
+            raise ValueError("it is of another model, run or version")
+        if Outputs(**saved["outputs"]) != session.outputs:
+            return False
+        evaluator = Evaluator.from_state_dict(saved["evaluator"], device=session.plan.device)
+        before, scores = MODEL.validate_python(saved["model"]), saved["scores"]
+        if scores.keys() != {sample.image for sample in model.split.index.split(TEST)}:
+            raise ValueError("it is of other images")
+    except Exception as error:  # a damaged file raises anything
+        session.console.say(f"{model.name}: {file} cannot be used ({type(error).__name__}): tested again")
+        return False
+    session.add_model(model.name, before, evaluator, scores)
     session.console.say(f"{model.name}: done before")
     return True
+
+
+def owner_of(model: PlannedModel, plan: RunPlan) -> str:
+    """What files of a model say of where they belong."""
+    return f"{digest(plan.id.fingerprint)}/{model.name}"
 
 
 def keep(model: PlannedModel, session: RunSession, evaluator: Evaluator, scores: dict[str, float]) -> None:
@@ -196,6 +215,7 @@ def keep(model: PlannedModel, session: RunSession, evaluator: Evaluator, scores:
     if len(session.plan.models) > 1 and dist.is_main():
         state = {
             "schema": SCHEMA,
+            "owner": owner_of(model, session.plan),
             "evaluator": evaluator.state_dict(),
             "model": plain(session.models[model.name]),
             "scores": scores,

@@ -22,7 +22,7 @@ from ader.data.sizes import Sizes
 from ader.mapfiles import MapSource, open_maps
 from ader.report.result import show
 from ader.results import schema
-from ader.results.identity import check_name, identify
+from ader.results.identity import check_name, contents_of, identify
 from ader.results.schema import ReadingCost
 from ader.runs.facts import announce, write_result
 from ader.runs.observe import observe
@@ -99,9 +99,9 @@ def make_plan(config: ScoreConfig, maps: Path) -> ScorePlan:
     choices = {**config.composition.choices, "setting": "maps", "method": name}
     config = replace(config, composition=replace(config.composition, choices=choices))
     index = read_index(config.dataset)
-    source = open_maps(maps, index, None if config.scores is None else Path(config.scores))
+    source = open_maps(maps, index, None if config.scores is None else Path(config.scores), contents_of(config))
     facts = source.describe()
-    content = {"maps": facts["sha256"]} | ({"scores": facts["scores"]["sha256"]} if "scores" in facts else {})
+    content = {"maps": facts["sha256"], "scores": facts["scores"]["sha256"] if "scores" in facts else "none"}
     return ScorePlan(
         config=config,
         index=index,

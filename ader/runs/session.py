@@ -15,6 +15,7 @@ from ader.data.sizes import Sizes
 from ader.metrics import Evaluator
 from ader.results import folder as workspace
 from ader.results import record
+from ader.results.identity import contents_of
 from ader.results.schema import ModelRecord, Record
 from ader.runs.plan import Outputs, Plan
 from ader.system import dist
@@ -118,11 +119,14 @@ def working_on(plan: P, interrupt: Interrupt, force: bool) -> Iterator[Session[P
     """
     with ExitStack() as stack:
         if dist.is_main():
-            stack.enter_context(workspace.exclusive(plan.folder))
+            locked = stack.enter_context(workspace.exclusive(plan.folder))
             if force:
                 workspace.clear(plan.folder)
-            workspace.claim(plan.folder, plan.config.composition.values, plan.id.fingerprint)
+            contents = contents_of(plan.config)
+            workspace.claim(plan.folder, plan.config.composition.values, plan.id.fingerprint, contents)
         dist.barrier()
         console = stack.enter_context(Console(plan.folder / "run.log", quiet=not dist.is_main()))
         stack.enter_context(console.keeping_errors())
+        if dist.is_main() and not locked:
+            console.say(f"no locks on the disk of {plan.folder}: take care that no other run works there")
         yield Session(plan=plan, interrupt=interrupt, console=console, earlier=record.read(plan.folder))

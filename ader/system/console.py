@@ -6,7 +6,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from ader.system.errors import UserError
+from ader.system.files import WriteError, check_regular
 from ader.system.interrupt import Stopped
 from ader.system.text import clean
 
@@ -36,23 +37,33 @@ class Console:
         self.rich = RichConsole(highlight=False, soft_wrap=True)
         self._log = None
         if log is not None and not quiet:
-            log.parent.mkdir(parents=True, exist_ok=True)
-            self._log = log.open("a", encoding="utf-8", buffering=1)
+            check_regular(log)
+            try:
+                log.parent.mkdir(parents=True, exist_ok=True)
+                self._log = log.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
+            except OSError as error:
+                raise UserError(f"{log} cannot be written ({error.strerror}): remove what is in its place") from error
 
     def say(self, text: str | Text) -> None:
         """One or more lines; what would control a terminal is spelled out. A ``Text`` has colors on a terminal that
         shows some."""
         if self.quiet:
             return
-        self.rich.print(text if isinstance(text, Text) else clean(text), markup=False, emoji=False)
-        sys.stdout.flush()  # a pipe's reader, or a killed run's, must not miss it
         self.note(str(text))
+        try:
+            self.rich.print(text if isinstance(text, Text) else clean(text), markup=False, emoji=False)
+            sys.stdout.flush()  # a pipe's reader, or a killed run's, must not miss it
+        except BrokenPipeError:
+            raise
+        except OSError as error:  # it goes to a file on a full disk
+            raise WriteError(error.errno, error.strerror, "standard output") from error
 
     def note(self, text: str) -> None:
         """To the log file only."""
         if self._log is not None:
             stamp = datetime.now().strftime("%Y-%m-%d %H:%M:%S")
-            self._log.writelines(f"{stamp}  {line}\n" for line in clean(text).splitlines())
+            with suppress(OSError):  # what is said of a full disk must get to the terminal all the same
+                self._log.writelines(f"{stamp}  {line}\n" for line in clean(text).splitlines())
 
     @contextmanager
     def track(self, name: str, total: int, unit: str, done: int = 0) -> Iterator[Track]:
@@ -83,6 +94,9 @@ class Console:
         except KeyboardInterrupt:
             self.note("ended: interrupted")
             raise
+        except WriteError as error:
+            self.note(f"ended: {error.advice}")
+            raise UserError(error.advice) from error
         except Exception as error:
             self.note(traceback.format_exc())
             what = (str(error).strip() or "no message").splitlines()[0]
@@ -94,7 +108,8 @@ class Console:
     def close(self) -> None:
         """Closes the log file."""
         if self._log is not None:
-            self._log.close()
+            with suppress(OSError):
+                self._log.close()
             self._log = None
 
     def __enter__(self) -> Console:

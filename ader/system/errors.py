@@ -30,3 +30,8 @@ def some(items: Iterable[str], most: int = 5) -> str:
     listed = list(items)
     rest = len(listed) - most
     return ", ".join(listed[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a name that the system gave is text: bytes of another encoding come as lone surrogates."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)

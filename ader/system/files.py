@@ -2,21 +2,68 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
+import shutil
+import stat
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-BLOCK = 4096  # bytes
+from ader.system.errors import UserError
+
+
+class WriteError(OSError):
+    """A file that the disk does not take: it is full, over a quota, read-only or failing; ``filename`` is its path."""
+
+    @property
+    def advice(self) -> str:
+        """One line: which file, why, how much room there is, what to do."""
+        try:
+            folder = next((path for path in Path(self.filename).absolute().parents if path.exists()), Path("/"))
+            room = f"; {shutil.disk_usage(folder).free / 2**20:,.0f} MiB are free there"
+        except OSError:
+            room = ""
+        return (
+            f"{self.filename} cannot be written ({self.strerror}{room}): make room or change permissions there, and "
+            "give the same command again"
+        )
+
 
 #: Can only be asked for by setting it, which is not for when several threads are at work.
 UMASK = os.umask(0)
 os.umask(UMASK)
+
+
+#: What is neither a file nor a folder: opening or reading it may wait for ever.
+SPECIAL = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def check_regular(path: Path) -> None:
+    """To be called before a user's file is opened: a FIFO or a device may wait for ever, or never end.
+
+    Links are followed. What is missing, a folder or out of reach passes: opening it fails by itself.
+
+    Raises:
+        UserError: it is a FIFO, a socket or a device.
+    """
+    try:
+        kind = stat.S_IFMT(path.stat().st_mode)
+    except (OSError, ValueError):
+        return
+    if kind in SPECIAL:
+        raise UserError(f"{path} is {SPECIAL[kind]}, not a file: remove it, or put the file in its place")
 
 
 def write_atomic(path: Path, content: bytes | str | Callable[[BinaryIO], object]) -> None:
@@ -24,13 +71,17 @@ def write_atomic(path: Path, content: bytes | str | Callable[[BinaryIO], object]
 
     The content goes to a temporary file in the same folder, is forced to disk and then renamed over ``path``.
     ``content`` may be a function that writes to the open binary file (for large payloads).
+
+    Raises:
+        WriteError: the disk is full, or refuses for another reason; the old file is as it was.
     """
     temporary = _temporary(path, content)
     try:
-        os.replace(temporary, path)
+        with _naming(path):
+            os.replace(temporary, path)
+            _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
 
 
 def replace_together(folder: Path, contents: Mapping[str, str]) -> None:
@@ -38,31 +89,41 @@ def replace_together(folder: Path, contents: Mapping[str, str]) -> None:
 
     A reader, or a crash at any moment, sees all old files, all new ones, or no last one. All content is on disk before
     the first old file goes, so that only renaming lies between old and new.
+
+    Raises:
+        WriteError: as ``write_atomic``.
     """
     temporaries: dict[str, Path] = {}
     try:
         for name, content in contents.items():
             temporaries[name] = _temporary(folder / name, content)
-        (folder / list(contents)[-1]).unlink(missing_ok=True)
+        with _naming(folder / list(contents)[-1]):
+            (folder / list(contents)[-1]).unlink(missing_ok=True)
         for name, temporary in temporaries.items():
-            _sync_folder(folder)  # in this order on disk as well
-            os.replace(temporary, folder / name)
+            with _naming(folder / name):
+                _sync_folder(folder)  # in this order on disk as well
+                os.replace(temporary, folder / name)
+        with _naming(folder):
+            _sync_folder(folder)
     finally:
         for temporary in temporaries.values():
             temporary.unlink(missing_ok=True)
-    _sync_folder(folder)
 
 
 def _temporary(path: Path, content: bytes | str | Callable[[BinaryIO], object]) -> Path:
     """A file beside ``path`` with that content, forced to disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    with _naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # the name is cut: with what is added to it, it must not be longer than file systems allow
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:50]}.", suffix=".tmp")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        file = os.fdopen(descriptor, "wb")
+        heard = _Heard(file)
+        with _naming(path, heard), file:
             if callable(content):
-                content(file)
+                content(heard)  # type: ignore[arg-type]
             else:
-                file.write(content.encode() if isinstance(content, str) else content)
+                file.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~UMASK)  # mkstemp makes files private; results are to be shared
@@ -72,6 +133,36 @@ def _temporary(path: Path, content: bytes | str | Callable[[BinaryIO], object]) 
     return Path(temporary)
 
 
+class _Heard:
+    """A file to write to that keeps the disk's error: torch's writer replaces it by one without a reason."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
+@contextmanager
+def _naming(path: Path, heard: _Heard | None = None) -> Iterator[None]:
+    """The disk's refusals as ``WriteError``, with the name of the file that was to be there."""
+    try:
+        yield
+    except Exception as error:
+        reason = heard.error if heard and heard.error else error
+        if not isinstance(reason, OSError) or isinstance(reason, WriteError) or reason.errno is None:
+            raise
+        raise WriteError(reason.errno, reason.strerror, str(path)) from error
+
+
 def _sync_folder(folder: Path) -> None:
     """Makes the rename itself durable (POSIX; elsewhere folders cannot be opened)."""
     if os.name != "posix":
@@ -79,6 +170,9 @@ def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network disks know it for files only
+            raise
     finally:
         os.close(descriptor)
 
@@ -109,10 +203,17 @@ def try_lock(path: Path) -> FileIO | None:
     return None
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Deletes temporary files that a killed writer left in ``folder`` and below."""
+def remove_leftovers(folder: Path, older_than: float = 0.0) -> None:
+    """Deletes temporary files that a killed writer left in ``folder`` and below.
+
+    Args:
+        folder: searched.
+        older_than: seconds; where others may be writing.
+    """
     for path in folder.rglob(".*.tmp"):
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # another's, or gone
+            if time.time() - path.lstat().st_mtime >= older_than:
+                path.unlink()
 
 
 def sha256(file: Path) -> str:
@@ -122,17 +223,3 @@ def sha256(file: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def glimpse(file: Path) -> bytes:
-    """A file's size, and a block of its beginning, its middle and its end.
-
-    Tells files apart that were not made to look alike, without reading them whole.
-    """
-    with file.open("rb") as stream:
-        size = stream.seek(0, os.SEEK_END)
-        parts = [str(size).encode()]
-        for place in sorted({0, size // 2, max(0, size - BLOCK)}):
-            stream.seek(place)
-            parts.append(stream.read(BLOCK))
-    return b"".join(parts)

@@ -12,7 +12,7 @@ import torch
 from ader.methods._base import Method
 from ader.system import dist
 from ader.system.errors import UserError
-from ader.system.files import write_atomic
+from ader.system.files import check_regular, write_atomic
 from ader.system.randomness import random_states, restore_random
 from ader.training.optimization import Optimization
 
@@ -43,19 +43,22 @@ class Checkpoint:
     Args:
         path: of the file; None keeps nothing.
         device: of the random streams.
+        owner: whose training it is, such as a run's checksum and a model's name; None is not compared.
     """
 
-    def __init__(self, path: Path | None, device: torch.device) -> None:
-        self.path, self.device = path, device
+    def __init__(self, path: Path | None, device: torch.device, owner: str | None = None) -> None:
+        self.path, self.device, self.owner = path, device, owner
 
     def load(self) -> dict[str, Any] | None:
         """What the file holds, on the CPU; None where there is none. Nothing in it is executed.
 
         Raises:
-            UserError: it is damaged, of another version, or of another number of processes in the midst of a stage.
+            UserError: it is damaged, of another version or run, or, in the midst of a stage, of another number of
+                processes.
         """
         if self.path is None or not self.path.exists():
             return None
+        check_regular(self.path)
         try:
             saved: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
             state = TrainState(**saved["progress"])
@@ -63,12 +66,28 @@ class Checkpoint:
             raise UserError(
                 f"{self.path} is damaged or of another version ({type(error).__name__}): delete it to train again"
             ) from error
+        if self.owner is not None and saved.get("owner", self.owner) != self.owner:
+            raise UserError(f"{self.path} is of another run or model: put the right file there, or delete it")
         if state.step and len(saved["local"]) != dist.world():
             raise UserError(
                 f"{self.path} was written by {len(saved['local'])} processes and cannot be resumed by "
                 f"{dist.world()}: start as many again, or delete it to train again"
             )
         return saved
+
+    def put_back(self, method: Method, saved: Mapping[str, Any]) -> None:
+        """Gives a method the weights that were saved.
+
+        Raises:
+            UserError: they are another method's.
+        """
+        try:
+            method.load_state_dict(saved["method"])
+        except (RuntimeError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{self.path} does not hold the weights of this {type(method).__name__}: put the right file there, or "
+                "delete it to train again"
+            ) from error
 
     def save(self, method: Method, state: TrainState, optimization: Optimization | None = None) -> None:
         """Writes the file; every process must call it.
@@ -89,6 +108,7 @@ class Checkpoint:
         locals_ = dist.gather_objects(local)
         if dist.is_main():
             content = {
+                "owner": self.owner,
                 "progress": vars(state),
                 "method": method.state_dict(),
                 "optimization": optimization.state_dict() if optimization else None,

@@ -51,6 +51,7 @@ class Trainer:
         compile: whether the modules that train go through ``torch.compile`` while they do.
         channels_last: whether weights and images are kept with the channels last in memory.
         checkpoint: file to write and to resume from; None keeps nothing.
+        owner: whose training the file must be of, if that is to be compared.
         checkpoint_seconds: time between two checkpoints.
         console: for progress.
         scalar: called with (tag, value, step) for TensorBoard.
@@ -66,13 +67,14 @@ class Trainer:
     compile: bool = False
     channels_last: bool = False
     checkpoint: Path | None = None
+    owner: str | None = None
     checkpoint_seconds: float = 300.0
     console: Console = field(default_factory=lambda: Console(quiet=True))
     scalar: Callable[[str, float, int], None] = lambda tag, value, step: None
     interrupt: Interrupt = field(default_factory=Interrupt)
 
     def __post_init__(self) -> None:
-        self.file = Checkpoint(self.checkpoint, self.device)
+        self.file = Checkpoint(self.checkpoint, self.device, self.owner)
 
     def fit(self, method: Method, data: TrainingData) -> TrainState:
         """Walks all stages, or what a checkpoint leaves to do; the method ends in evaluation mode.
@@ -86,7 +88,7 @@ class Trainer:
         state = TrainState(**saved["progress"]) if saved else TrainState()
         if saved:
             self.console.say("training done before" if state.finished else f"resuming from {self.checkpoint}")
-            method.load_state_dict(saved["method"])
+            self.file.put_back(method, saved)
         if not state.finished:
             if self.compile:
                 check_compile(self.device)
@@ -110,7 +112,7 @@ class Trainer:
         if saved is None or not saved["progress"]["finished"]:
             raise UserError(f"{self.checkpoint} is not of a finished training: finish the run first")
         self.console.say("training done before")
-        method.load_state_dict(saved["method"])
+        self.file.put_back(method, saved)
         method.eval()
 
     def place(self, method: Method) -> None:
@@ -193,8 +195,8 @@ class Trainer:
         fewest = _check_division(stage, order)
         if order.images_per_epoch < stage.batch_size:
             self.console.say(
-                f"{stage.name}: a batch of {stage.batch_size} is more than the training images ({order.images_per_epoch}): "
-                "each step has all of them"
+                f"{stage.name}: a batch of {stage.batch_size} is more than the training images "
+                f"({order.images_per_epoch}): each step has all of them"
             )
         optimization = Optimization(stage, self.device, ema=self.ema, accumulate=self.accumulate)
         if resumed and state.step:

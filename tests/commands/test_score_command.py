@@ -103,7 +103,7 @@ def test_a_file_of_scores_is_part_of_the_result(bench, maps, capsys):
     assert score(bench, maps) == 0
     capsys.readouterr()
     assert score(bench, maps, f"scores={file}") == 2
-    assert "holds a run with other values of scores" in capsys.readouterr().err
+    assert "holds a run with other data: scores changed since" in capsys.readouterr().err
     assert score(bench, maps, f"scores={file}", "run=given") == 0
     (table,) = bench.root.rglob("given/metrics.csv")
     assert read_table(table).loc["bottle", "image_auroc"] == pytest.approx(roc_auc_score(labels, scores))
@@ -186,7 +186,9 @@ def test_the_same_again(bench, maps, capsys):
     file = maps / "cable" / "good" / "000.npy"
     np.save(file, np.load(file) + 1)
     assert score(bench, maps) == 2
-    assert "holds a run with other values of maps" in capsys.readouterr().err
+    assert (
+        "holds a run with other data: maps changed since (1 file, e.g. cable/good/000.npy)" in capsys.readouterr().err
+    )
     assert score(bench, maps, "force=true") == 0
     assert not (record.parent / "defects.csv").exists()
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import socket
+from pathlib import Path
 
 import pytest
 
 from ader.results import folder as workspace
 from ader.system import files
 from ader.system.errors import UserError
-from ader.system.files import remove_leftovers, replace_together, write_atomic
+from ader.system.files import check_regular, remove_leftovers, replace_together, write_atomic
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -107,3 +109,22 @@ def test_a_folder_keeps_its_owner(tmp_path):
             workspace.claim(tmp_path, {}, {**odd, key: value})
     with pytest.raises(UserError, match="other values of more"):
         workspace.claim(tmp_path, {}, {**odd, "more": None})
+
+
+def test_only_files_are_opened(tmp_path, monkeypatch):
+    fifo, link = tmp_path / "fifo", tmp_path / "link"
+    os.mkfifo(fifo)
+    link.symlink_to(fifo)
+    for path in (fifo, link):
+        with pytest.raises(UserError, match=f"{path} is a FIFO, not a file: "):
+            check_regular(path)
+    with pytest.raises(UserError, match="is a device, not a file: "):
+        check_regular(Path("/dev/zero"))
+    with socket.socket(socket.AF_UNIX) as listener:
+        monkeypatch.chdir(tmp_path)  # the names of sockets are short
+        listener.bind("socket")
+        with pytest.raises(UserError, match="is a socket, not a file: "):
+            check_regular(tmp_path / "socket")
+    (tmp_path / "file").write_text("content")
+    for path in (tmp_path / "file", tmp_path, tmp_path / "missing", tmp_path / ("x" * 300), Path("null\0")):
+        check_regular(path)

@@ -311,11 +311,13 @@ def _packages() -> _Packages:
         packages = _Packages(importlib.import_module("cv2"), importlib.import_module("pycocotools.mask"))
     except ImportError as error:
         raise UserError(
-            f"COCO-AD's masks are made with opencv-python-headless and pycocotools ({error}): pip install 'ader-bench[coco]'"
+            f"COCO-AD's masks are made with opencv-python-headless and pycocotools ({error}): "
+            "pip install 'ader-bench[coco]'"
         ) from error
     version = packages.cv2.__version__
     if tuple(map(int, version.split(".")[:2])) < OPENCV:
         raise UserError(
-            f"OpenCV {version} fills polygons beyond their boundary, which 4.11 fixed: pip install -U 'ader-bench[coco]'"
+            f"OpenCV {version} fills polygons beyond their boundary, which 4.11 fixed: "
+            "pip install -U 'ader-bench[coco]'"
         )
     return packages

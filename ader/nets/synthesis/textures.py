@@ -7,7 +7,6 @@ Shapes in names: B textures, C channels, H height, W width, S pixels of a side, 
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from pathlib import Path
@@ -20,8 +19,8 @@ from torch import Tensor, nn
 from ader.data.image import load_image
 from ader.data.listing import KINDS, SUFFIXES, relative
 from ader.nets.synthesis.draws import integers, uniform, uniform_between
+from ader.system.contents import Contents
 from ader.system.errors import UserError
-from ader.system.files import glimpse
 from ader.system.parallel import threads
 
 
@@ -40,8 +39,7 @@ class Textures(nn.Module):
 
     Attributes:
         warning: what to tell readers of results, or None.
-        provenance: of a folder: its name, path, number of images, and a checksum of names, sizes and samples of the
-            contents.
+        provenance: of a folder: its name, path, number of images, and a checksum of names and contents.
     """
 
     def __init__(self, folder: str | None, size: int) -> None:
@@ -53,22 +51,12 @@ class Textures(nn.Module):
         self._images: Tensor | None = None
         self._files: list[Path] = []
         if folder:
-            root = Path(folder).expanduser()
-            if not root.is_dir():
-                raise UserError(f"method.textures={str(root)!r} is not a folder: give a folder of images, or null")
-            files = [each for each in root.rglob("*") if each.suffix.lower() in SUFFIXES and each.name[0] != "."]
-            if not files:
-                raise UserError(
-                    f"method.textures={str(root)!r} holds no images ({KINDS}): give another folder, or null"
-                )
-            self._files = sorted(files, key=lambda file: relative(file, root))  # seeds choose among them by number
-            digest = hashlib.sha256()
-            for file in self._files:
-                digest.update(f"{relative(file, root)}:".encode("utf-8", "surrogateescape") + glimpse(file))
+            files = texture_files(folder)
+            self._files = list(files.values())
             self.provenance: dict[str, Any] = {
-                "name": f"textures ({len(self._files)} images)",
-                "source": str(root),
-                "sha256": digest.hexdigest(),
+                "name": f"textures ({len(files)} images)",
+                "source": str(Path(folder).expanduser()),
+                "sha256": Contents().mark(files),
             }
 
     def draw(self, seed_B: Tensor, purpose: str, device: torch.device | None = None) -> Tensor:
@@ -82,6 +70,21 @@ class Textures(nn.Module):
         if device.type == "cuda":
             image_BCHW = image_BCHW.pin_memory()  # else the copy would wait for the device
         return image_BCHW.to(device, non_blocking=True).float() / 255
+
+
+def texture_files(folder: str) -> dict[str, Path]:
+    """The images of a folder by their path in it, in the order in which seeds choose among them.
+
+    Raises:
+        UserError: there is no such folder, or no image in it.
+    """
+    root = Path(folder).expanduser()
+    if not root.is_dir():
+        raise UserError(f"method.textures={str(root)!r} is not a folder: give a folder of images, or null")
+    files = [each for each in root.rglob("*") if each.suffix.lower() in SUFFIXES and each.name[0] != "."]
+    if not files:
+        raise UserError(f"method.textures={str(root)!r} holds no images ({KINDS}): give another folder, or null")
+    return dict(sorted((relative(file, root), file) for file in files))
 
 
 def procedural(seed_B: Tensor, purpose: str, size: int, device: torch.device) -> Tensor:
