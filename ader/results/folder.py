@@ -13,7 +13,7 @@ import yaml
 
 from ader.results.identity import canonical
 from ader.system.errors import UserError, some
-from ader.system.files import remove_leftovers, write_atomic
+from ader.system.files import keep_from_children, remove_leftovers, write_atomic
 
 
 @contextmanager
@@ -34,6 +34,7 @@ def exclusive(folder: Path) -> Iterator[None]:
             f"results folder {folder} cannot be written ({error.strerror}): give paths.results=FOLDER"
         ) from error
     with lock:
+        keep_from_children(lock)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

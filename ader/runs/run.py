@@ -25,6 +25,7 @@ from ader.system.files import sha256, write_atomic
 from ader.system.interrupt import Interrupt
 from ader.system.memory import peak_memory, reset_peak
 from ader.system.randomness import derive_seed, seed_all
+from ader.training.checkpoint import same_processes
 from ader.training.loader import Loader, hold_out
 from ader.training.tensorboard import TensorBoardWriter
 from ader.training.trainer import Trainer
@@ -148,7 +149,7 @@ def fit(method: Method, loader: Loader, model: PlannedModel, session: RunSession
     cost = TrainingCost(
         stages={name: StageCost.of(seconds, state.images[name]) for name, seconds in state.seconds.items()},
         memory_bytes=peak_memory(plan.device),
-        processes=dist.world(),
+        processes=state.processes or dist.world(),
         cached=session.cached is not None,
     )
     digest = sha256(file) if dist.is_main() else ""  # only that process has the file, and writes the record
@@ -171,8 +172,10 @@ def recall(model: PlannedModel, session: RunSession) -> bool:
     saved = torch.load(file, map_location="cpu", weights_only=True) if file.exists() else None
     if saved is None or saved.get("schema") != SCHEMA or Outputs(**saved["outputs"]) != session.outputs:
         return False
+    trained = MODEL.validate_python(saved["model"])
+    same_processes(trained.training.processes, file)
     evaluator = Evaluator.from_state_dict(saved["evaluator"], device=session.plan.device)
-    session.add_model(model.name, MODEL.validate_python(saved["model"]), evaluator, saved["scores"])
+    session.add_model(model.name, trained, evaluator, saved["scores"])
     session.console.say(f"{model.name}: done before")
     return True
 

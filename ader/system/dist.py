@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
 from ader.system.errors import UserError
+from ader.system.parallel import die_with
 
 _store: Any = None  # the key-value store through which the processes met
 
@@ -24,6 +25,8 @@ def start(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if launched() and not td.is_initialized():
+        if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun, killed, would leave its processes to themselves
+            die_with(os.getppid())
         _store, number, count = next(rendezvous("env://"))
         backend = "nccl" if device.type == "cuda" else "gloo"
         td.init_process_group(backend, store=_store, rank=number, world_size=count, timeout=timedelta(hours=2))

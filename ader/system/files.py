@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Any, BinaryIO
+from weakref import WeakSet
 
 BLOCK = 4096  # bytes
 
@@ -88,6 +89,25 @@ def open_to_write(path: Path) -> FileIO:
     return FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+")
 
 
+_own: WeakSet[IO[Any]] = WeakSet()
+
+
+def keep_from_children(lock: IO[Any]) -> None:
+    """Closes the file in each process that is forked from now on.
+
+    A lock belongs to all who have the file open: a child that outlives its parent would go on holding it.
+    """
+    _own.add(lock)
+
+
+def _close_in_child() -> None:
+    for lock in list(_own):
+        lock.close()
+
+
+os.register_at_fork(after_in_child=_close_in_child)
+
+
 def try_lock(path: Path) -> FileIO | None:
     """Holds a file, which is made where it is missing, until it is closed or the process ends.
 
@@ -103,6 +123,7 @@ def try_lock(path: Path) -> FileIO | None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(lock.fileno()), os.stat(path)):
                 on_failure.pop_all()
+                keep_from_children(lock)
                 return lock
         except (BlockingIOError, FileNotFoundError):
             pass

@@ -1,4 +1,4 @@
-"""Signals that end a run: at once where nothing is lost, at a step's end where a checkpoint can be written."""
+"""Signals that end a run: at once where nothing is lost, between two steps where a checkpoint can be written."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+#: The terminal's end (SIGHUP) is one of them: a run that goes on without it is started with ``nohup``, which ignores it.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
 
 class Stopped(RuntimeError):
     """A run that ends early for a reason worth one clear line; exit status 1."""
 
 
 class Interrupt:
-    """Takes SIGTERM and SIGINT.
+    """Takes SIGTERM, SIGINT and SIGHUP.
 
     A signal raises ``Stopped`` where it arrives, except inside ``patiently``, where it is only noted and the code
     asks (``name``, ``check``) when it suits. A second signal raises KeyboardInterrupt in any case.
@@ -34,8 +37,9 @@ class Interrupt:
 
     @contextmanager
     def listening(self) -> Iterator[Interrupt]:
-        """Takes the signals over for the duration."""
-        before = {number: signal.signal(number, self._take) for number in (signal.SIGTERM, signal.SIGINT)}
+        """Takes the signals over for the duration, except those that this process was started to ignore."""
+        heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, self._take) for number in heard}
         try:
             yield self
         finally:
