@@ -10,36 +10,34 @@ processes at once, and through one of its other processes, in turn. Then the com
 - leave nothing: no temporary file, no process, nothing in /dev/shm.
 
 Exit status 1: something of that was not so. All but the runs of two processes are forked from this process, which has
-imported everything: a kill in the first seconds would only hit imports.
+imported everything: a kill in the first seconds would only hit imports. Give OMP_NUM_THREADS=1.
 """
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import os
+import pkgutil
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
 
-os.environ.update({name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")})
+import torch
 
-import argparse  # noqa: E402
-import importlib  # noqa: E402
-import pkgutil  # noqa: E402
-import random  # noqa: E402
-import shutil  # noqa: E402
-import signal  # noqa: E402
-import socket  # noqa: E402
-import subprocess  # noqa: E402
-import sys  # noqa: E402
-import tempfile  # noqa: E402
-import time  # noqa: E402
-from collections.abc import Callable, Iterator, Sequence  # noqa: E402
-from dataclasses import dataclass, field  # noqa: E402
-from pathlib import Path  # noqa: E402
-
-import torch  # noqa: E402
-
-import ader  # noqa: E402
-from ader.__main__ import main as command_line  # noqa: E402
-from ader.config.options import options  # noqa: E402
-from ader.testing.toy import write_mvtec  # noqa: E402
+import ader
+from ader.__main__ import main as command_line
+from ader.config.options import options
+from ader.testing.toy import write_mvtec
 
 WAYS = ("main", "all", "other")
 COMPARED = {".csv", ".npy", ".png", ".pt"}
@@ -140,10 +138,8 @@ class Process:
             way = "main"
         chosen = {"main": [self.number], "all": [self.number, *others], "other": others and [rng.choice(others)]}[way]
         for number in chosen:
-            try:
+            with suppress(ProcessLookupError):
                 os.kill(number, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
         return way
 
 
@@ -184,7 +180,11 @@ def kinds(data: Path) -> list[Kind]:
         Kind("a model per category", run("method=rd", "setting=single_class")),
         Kind("image cache", run("method=patchcore", "dataset.cache=on")),
         Kind("maps saved", run("method=patchcore", "save_maps=true", "metric.by_defect=true")),
-        Kind("eval", lambda folder: ["eval", trained(folder), "metric.by_defect=true", "save_maps=true"], [run("method=rd")]),
+        Kind(
+            "eval",
+            lambda folder: ["eval", trained(folder), "metric.by_defect=true", "save_maps=true"],
+            [run("method=rd")],
+        ),
         Kind(
             "score",
             lambda folder: [
@@ -343,8 +343,8 @@ HEAD = """# Kills
 
 Made by `scripts/torture.py` (seed {seed}). Every kind of run, killed at a random moment (SIGKILL) as its main process,
 as all of its processes at once, or through one of its others (decoding workers; torchrun's), and given again at once.
-Equal: it ended with status 0, and tables, scores, maps and weights were those of an undisturbed run, bit for bit. Faults
-are differences, refused starts, and processes, temporary files and shared memory that were left.
+Equal: it ended with status 0, and tables, scores, maps and weights were those of an undisturbed run, bit for bit.
+Faults are differences, refused starts, and processes, temporary files and shared memory that were left.
 
 | run | seconds undisturbed | main process | all processes | another process | equal | faults |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: |

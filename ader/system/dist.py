@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -53,6 +56,14 @@ def speaks() -> bool:
         return bool(_store.add("ader/failed", 1) == 1)
     except RuntimeError:  # the store went with another process
         return False
+
+
+def tell_launcher(message: str) -> None:
+    """Has torchrun, whose words are the last, give the reason. Its exit status is 1 whatever ours was."""
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if file:
+        told = {"message": message, "extraInfo": {"timestamp": str(int(time.time()))}}
+        Path(file).write_text(json.dumps({"message": told}), encoding="utf-8")
 
 
 def rank() -> int:

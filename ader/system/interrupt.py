@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-#: The terminal's end (SIGHUP) is one of them: a run that goes on without it is started with ``nohup``, which ignores it.
+#: Also the terminal's end, SIGHUP: who wants a run to go on without it starts it with ``nohup``, which ignores it.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -87,5 +89,16 @@ class Interrupt:
         if self.name is not None:
             raise KeyboardInterrupt
         self.name = signal.Signals(number).name
+        if number == signal.SIGHUP:
+            _leave_terminal()
         if self._prompt:
             self.stop()
+
+
+def _leave_terminal() -> None:
+    """Drops what is printed from now on, if the terminal is gone: an error there would come before the checkpoint."""
+    for stream in (1, 2):
+        if stat.S_ISCHR(os.fstat(stream).st_mode) and not os.isatty(stream):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream)
+            os.close(nowhere)

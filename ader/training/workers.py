@@ -229,9 +229,8 @@ def _written(value: Any) -> tuple[int, list[int]]:
 
 
 def _without_name() -> Any:
-    if sys.platform == "linux":
-        return open(os.memfd_create("batch"), "w+b", buffering=0)
-    return tempfile.TemporaryFile(buffering=0)
+    linux = hasattr(os, "memfd_create")
+    return open(os.memfd_create("batch"), "w+b", buffering=0) if linux else tempfile.TemporaryFile(buffering=0)
 
 
 def _read(descriptor: int, sizes: list[int]) -> Any:

@@ -166,7 +166,8 @@ def test_a_finished_model_of_other_processes_is_not_mixed_with_others(bench, cap
 
 
 def _start(bench: Bench, *words: str, results: str = "results") -> subprocess.Popen:
-    environment = {**os.environ, "PYTHONPATH": str(PLUGIN), "OMP_NUM_THREADS": "1"}
+    more = {"PYTHONPATH": os.pathsep.join([str(PLUGIN), *sys.path]), "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
+    environment = {**os.environ, **more}
     command = [sys.executable, "-m", "ader", *bench.words(*words, results=results)]
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -203,7 +204,11 @@ def test_a_signal_to_the_whole_group_leaves_workers_to_the_run(bench):
         process = _start(bench, *words)
         _wait_for(bench.root / "results", process, "events*")
         os.killpg(process.pid, number)
-        _, error = process.communicate(timeout=60)
+        try:
+            _, error = process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGABRT)  # says where it hangs
+            raise AssertionError(process.communicate()[1]) from None
         assert process.returncode == 1, error
         assert error.count("\n") == 1, error
         assert f"stopped by {number.name} at step" in error

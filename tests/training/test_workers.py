@@ -22,7 +22,7 @@ from ader.system.interrupt import Stopped
 from ader.training import workers as module
 from ader.training.workers import in_workers
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="local functions are not pickled on Linux only")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere local functions would be pickled")
 
 
 def _arrays(number):
@@ -91,8 +91,11 @@ def test_a_result_that_cannot_be_sent_is_an_error():
 @pytest.mark.parametrize(
     ("end", "text"),
     [
-        (lambda: os.kill(os.getpid(), signal.SIGKILL), "was killed by SIGKILL, as the system does where memory runs out"),
-        (lambda: os.kill(os.getpid(), signal.SIGBUS), "was killed by SIGBUS: run"),
+        (
+            lambda: os.kill(os.getpid(), signal.SIGKILL),
+            "was killed by SIGKILL, as the system does where memory runs out",
+        ),
+        (lambda: os.kill(os.getpid(), signal.SIGUSR1), "was killed by SIGUSR1: run"),
         (lambda: os._exit(3), "ended with status 3: run the same command again"),
     ],
 )
