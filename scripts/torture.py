@@ -293,9 +293,12 @@ def once(kind: Kind, folder: Path, way: str, moment: float, rng: random.Random, 
     way = first.kill(way, rng)
     where = f"{way} killed after {moment:.2f} of {outcome.seconds:.2f} s"
     status = first.wait(60)
+    if status == 0:  # in the instant before
+        shutil.rmtree(folder)
+        return None
     if status is None or (way != "other" and status != -signal.SIGKILL):
         outcome.faults.append(f"{where}: status {status} after a minute")
-    elif status not in (0, 1, -signal.SIGKILL):
+    elif status not in (1, -signal.SIGKILL):
         outcome.faults.append(f"{where}: status {status}: {first.log.read_text()[-300:]}")
     second = Process(kind, words, folder / "log2")
     status = second.wait(SECONDS)

@@ -14,7 +14,7 @@ from PIL import Image
 from ader.data.image import BadImageError, open_image, read_image, read_mask
 from ader.data.index import Index, Sample
 from ader.system.errors import UserError, some
-from ader.system.files import write_atomic
+from ader.system.files import remove_leftovers, write_atomic
 from ader.system.parallel import threads
 
 RULES = 1  # part of the stamp: raise it when a check is added
@@ -89,6 +89,7 @@ def check_files(
         )
     # A file that changed while it was being read has not been checked.
     if before is not None and before == _fingerprint(index):
+        remove_leftovers(cache / "checked", older=3600)
         write_atomic(_stamp(cache, before), json.dumps({"dataset": index.name, "samples": len(index)}) + "\n")
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import shutil
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -130,10 +132,48 @@ def try_lock(path: Path) -> FileIO | None:
     return None
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Deletes temporary files that a killed writer left in ``folder`` and below."""
+def remove_leftovers(folder: Path, older: float = 0.0) -> None:
+    """Deletes temporary files that a killed writer left in ``folder`` and below.
+
+    Args:
+        folder: one's own, unless ``older`` spares what others may be writing.
+        older: seconds; younger ones stay.
+    """
     for path in folder.rglob(".*.tmp"):
-        path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # others may be at it
+            if path.stat().st_mtime <= time.time() - older:
+                path.unlink()
+
+
+@contextmanager
+def half_made(folder: Path) -> Iterator[Path]:
+    """A new folder beside ``folder``, for what will be renamed to it; what is left of it goes at the end.
+
+    Those of processes that were killed are removed first: a living one holds a lock on its own.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for left in folder.parent.glob(f".{folder.name}.*.tmp"):
+        with suppress(OSError), _locked_folder(left):
+            shutil.rmtree(left)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, temporary, ignore_errors=True)
+        with suppress(OSError):  # a disk without locks: then no one can tell that it is left
+            stack.enter_context(_locked_folder(temporary))
+        yield temporary
+
+
+@contextmanager
+def _locked_folder(folder: Path) -> Iterator[None]:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def sha256(file: Path) -> str:
