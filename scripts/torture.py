@@ -78,6 +78,7 @@ class Outcome:
     seconds: float
     kills: dict[str, int] = field(default_factory=lambda: dict.fromkeys(WAYS, 0))
     equal: int = 0
+    alone: int = 0  # times that it had no other process, from the moment on
     faults: list[str] = field(default_factory=list)
 
 
@@ -131,16 +132,26 @@ class Process:
         except OSError:
             return False
 
-    def kill(self, way: str, rng: random.Random) -> str:
-        """Kills it in this way, or as a whole where it has no other process; which it was."""
-        others = [number for number in self.processes() if number != self.number]
-        if way == "other" and not others:
-            way = "main"
+    def others(self) -> list[int]:
+        """Its processes but the first."""
+        return [number for number in self.processes() if number != self.number]
+
+    def meet(self, seconds: float) -> bool:
+        """Waits for it to have others; whether it has."""
+        until = time.monotonic() + seconds
+        while not self.others():
+            if _session(self.number) is None or time.monotonic() > until:
+                return False
+            time.sleep(0.01)
+        return True
+
+    def kill(self, way: str, rng: random.Random) -> None:
+        """Kills it in this way."""
+        others = self.others()
         chosen = {"main": [self.number], "all": [self.number, *others], "other": others and [rng.choice(others)]}[way]
         for number in chosen:
             with suppress(ProcessLookupError):
                 os.kill(number, signal.SIGKILL)
-        return way
 
 
 def _running() -> Iterator[int]:
@@ -243,11 +254,15 @@ def torture(kind: Kind, folder: Path, kills: int, rng: random.Random) -> Outcome
     whole = folder / "whole"
     seconds = undisturbed(kind, whole)
     outcome = Outcome(kind.name, seconds)
+    way: str | None
     number = tries = 0
     while number < kills and not outcome.faults:
         tries += 1
         broken = folder / f"broken{tries}"
-        way = once(kind, broken, WAYS[number % len(WAYS)], rng.uniform(0, seconds * 0.9**tries), rng, outcome)
+        way = WAYS[number % len(WAYS)]
+        if outcome.alone > 3:  # a kind of run without workers
+            way = way.replace("other", "main")
+        way = once(kind, broken, way, rng.uniform(0, seconds * 0.9**tries), rng, outcome)
         if way is None:  # it was over before
             if tries > kills + 20:
                 outcome.faults.append("it was always over before it was to be killed")
@@ -290,7 +305,12 @@ def once(kind: Kind, folder: Path, way: str, moment: float, rng: random.Random, 
     if first.wait(moment) is not None:
         shutil.rmtree(folder)
         return None
-    way = first.kill(way, rng)
+    if way == "other" and not first.meet(SECONDS):
+        first.wait(SECONDS)
+        outcome.alone += 1
+        shutil.rmtree(folder)
+        return None
+    first.kill(way, rng)
     where = f"{way} killed after {moment:.2f} of {outcome.seconds:.2f} s"
     status = first.wait(60)
     if status == 0:  # in the instant before
