@@ -87,6 +87,7 @@ def _fail(status: int, message: str, trace: str = "") -> int:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from ader.system import dist
 
+        dist.tell_launcher(message)
         if not dist.speaks():
             return status
     print(clean(f"{trace}ader: {message}"), file=sys.stderr, flush=True)

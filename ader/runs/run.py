@@ -26,6 +26,7 @@ from ader.system.files import check_regular, sha256, write_atomic
 from ader.system.interrupt import Interrupt
 from ader.system.memory import peak_memory, reset_peak
 from ader.system.randomness import derive_seed, seed_all
+from ader.training.checkpoint import same_processes
 from ader.training.loader import Loader, hold_out
 from ader.training.tensorboard import TensorBoardWriter
 from ader.training.trainer import Trainer
@@ -164,7 +165,7 @@ def fit(method: Method, loader: Loader, model: PlannedModel, session: RunSession
     cost = TrainingCost(
         stages={name: StageCost.of(seconds, state.images[name]) for name, seconds in state.seconds.items()},
         memory_bytes=peak_memory(plan.device),
-        processes=dist.world(),
+        processes=state.processes or dist.world(),
         cached=session.cached is not None,
     )
     checksum = sha256(file) if dist.is_main() else ""  # only that process has the file, and writes the record
@@ -200,6 +201,7 @@ def recall(model: PlannedModel, session: RunSession) -> bool:
     except Exception as error:  # a damaged file raises anything
         session.console.say(f"{model.name}: {file} cannot be used ({type(error).__name__}): tested again")
         return False
+    same_processes(before.training.processes, file)
     session.add_model(model.name, before, evaluator, scores)
     session.console.say(f"{model.name}: done before")
     return True

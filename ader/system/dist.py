@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
 from ader.system.errors import UserError
+from ader.system.parallel import die_with
 
 _store: Any = None  # the key-value store through which the processes met
 
@@ -24,6 +28,8 @@ def start(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if launched() and not td.is_initialized():
+        if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun, killed, would leave its processes to themselves
+            die_with(os.getppid())
         _store, number, count = next(rendezvous("env://"))
         backend = "nccl" if device.type == "cuda" else "gloo"
         td.init_process_group(backend, store=_store, rank=number, world_size=count, timeout=timedelta(hours=2))
@@ -50,6 +56,14 @@ def speaks() -> bool:
         return bool(_store.add("ader/failed", 1) == 1)
     except RuntimeError:  # the store went with another process
         return False
+
+
+def tell_launcher(message: str) -> None:
+    """Has torchrun, whose words are the last, give the reason. Its exit status is 1 whatever ours was."""
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if file:
+        told = {"message": message, "extraInfo": {"timestamp": str(int(time.time()))}}
+        Path(file).write_text(json.dumps({"message": told}), encoding="utf-8")
 
 
 def rank() -> int:

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
+from weakref import WeakSet
 
 from ader.system.errors import UserError
 
@@ -182,6 +183,25 @@ def open_to_write(path: Path) -> FileIO:
     return FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+")
 
 
+_own: WeakSet[IO[Any]] = WeakSet()
+
+
+def keep_from_children(lock: IO[Any]) -> None:
+    """Closes the file in each process that is forked from now on.
+
+    A lock belongs to all who have the file open: a child that outlives its parent would go on holding it.
+    """
+    _own.add(lock)
+
+
+def _close_in_child() -> None:
+    for lock in list(_own):
+        lock.close()
+
+
+os.register_at_fork(after_in_child=_close_in_child)
+
+
 def try_lock(path: Path) -> FileIO | None:
     """Holds a file, which is made where it is missing, until it is closed or the process ends.
 
@@ -197,6 +217,7 @@ def try_lock(path: Path) -> FileIO | None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(lock.fileno()), os.stat(path)):
                 on_failure.pop_all()
+                keep_from_children(lock)
                 return lock
         except (BlockingIOError, FileNotFoundError):
             pass
@@ -214,6 +235,37 @@ def remove_leftovers(folder: Path, older_than: float = 0.0) -> None:
         with suppress(OSError):  # another's, or gone
             if time.time() - path.lstat().st_mtime >= older_than:
                 path.unlink()
+
+
+@contextmanager
+def half_made(folder: Path) -> Iterator[Path]:
+    """A new folder beside ``folder``, for what will be renamed to it; what is left of it goes at the end.
+
+    Those of processes that were killed are removed first: a living one holds a lock on its own.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for left in folder.parent.glob(f".{folder.name}.*.tmp"):
+        with suppress(OSError), _locked_folder(left):
+            shutil.rmtree(left)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, temporary, ignore_errors=True)
+        with suppress(OSError):  # a disk without locks: then no one can tell that it is left
+            stack.enter_context(_locked_folder(temporary))
+        yield temporary
+
+
+@contextmanager
+def _locked_folder(folder: Path) -> Iterator[None]:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def sha256(file: Path) -> str:

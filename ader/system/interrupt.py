@@ -1,11 +1,16 @@
-"""Signals that end a run: at once where nothing is lost, at a step's end where a checkpoint can be written."""
+"""Signals that end a run: at once where nothing is lost, between two steps where a checkpoint can be written."""
 
 from __future__ import annotations
 
+import os
 import signal
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+#: Also the terminal's end, SIGHUP: who wants a run to go on without it starts it with ``nohup``, which ignores it.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Stopped(RuntimeError):
@@ -13,7 +18,7 @@ class Stopped(RuntimeError):
 
 
 class Interrupt:
-    """Takes SIGTERM and SIGINT.
+    """Takes SIGTERM, SIGINT and SIGHUP.
 
     A signal raises ``Stopped`` where it arrives, except inside ``patiently``, where it is only noted and the code
     asks (``name``, ``check``) when it suits. A second signal raises KeyboardInterrupt in any case.
@@ -34,8 +39,9 @@ class Interrupt:
 
     @contextmanager
     def listening(self) -> Iterator[Interrupt]:
-        """Takes the signals over for the duration."""
-        before = {number: signal.signal(number, self._take) for number in (signal.SIGTERM, signal.SIGINT)}
+        """Takes the signals over for the duration, except those that this process was started to ignore."""
+        heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, self._take) for number in heard}
         try:
             yield self
         finally:
@@ -83,5 +89,16 @@ class Interrupt:
         if self.name is not None:
             raise KeyboardInterrupt
         self.name = signal.Signals(number).name
+        if number == signal.SIGHUP:
+            _leave_terminal()
         if self._prompt:
             self.stop()
+
+
+def _leave_terminal() -> None:
+    """Drops what is printed from now on, if the terminal is gone: an error there would come before the checkpoint."""
+    for stream in (1, 2):
+        if stat.S_ISCHR(os.fstat(stream).st_mode) and not os.isatty(stream):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream)
+            os.close(nowhere)

@@ -1,12 +1,18 @@
-"""Work in threads."""
+"""Work in threads; processes that belong together."""
 
 from __future__ import annotations
 
+import ctypes
+import os
+import signal
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
+
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -36,3 +42,15 @@ def ahead(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
+
+
+def die_with(parent: int) -> None:
+    """Has this process killed when the one that started it ends, however that ends (Linux; elsewhere nothing).
+
+    Args:
+        parent: its process number, as it was before this one could have lost it.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it ended before
+            os._exit(1)

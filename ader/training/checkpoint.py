@@ -26,6 +26,7 @@ class TrainState:
         steps_before: of all earlier training stages; with ``step`` the horizontal axis of the training curves.
         finished: nothing is left to do.
         seconds, images: per stage; images over all processes.
+        processes: that trained; 0 where an earlier version did not say.
     """
 
     stage: int = 0
@@ -34,6 +35,27 @@ class TrainState:
     finished: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
     images: dict[str, int] = field(default_factory=dict)
+    processes: int = 0
+
+
+def same_processes(before: int, file: Path) -> None:
+    """Going on with another number of processes would give what neither number gives.
+
+    They differ in the order of sums, and in the images over which each batch norm takes its statistics.
+
+    Args:
+        before: how many made the file.
+        file: for the message.
+
+    Raises:
+        UserError: this run has another number.
+    """
+    if before != dist.world():
+        start = f"torchrun --nproc-per-node={before} -m ader ..." if before > 1 else "ader ... without torchrun"
+        raise UserError(
+            f"{file} was written by a run of {before} process{'es' * (before > 1)} and cannot be resumed by "
+            f"{dist.world()}: start it again with {start}, or give force=true to train again"
+        )
 
 
 class Checkpoint:
@@ -53,8 +75,7 @@ class Checkpoint:
         """What the file holds, on the CPU; None where there is none. Nothing in it is executed.
 
         Raises:
-            UserError: it is damaged, of another version or run, or, in the midst of a stage, of another number of
-                processes.
+            UserError: it is damaged, of another version, or of an unfinished training by another number of processes.
         """
         if self.path is None or not self.path.exists():
             return None
@@ -68,11 +89,8 @@ class Checkpoint:
             ) from error
         if self.owner is not None and saved.get("owner", self.owner) != self.owner:
             raise UserError(f"{self.path} is of another run or model: put the right file there, or delete it")
-        if state.step and len(saved["local"]) != dist.world():
-            raise UserError(
-                f"{self.path} was written by {len(saved['local'])} processes and cannot be resumed by "
-                f"{dist.world()}: start as many again, or delete it to train again"
-            )
+        if not state.finished:
+            same_processes(len(saved["local"]), self.path)
         return saved
 
     def put_back(self, method: Method, saved: Mapping[str, Any]) -> None:
@@ -105,6 +123,7 @@ class Checkpoint:
             # running statistics differ between processes until the stage's end
             "buffers": [[buffer.cpu() for buffer in module.buffers()] for module in modules],
         }
+        state.processes = dist.world()
         locals_ = dist.gather_objects(local)
         if dist.is_main():
             content = {

@@ -5,28 +5,27 @@ Shapes in names: B images, C channels, H height, W width.
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from ader.data.image import U8, MaskRule, load_image
 from ader.data.image_cache import CachedImages
 from ader.data.index import TEST, Index, Sample
 from ader.data.sizes import Sizes
 from ader.data.sources import Source
-from ader.methods._base import Array, Augment, Batch, Stage, Tags, TrainStage, supervision_of
+from ader.methods._base import Augment, Batch, Stage, Tags, TrainStage, supervision_of
 from ader.system import dist
 from ader.system.errors import UserError, some
 from ader.system.randomness import derive_seed
 from ader.training.order import BatchOrder, BatchSampler, shard
+from ader.training.workers import in_workers
+
+Keys = list[tuple[int, int]]  # epoch and position
 
 
 class TestBatch(NamedTuple):
@@ -45,7 +44,7 @@ class TestBatch(NamedTuple):
     inputs: Mapping[str, Tensor]
 
 
-class _Images(Dataset[dict[str, Any]]):
+class _Images:
     """Makes whole batches: uint8 images (B, 3, H, W), and what else is asked for."""
 
     def __init__(
@@ -63,39 +62,39 @@ class _Images(Dataset[dict[str, Any]]):
         self.index, self.samples, self.size, self.sizes = index, samples, size, sizes
         self.truth, self.seed, self.augment, self.cached, self.inputs = truth, seed, augment, cached, inputs
 
-    def __len__(self) -> int:
-        return len(self.samples)
-
     @property
     def copied(self) -> bool:
         """Whether a batch costs a copy of memory, and nothing that would be worth another process."""
         return self.cached is not None and self.augment is None and self.truth != "pixel" and not self.inputs
 
-    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    def batch(self, keys: Keys) -> dict[str, Any]:
+        """The images at (epoch, position), as arrays."""
         chosen = [self.samples[position] for _, position in keys]
         seeds = [derive_seed(self.seed, epoch, sample.image) for (epoch, _), sample in zip(keys, chosen, strict=True)]
         image_BCHW = self._decoded(chosen) if self.cached is None else self.cached.take([s.image for s in chosen])
         batch: dict[str, Any] = {
-            "image": torch.from_numpy(image_BCHW),
-            "seed": torch.tensor(seeds),
+            "image": image_BCHW,
+            "seed": np.array(seeds),
             "position": [position for _, position in keys],
         }
         if self.truth in ("image", "pixel"):
-            batch["label"] = torch.tensor([sample.label for sample in chosen])
+            batch["label"] = np.array([sample.label for sample in chosen])
         if self.truth == "pixel":
             size = (self.size, self.size)
-            batch["mask"] = [torch.from_numpy(self.sizes.mask(self.index, sample, size)) for sample in chosen]
+            batch["mask"] = [self.sizes.mask(self.index, sample, size) for sample in chosen]
             if len({mask.shape for mask in batch["mask"]}) == 1:
-                batch["mask"] = torch.stack(batch["mask"])
+                batch["mask"] = np.stack(batch["mask"])
         if self.augment is not None:
             extras = [
                 self.augment(image, np.random.default_rng(seed)) for image, seed in zip(image_BCHW, seeds, strict=True)
             ]
-            batch["extra"] = {name: _stacked(extra[name] for extra in extras) for name in extras[0]}
+            batch["extra"] = {name: np.stack([extra[name] for extra in extras]) for name in extras[0]}
         batch["inputs"] = {
-            name: _stacked(
-                source.read(sample, self.size, np.random.default_rng(derive_seed(name, seed)))
-                for sample, seed in zip(chosen, seeds, strict=True)
+            name: np.stack(
+                [
+                    source.read(sample, self.size, np.random.default_rng(derive_seed(name, seed)))
+                    for sample, seed in zip(chosen, seeds, strict=True)
+                ]
             )
             for name, source in self.inputs.items()
         }
@@ -117,31 +116,16 @@ def _drawn(samples: Sequence[Sample], share: float, seed: int) -> tuple[Sample, 
     return tuple(sample for sample in samples if sample.image in kept)
 
 
-def _as_it_is(batch: Any) -> Any:
-    return batch
-
-
-def _stacked(values: Iterable[Array]) -> Tensor:
-    return torch.stack([torch.from_numpy(np.ascontiguousarray(each)) for each in values])
-
-
-def _shield(worker: int) -> None:
-    """Leaves signals to the main process: workers must go on while it finishes its step and saves.
-
-    A terminal or a job scheduler signals all processes of a run; only SIGTERM from the parent ends a worker.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # not on macOS
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
-
-
-def _end_with_parent(parent: int) -> None:
-    while os.getppid() == parent:
-        sent = signal.sigtimedwait({signal.SIGTERM}, 5)
-        if sent is not None and sent.si_pid == parent:
-            break
-    os._exit(0)
+def _tensors(value: Any, pinned: bool) -> Any:
+    """Arrays become tensors, in dictionaries and lists, too."""
+    if isinstance(value, dict):
+        return {name: _tensors(each, pinned) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_tensors(each, pinned) for each in value]
+    if not isinstance(value, np.ndarray):
+        return value
+    tensor = torch.from_numpy(value)
+    return tensor.pin_memory() if pinned else tensor
 
 
 class Loader:
@@ -247,18 +231,10 @@ class Loader:
             )
         return samples
 
-    def _iterate(self, images: _Images, batches: Any) -> Iterator[dict[str, Any]]:
-        workers = 0 if images.copied else min(self.workers, max(1, len(batches)))
-        loader: DataLoader[dict[str, Any]] = DataLoader(
-            images,
-            batch_sampler=batches,
-            num_workers=workers,
-            pin_memory=self.device.type == "cuda",
-            generator=torch.Generator().manual_seed(self.seed),  # else it draws from the run's own random stream
-            worker_init_fn=_shield,
-            collate_fn=_as_it_is,  # whole batches are made at once
-        )
-        return iter(loader)
+    def _iterate(self, images: _Images, batches: BatchSampler | list[Keys]) -> Iterator[dict[str, Any]]:
+        workers = 0 if images.copied else min(self.workers, len(batches))
+        made = in_workers(images.batch, batches, workers) if workers else map(images.batch, batches)
+        return (_tensors(batch, pinned=self.device.type == "cuda") for batch in made)
 
     def _image(self, image: Tensor) -> Tensor:
         return image.to(self.device, non_blocking=True).float().div_(255)

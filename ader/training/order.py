@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from torch.utils.data import Sampler
 
 from ader.methods._base import Sampling
 from ader.system import dist
@@ -116,7 +115,7 @@ def pass_batches(order: BatchOrder, steps: int) -> int:
     return math.ceil(images / math.ceil(order.batch_size / dist.world()))
 
 
-class BatchSampler(Sampler[list[tuple[int, int]]]):
+class BatchSampler:
     """Batches of (epoch, position) for steps ``start`` to ``stop``; this process's share of each.
 
     When training by gradient descent the processes share every step. In a pass each takes a contiguous share of all

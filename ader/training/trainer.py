@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +20,7 @@ from ader.system import dist
 from ader.system.console import Console
 from ader.system.device import synchronize
 from ader.system.errors import UserError
-from ader.system.interrupt import Interrupt
+from ader.system.interrupt import Interrupt, Stopped
 from ader.system.precision import Precision, autocast, set_precision
 from ader.system.randomness import derive_seed, seed_all
 from ader.training.checkpoint import Checkpoint, TrainState
@@ -210,7 +211,9 @@ class Trainer:
             self.console.track(stage.name, total, "steps", done=state.step) as track,
             compiled(stage.modules) if self.compile else nullcontext(),
         ):
-            for batch in self._laid_out(data.train(stage, state.step, total)):
+            keep = partial(self._keep, method, state, optimization, losses, clock)
+            over, batches = False, self._laid_out(data.train(stage, state.step, total))
+            for batch in self._arriving(batches, keep):
                 images = order.count(state.step)
                 optimization.weight = len(batch.image_BCHW) * dist.world() / images
                 optimization.set_rates(state.step / total)
@@ -224,19 +227,51 @@ class Trainer:
                 if look:
                     self._log(stage, losses.means(), optimization.rates(), state, order)
                 track.advance(losses.text(clock.pace(stage.batch_size, track.done - track.first)))
-                save, stop = self._vote(look, time.monotonic() - saved_at >= self.checkpoint_seconds)
-                if save or stop:
-                    losses.means()  # nothing that is not finite goes into a checkpoint
-                    clock.stop()
-                    self.file.save(method, state, optimization)
+                due, over = self._vote(look, time.monotonic() - saved_at >= self.checkpoint_seconds)
+                if over:
+                    break
+                if due:
+                    keep()
                     saved_at = time.monotonic()
-                if stop:
-                    where = f"at step {state.step} of {total} in stage {stage.name!r}"
-                    with self.interrupt.during(where + (", checkpoint written," if self.checkpoint else "")):
-                        self.interrupt.stop()
+            if over or (self.interrupt.name and state.step < total):
+                keep()
+                where = f"at step {state.step} of {total} in stage {stage.name!r}"
+                with self.interrupt.during(where + ", checkpoint written" * bool(self.checkpoint)):
+                    self.interrupt.stop()
         optimization.finish()
         dist.average_buffers(stage.modules)
         method.eval()
+
+    def _arriving(self, batches: Iterator[Batch], keep: Callable[[], None]) -> Iterator[Batch]:
+        """The batches, up to a signal that comes while one is waited for: nothing is half done then.
+
+        Not so where several processes share the steps: the others may be in the midst of this one.
+
+        Raises:
+            Stopped: batches cannot be made any more; what was trained is kept.
+        """
+        alone = dist.world() == 1
+        while True:
+            try:
+                with self.interrupt.promptly() if alone else nullcontext():
+                    batch = next(batches, None)
+            except Stopped:
+                if self.interrupt.name:
+                    return
+                if alone:
+                    keep()
+                raise
+            if batch is None:
+                return
+            yield batch
+
+    def _keep(
+        self, method: Method, state: TrainState, optimization: Optimization, losses: LossMeter, clock: StageClock
+    ) -> None:
+        """Writes a checkpoint in the midst of a stage."""
+        losses.means()  # nothing that is not finite goes into a checkpoint
+        clock.stop()
+        self.file.save(method, state, optimization)
 
     def _laid_out(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches in the memory layout that is asked for."""

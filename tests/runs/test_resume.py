@@ -133,20 +133,41 @@ def test_a_damaged_checkpoint_is_named(bench, capsys):
     assert "checkpoint.pt is damaged" in capsys.readouterr().err
 
 
-def test_a_checkpoint_of_other_processes_is_refused(bench, capsys):
-    bench.hook("second", 1, terminate)
+@pytest.mark.parametrize(("place", "number"), [("second", 1), ("between", 1)])
+def test_a_checkpoint_of_other_processes_is_refused(bench, capsys, place, number):
+    """In the midst of a stage and between two: what another number of processes makes of it is neither's result."""
+    bench.hook(place, number, terminate)
     assert bench.run() == 1
     bench.unhook()
     file = bench.folder() / "checkpoint.pt"
     saved = torch.load(file, weights_only=True)
     saved["local"] *= 2
     torch.save(saved, file)
+    capsys.readouterr()
     assert bench.run() == 2
-    assert "was written by 2 processes" in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "was written by a run of 2 processes and cannot be resumed by 1" in line
+    assert "torchrun --nproc-per-node=2 -m ader" in line
+    assert "force=true" in line
+
+
+def test_a_finished_model_of_other_processes_is_not_mixed_with_others(bench, capsys):
+    words = ("setting=single_class",)
+    bench.hook("predict", 2, terminate)  # in the second model
+    assert bench.run(*words) == 1
+    bench.unhook()
+    (file,) = bench.root.rglob("evaluation.pt")
+    saved = torch.load(file, weights_only=True)
+    saved["model"]["training"]["processes"] = 2
+    torch.save(saved, file)
+    capsys.readouterr()
+    assert bench.run(*words) == 2
+    assert "was written by a run of 2 processes" in capsys.readouterr().err
 
 
 def _start(bench: Bench, *words: str, results: str = "results") -> subprocess.Popen:
-    environment = {**os.environ, "PYTHONPATH": str(PLUGIN), "OMP_NUM_THREADS": "1"}
+    more = {"PYTHONPATH": os.pathsep.join([str(PLUGIN), *sys.path]), "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
+    environment = {**os.environ, **more}
     command = [sys.executable, "-m", "ader", *bench.words(*words, results=results)]
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -179,11 +200,15 @@ def test_killed_at_random_moments(bench):
 def test_a_signal_to_the_whole_group_leaves_workers_to_the_run(bench):
     """What Ctrl-C in a terminal and job schedulers do."""
     words = ("trainer.epochs=400", "trainer.workers=2")
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         process = _start(bench, *words)
         _wait_for(bench.root / "results", process, "events*")
         os.killpg(process.pid, number)
-        _, error = process.communicate(timeout=60)
+        try:
+            _, error = process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGABRT)  # says where it hangs
+            raise AssertionError(process.communicate()[1]) from None
         assert process.returncode == 1, error
         assert error.count("\n") == 1, error
         assert f"stopped by {number.name} at step" in error

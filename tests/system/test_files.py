@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from ader.results import folder as workspace
 from ader.system import files
 from ader.system.errors import UserError
-from ader.system.files import check_regular, remove_leftovers, replace_together, write_atomic
+from ader.system.files import check_regular, half_made, remove_leftovers, replace_together, write_atomic
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -71,6 +72,27 @@ def test_leftovers_below_are_removed(tmp_path):
     remove_leftovers(tmp_path)
     assert kept.exists()
     assert not left.exists()
+
+
+def test_young_leftovers_may_be_anothers(tmp_path):
+    for name, age in ((".old.x.tmp", 4000), (".young.x.tmp", 10)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    remove_leftovers(tmp_path, older_than=3600)
+    assert os.listdir(tmp_path) == [".young.x.tmp"]
+
+
+def test_a_half_made_folder_goes_with_its_process(tmp_path):
+    """One that was killed left it for the next to remove; another's, at work, stays."""
+    (tmp_path / ".set.killed.tmp" / "deep").mkdir(parents=True)
+    (tmp_path / ".set.killed.tmp" / "deep" / "file").touch()
+    with half_made(tmp_path / "set") as mine:
+        (mine / "file").touch()
+        with half_made(tmp_path / "set") as other:
+            assert {path.name for path in tmp_path.iterdir()} == {mine.name, other.name}
+        os.rename(mine, tmp_path / "set")
+    assert os.listdir(tmp_path) == ["set"]
+    assert os.listdir(tmp_path / "set") == ["file"]
 
 
 def test_one_run_at_a_time(tmp_path):

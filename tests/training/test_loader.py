@@ -278,7 +278,7 @@ def test_the_cache_changes_nothing_but_the_time(index, cached, workers, augment,
 def test_cached_images_are_copied_in_this_process(index, cached, monkeypatch):
     """Nothing is decoded, and no process is started for a copy of memory."""
     monkeypatch.setattr(module, "load_image", lambda *_: pytest.fail("decoded"))
-    monkeypatch.setattr(module, "_shield", lambda *_: pytest.fail("a worker was started"))
+    monkeypatch.setattr(module, "in_workers", lambda *_: pytest.fail("a worker was started"))
     loader = Loader(index, 16, torch.device("cpu"), 1, 2, Tags(), cached)
     assert len(list(loader.train(_pass(), 0, 3))) == 3
 

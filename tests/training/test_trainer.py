@@ -1,5 +1,9 @@
 """What the trainer promises beyond resuming (test_resume.py) and whole runs (test_run.py)."""
 
+import os
+import signal
+import time
+
 import pytest
 import torch
 from torch import nn
@@ -163,6 +167,58 @@ def test_averages_and_sums_survive_an_interruption(options, stop, tmp_path):
     again = learned(Line(7), 7, tmp_path / "c.pt", **options)
     assert len(again.seen) == 7 - stop
     assert weight(again) == weight(whole)
+
+
+class Waiting:
+    """Data whose batch ``late`` never comes, and what happens then."""
+
+    def __init__(self, late, happens):
+        self.data, self.late, self.happens = RandomImages(8, 7, CPU, Line.tags), late, happens
+
+    def order(self, stage):
+        return self.data.order(stage)
+
+    def train(self, stage, start, stop):
+        for number, batch in enumerate(self.data.train(stage, start, stop), start):
+            if number == self.late:
+                self.happens()
+                time.sleep(30)
+            yield batch
+
+
+def _dies():
+    raise Stopped("a worker was killed")
+
+
+@pytest.mark.parametrize("late", [0, 3])
+@pytest.mark.parametrize(
+    ("happens", "text"),
+    [
+        (lambda: os.kill(os.getpid(), signal.SIGTERM), "stopped by SIGTERM at step {} of 7 .* checkpoint written: run"),
+        (lambda: os.kill(os.getpid(), signal.SIGHUP), "stopped by SIGHUP at step {} of 7 .* checkpoint written: run"),
+        (_dies, "a worker was killed"),
+    ],
+)
+def test_a_signal_and_a_death_while_a_batch_is_waited_for(late, happens, text, tmp_path):
+    """Answered at once, and what was trained is kept."""
+    trainer = Trainer(device=CPU, checkpoint=tmp_path / "c.pt", interrupt=Interrupt(), ema=0.9)
+    began = time.monotonic()
+    with trainer.interrupt.listening(), pytest.raises(Stopped, match=text.format(late)):
+        trainer.fit(Line(7), Waiting(late, happens))
+    assert time.monotonic() - began < 20
+    again = learned(Line(7), 7, tmp_path / "c.pt", ema=0.9)
+    assert len(again.seen) == 7 - late
+    assert weight(again) == weight(learned(steps=7, ema=0.9))
+
+
+def test_a_run_that_was_started_to_ignore_a_signal_goes_on_ignoring_it():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with Interrupt().listening() as interrupt:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert interrupt.name is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_the_averaged_weights_are_what_a_finished_training_restores(tmp_path):

@@ -10,8 +10,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +23,7 @@ from ader.datasets._tree import read_tree
 from ader.datasets.demo.objects import SCENES
 from ader.datasets.demo.painting import Field, coordinates, noise
 from ader.system.errors import UserError, some
+from ader.system.files import half_made
 
 VERSION = 1  # raise it when any pixel changes
 MARKER = "demo.json"
@@ -135,13 +134,9 @@ def _generate(root: Path, options: Options) -> None:
     """Makes the whole set beside ``root`` and renames it, so that no reader ever meets half a set."""
     log.info("generating the demo dataset at %s", root)
     try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=root.parent, prefix=f".{root.name}.", suffix=".tmp"))
-        try:
+        with half_made(root) as temporary:
             _write(temporary, options)
             _publish(temporary, root)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         raise UserError(f"dataset.root: cannot write the demo set to {root} ({error}): set another one") from error
 
