@@ -172,7 +172,7 @@ class _Writer:
         self.watch(whole=True)
 
     def put(self, entry: Entry) -> None:
-        """One member; symbolic links only when all others are there. Its size is what it declares, before it is read."""
+        """One member; symbolic links only when all others are there."""
         self.members += 1
         self.declared += entry.size
         self.limits.check(self.members, self.declared)

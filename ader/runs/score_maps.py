@@ -97,7 +97,7 @@ def make_plan(config: ScoreConfig, maps: Path) -> ScorePlan:
     name = check_name("name", config.name or (maps.stem if maps.is_file() else maps.name))
     choices = {**config.composition.choices, "setting": "maps", "method": name}
     config = replace(config, composition=replace(config.composition, choices=choices))
-    index = read_index(config.dataset)
+    index = read_index(config.dataset, config.composition.choices["dataset"])
     source = open_maps(maps, index, None if config.scores is None else Path(config.scores))
     facts = source.describe()
     content = {"maps": facts["sha256"]} | ({"scores": facts["scores"]["sha256"]} if "scores" in facts else {})
