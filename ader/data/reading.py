@@ -21,7 +21,7 @@ def read_index(dataset: DatasetOptions, option: str = "") -> Index:
     Raises:
         UserError: they cannot be read, are not as published, or none is for testing.
     """
-    index = _read(dataset, option) if dataset.check_counts else _read(dataset, option, counts=None)
+    index = _read(dataset, option, strict=dataset.check_counts)
     if not any(sample.split == TEST for sample in index):
         raise UserError(f"dataset {index.name!r} at {index.root} has no test images: nothing could be evaluated")
     return index
