@@ -1,4 +1,4 @@
-"""What readers of a result must know stands in its record, table and log, and in its name where the recipe decides it."""
+"""What readers of a result must know: in its record, table and log, and in its name where the recipe decides it."""
 
 from __future__ import annotations
 
