@@ -107,7 +107,10 @@ class TrainerOptions:
 
     epochs: Annotated[Count, Key(RECIPE, "sweeps over the training images")]
     max_steps: Annotated[Count | None, Key(RECIPE, "cap on the steps of each training stage, for trials")]
-    precision: Annotated[Literal["fp32", "tf32", "bf16"], Key(RECIPE, "of products; bf16 by autocast", at_eval=True)]
+    precision: Annotated[
+        Literal["fp32", "torch", "tf32", "bf16"],
+        Key(RECIPE, "of products; torch: TF32 in convolutions only; bf16 by autocast", at_eval=True),
+    ]
     device: Annotated[str, Key(MACHINE, "auto, cpu, cuda or cuda:1", at_eval=True)]
     workers: Annotated[Workers, Key(MACHINE, "decoding processes; auto: the cores, at most 8", at_eval=True)]
     test_batch_size: Annotated[Count, Key(MACHINE, "images that are predicted together", at_eval=True)]

@@ -63,6 +63,12 @@ def _footnotes(frame: pd.DataFrame, bounds: pd.DataFrame, counts: pd.DataFrame, 
     sizes = Sizes(options["size"], options["map_interpolation"], options["mask_interpolation"])
     if sizes != Sizes():
         lines.append(f"metric.size={sizes.size}: {sizes.rule()}")
+    if protocol := result.choices.get("protocol"):
+        recipe, precision = result.config["recipe"], result.config["trainer"]["precision"]
+        lines.append(
+            f"protocol={protocol}; in force: metric={result.metric}, recipe={recipe}, trainer.precision={precision}; "
+            "whether published rows were reached here: ader list protocols"
+        )
     lines.append("chance: what random scores would reach on the same images")
     if result.by_defect:
         lines.append("per defect: its images and pixels against the category's normal ones; all metrics in defects.csv")

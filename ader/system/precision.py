@@ -1,4 +1,4 @@
-"""How products are computed: float32, TF32 or bfloat16."""
+"""How products are computed: float32, TF32, as PyTorch does unasked, or bfloat16."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-Precision = Literal["fp32", "tf32", "bf16"]
+Precision = Literal["fp32", "torch", "tf32", "bf16"]
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[None]:
@@ -16,6 +16,7 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
 
 
 def set_precision(precision: Precision) -> None:
-    """TF32 on or off for matrix products and convolutions; bf16 is autocast's."""
-    torch.set_float32_matmul_precision("highest" if precision == "fp32" else "high")
+    """TF32 on or off for matrix products and for convolutions; ``torch``, PyTorch's own default, has it in
+    convolutions only. bf16 is autocast's."""
+    torch.set_float32_matmul_precision("high" if precision in ("tf32", "bf16") else "highest")
     torch.backends.cudnn.allow_tf32 = precision != "fp32"

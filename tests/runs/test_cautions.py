@@ -67,3 +67,10 @@ def test_settings_pass_theirs_on(tmp_path):
     (caution, few) = cautions(plan(root, "setting=semi", "setting.n=6"))
     assert caution.startswith("setting.n=6: at most 75 % of a category's defects move: ")
     assert few.startswith("so few test images")
+
+
+def test_a_protocol_is_said(bench, capsys):
+    assert bench.run("protocol=ader", method="patchcore") == 0
+    note = "protocol=ader; in force: metric=ader, recipe=ader, trainer.precision=torch; whether published rows"
+    assert note in capsys.readouterr().out
+    assert json.loads((bench.folder() / "record.json").read_text())["choices"]["protocol"] == "ader"
