@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Iterator
 
 from ader.commands._request import Request
@@ -10,13 +11,13 @@ from ader.config import plugins
 from ader.config.options import option_file, options, read_option
 from ader.system.errors import UserError, suggest
 
-SUMMARY = "ader list KIND                 methods, datasets, metrics, settings, trainers or experiments"
+SUMMARY = "ader list KIND                 methods, datasets, metrics, settings, trainers, protocols, experiments"
 
 USAGE = """\
-ader list methods|datasets|metrics|settings|trainers|experiments
+ader list methods|datasets|metrics|settings|trainers|protocols|experiments
 
-What there is, a line each: what may follow method=, dataset=, setting=, trainer= and experiment=, and the
-columns of a result's metrics.csv.
+What there is, a line each: what may follow method=, dataset=, setting=, trainer=, protocol= and experiment=, and the
+columns of a result's metrics.csv. Of experiments also what is expected of them, and whether that was seen here.
 """
 
 
@@ -82,11 +83,27 @@ def _comments(group: str) -> Callable[[], Iterator[tuple[str, ...]]]:
 
     def rows() -> Iterator[tuple[str, ...]]:
         for name in options(group):
-            lines = option_file(group, name).read_text(encoding="utf-8").splitlines()
-            comments = [line.lstrip("# ") for line in lines if line.startswith("#") and "@package" not in line]
-            yield name, comments[0] if comments else ""
+            yield name, (_heading(group, name) or [""])[0]
 
     return rows
+
+
+def _experiments() -> Iterator[tuple[str, ...]]:
+    """With what they are expected to give, which stands after ``expected:`` in the heading of their file."""
+    for name in options("experiment"):
+        lines, expected, inside = _heading("experiment", name), list[str](), False
+        for line in lines[1:]:
+            key = re.match(r"([a-z]+):\s+(.*)", line)  # command, cost, expected
+            inside = inside if key is None else key[1] == "expected"
+            if inside:
+                expected.append(line if key is None else key[2])
+        yield name, (lines or [""])[0], " ".join(expected)
+
+
+def _heading(group: str, name: str) -> list[str]:
+    """The lines of the comments in an option's file."""
+    lines = option_file(group, name).read_text(encoding="utf-8").splitlines()
+    return [line.lstrip("# ") for line in lines if line.startswith("#") and "@package" not in line]
 
 
 KINDS: dict[str, tuple[tuple[str, ...], Callable[[], Iterator[tuple[str, ...]]]]] = {
@@ -95,5 +112,6 @@ KINDS: dict[str, tuple[tuple[str, ...], Callable[[], Iterator[tuple[str, ...]]]]
     "metrics": (("metric", "heading", "meaning"), _metrics),
     "settings": (("setting", "meaning"), _comments("setting")),
     "trainers": (("trainer", "meaning"), _comments("trainer")),
-    "experiments": (("experiment", "meaning"), _comments("experiment")),
+    "protocols": (("protocol", "meaning"), _comments("protocol")),
+    "experiments": (("experiment", "meaning", "expected"), _experiments),
 }

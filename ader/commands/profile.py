@@ -13,7 +13,8 @@ USAGE = """\
 ader profile method=NAME [key=value ...]
 
 What a method costs: builds it without pretrained weights, trains and tests it on random images for a
-few steps, and prints parameters, multiply-accumulates, peak memory and images per second.
+few steps, and prints parameters, multiply-accumulates, peak memory and images per second. What it is at,
+which may take minutes on a processor, goes to standard error.
 
   image_size=256  trainer.device=auto|cpu|cuda:1  trainer.precision=fp32|torch|tf32|bf16
   trainer.test_batch_size=16  method.batch_size=N  recipe=NAME
@@ -34,8 +35,11 @@ def main(request: Request) -> int:
     config = request.compose(RunConfig)
     if config is None:
         return 0
+    from rich.console import Console as RichConsole
+
     from ader.config.validate import without_weights
     from ader.methods._base import find_class, recipe_arguments
+    from ader.system.console import Console
     from ader.system.device import resolve_device
     from ader.system.precision import set_precision
     from ader.system.randomness import seed_all
@@ -45,9 +49,12 @@ def main(request: Request) -> int:
     device = resolve_device(trainer.device)
     set_precision(trainer.precision)
     seed_all(config.seed)
+    console = Console()
+    console.rich = RichConsole(stderr=True, highlight=False, soft_wrap=True)  # the cost alone goes to standard output
+    console.say(f"building {name}")
     method_class = find_class(config.method.name)
     method = method_class(**recipe_arguments(method_class, config.image_size, without_weights(config.method.rest)))
-    cost = measure(method, config.image_size, trainer.test_batch_size, device, trainer.precision)
+    cost = measure(method, config.image_size, trainer.test_batch_size, device, trainer.precision, console=console)
     if form == "json":
         print(json.dumps({"method": name, **cost.as_dict()}, indent=2))
     else:

@@ -91,8 +91,8 @@ def composition(root: str, overrides: Sequence[str], config_dir: str | None = No
         _apply(
             config, {key: recipe[key] for key in recipe if not any(f"{key}.".startswith(f"{word}.") for word in given)}
         )
-        # a trainer is known by its values: another one with the default's values is the same recipe
-        chosen = [f"{group}={choices[group]}" for group in choices if group != "trainer"]
+        # a trainer is known by its values: another one with the default's values is the same recipe; so is a protocol
+        chosen = [f"{group}={choices[group]}" for group in choices if group not in ("trainer", "protocol")]
         base = _compose(chosen, overrides, extra, root)
         _apply(base, recipe)
         for key in ("seed", "trainer.epochs"):
@@ -109,11 +109,12 @@ def _recipe(config: DictConfig) -> dict[str, Any]:
         return {}
     recipes: Any = OmegaConf.to_container(config.method.get("recipes") or OmegaConf.create({}), resolve=False)
     if name not in recipes:
-        method = config.hydra.runtime.choices.method
+        method, protocol = (config.hydra.runtime.choices.get(group) for group in ("method", "protocol"))
+        asked = "" if protocol is None else f" (protocol={protocol} is for the methods of its tables)"
         raise UserError(
-            f"recipe={name} does not exist for {method}: {suggest(str(name), recipes)}"
+            f"recipe={name} does not exist for {method}: {suggest(str(name), recipes)}{asked}"
             if recipes
-            else f"recipe={name}: method {method} has only its default recipe"
+            else f"recipe={name}: method {method} has only its default recipe{asked}"
         )
     return {str(key): value for key, value in recipes[name].items()}
 

@@ -12,7 +12,7 @@ import yaml
 
 from ader.system.errors import UserError, suggest
 
-GROUPS = ("dataset", "method", "setting", "trainer", "metric", "experiment")
+GROUPS = ("dataset", "method", "setting", "trainer", "metric", "protocol", "experiment")
 
 
 def config_folder() -> Path:

@@ -62,7 +62,7 @@ class DatasetOptions:
     about: Annotated[Rest | None, Key(STATEMENT, "title, paper, license, categories, where to get it")] = None
     label: Annotated[Name, Key(STATEMENT, "its name in paths and tables; null: the option's")] = None
     counts: Annotated[Rest | None, Key(STATEMENT, "published numbers of images", reader=True)] = None
-    check_counts: Annotated[bool, Key(STATEMENT, "refuse other numbers than the published ones")] = True
+    check_counts: Annotated[bool, Key(RECIPE, "refuse other numbers of images than the published ones")] = True
     cache: Annotated[
         Literal["auto", "on", "off"],
         BeforeValidator(_on_or_off),

@@ -18,23 +18,30 @@ SHORT = ("train_good", "test_good", "test_bad")
 TOTAL = "total"
 
 
-def check_counts(index: Index, counts: Mapping[str, Row], whole: bool = True) -> None:
+def check_counts(index: Index, counts: Mapping[str, Row], whole: bool = True, strict: bool = True) -> Index:
     """Compares an index with the published counts.
 
     Args:
         index: what was found.
         counts: by category, or ``total``.
         whole: whether the index has all categories, so that totals can be compared.
+        strict: other numbers are refused; False makes them a caution.
+
+    Returns:
+        The index, with the caution.
 
     Raises:
         UserError: any category differs.
     """
     wrong = list(differing(index, counts, whole))
-    if wrong:
-        raise UserError(
-            f"dataset {index.name!r} at {index.root} is not as published: {some(wrong)}: unpack the archive again, or "
-            "set dataset.check_counts=false to run on what is there"
-        )
+    if not wrong:
+        return index
+    if not strict:
+        return index.cautioned(f"the images are not those of the published dataset: {some(wrong, 3)}")
+    raise UserError(
+        f"dataset {index.name!r} at {index.root} is not as published: {some(wrong)}: unpack the archive again, or "
+        "set dataset.check_counts=false to run on what is there"
+    )
 
 
 def differing(index: Index, counts: Mapping[str, Row], whole: bool = True) -> Iterator[str]:

@@ -56,6 +56,7 @@ class Index:
         lists: names of images that the dataset publishes for a protocol, by the list's name.
         exceptions: glob patterns (``*`` matches ``/`` too) of files that are as they are in the release: files that
             this index leaves out on purpose, and defective images that have no mask or an empty one.
+        cautions: what readers of a result must know of the data, one clause each.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Index:
     has_masks: bool = True
     lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     exceptions: tuple[str, ...] = ()
+    cautions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.categories:
@@ -106,6 +108,10 @@ class Index:
         present = {sample.category for sample in chosen}
         categories = tuple(name for name in self.categories if name in present)
         return replace(self, samples=chosen, categories=categories)
+
+    def cautioned(self, *cautions: str) -> Index:
+        """The same index with more to know of it."""
+        return replace(self, cautions=tuple(dict.fromkeys((*self.cautions, *cautions))))
 
     def split(self, name: str) -> Index:
         """The samples of one split; categories without any are dropped."""

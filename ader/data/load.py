@@ -23,6 +23,7 @@ def load_index(
     categories: Sequence[str] | None = None,
     counts: Mapping[str, Row] | None = None,
     train_on: Sequence[str] = (TRAIN,),
+    strict: bool = True,
     **options: Any,
 ) -> Index:
     """Reads a dataset's index with the reader of that name.
@@ -33,6 +34,7 @@ def load_index(
         categories: those to read, in any order; None means all. The index keeps the dataset's own order.
         counts: the published numbers, see ``ader.data.counts``; None means that they are not checked.
         train_on: the splits that are the training data: ``["train", "validation"]`` trains on both.
+        strict: refuse other numbers than the published ones; False makes them a caution of the index.
         options: the reader's own options.
 
     Returns:
@@ -62,7 +64,7 @@ def load_index(
             "rename it, or leave it out with 'dataset.categories=[...]'"
         )
     if counts is not None:
-        check_counts(index, counts, whole=categories is None)
+        index = check_counts(index, counts, whole=categories is None, strict=strict)
     return join_splits(index, train_on)
 
 

@@ -27,7 +27,7 @@ from ader.datasets._class_splits import Images
 from ader.datasets._locating import find_root
 from ader.datasets._preparing import Work, keep_or_write, make_files, png
 from ader.mapfiles.pickled import Array, ForeignError, Span, Walker, explained
-from ader.system.errors import UserError
+from ader.system.errors import MissingDataError, UserError
 
 MARKER = "prepared.json"
 SIDE = 32  # pixels
@@ -65,9 +65,9 @@ def read_images(root: Path, archive: Archive) -> tuple[Images, Images]:
         UserError: they are not there, or not all.
     """
     if not (root / MARKER).is_file():
-        raise UserError(
-            f"dataset.root: {root} is not prepared, it has no {MARKER}: unpack {archive.file} there and run "
-            f"`ader data prepare dataset={archive.name}_uni`, or set dataset.root"
+        raise MissingDataError(
+            f"dataset.root: {root} is not prepared, it has no {MARKER}",
+            f"unpack {archive.file} there and run `ader data prepare dataset={archive.name}_uni`, or set dataset.root",
         )
     again = f"delete {root / MARKER} and prepare the dataset again"
     train, test = (

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ader.data.listing import folders
-from ader.system.errors import UserError, some, suggest
+from ader.system.errors import MissingDataError, UserError, some, suggest
 
 #: Names of folders of normal images in published datasets.
 NORMAL = frozenset({"good", "ok"})
@@ -35,10 +35,13 @@ def find_root(root: Path, holds: Callable[[Path], bool], expected: str) -> Path:
         expected: what it then contains, for messages.
 
     Raises:
-        UserError: there is none, or several.
+        MissingDataError: there is none.
+        UserError: there are several, or the root is a file.
     """
     if not root.exists():
-        raise UserError(f"dataset.root: {root} does not exist: put the dataset there ({expected}), or set dataset.root")
+        raise MissingDataError(
+            f"dataset.root: {root} does not exist", f"put the dataset there ({expected}), or set dataset.root"
+        )
     if not root.is_dir():
         raise UserError(f"dataset.root: {root} is a file, not a folder: set it to the unpacked folder")
     if holds(root):
@@ -50,7 +53,9 @@ def find_root(root: Path, holds: Callable[[Path], bool], expected: str) -> Path:
         raise UserError(
             f"dataset.root: {root} holds several copies ({some([f.name for f in deeper])}): set dataset.root to one"
         )
-    raise UserError(f"dataset.root: {root} does not hold {expected}: put the dataset there, or set dataset.root")
+    raise MissingDataError(
+        f"dataset.root: {root} does not hold {expected}", "put the dataset there, or set dataset.root"
+    )
 
 
 def choose_categories(

@@ -13,7 +13,9 @@ is guessed from a value: ``001`` and ``NA`` are names like any other.
 from __future__ import annotations
 
 import csv
+import difflib
 import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -102,12 +104,24 @@ def _check_columns(path: Path, columns: Sequence[str]) -> None:
     for column in REQUIRED:
         if column not in columns:
             header = ",".join(columns)[:100]
-            raise UserError(f"{path} has no column {column!r}; its columns are {header!r}: put commas between them")
+            raise UserError(f"{path} has no column {column!r}; its columns are {header!r}: {_remedy(column, columns)}")
     for column in columns:
         if column not in known:  # a misspelt "mask" must not cost the masks
             raise UserError(f"{path} has an unknown column {column!r}: {suggest(column, known)} Or remove it")
         if list(columns).count(column) > 1:
             raise UserError(f"{path} has two columns {column!r}: remove one")
+
+
+def _remedy(column: str, columns: Sequence[str]) -> str:
+    """What is likely wrong with a header that lacks a column."""
+    if len(columns) == 1 and re.search(r"[;\t| ]", columns[0]):
+        return "put commas between them"
+    known = (*REQUIRED, *OPTIONAL)
+    spelled = [name for name in columns if name not in known and name.strip().lower() in known]
+    if spelled:
+        return f"write {spelled[0].strip().lower()!r} for {spelled[0]!r}"
+    near = difflib.get_close_matches(column, [name for name in columns if name not in known], n=1)
+    return f"rename {near[0]!r}, or add it" if near else "add it"
 
 
 def _sample(row: Mapping[str, str], where: str) -> Sample:

@@ -149,6 +149,8 @@ def prepare(root: Path, source: Path, work: Work) -> None:
     if not places:
         raise UserError(f"{_list(source, splits[0])} does not exist: give the folder of the unpacked archive")
     if root.resolve() in (source.resolve(), places[0].resolve()):
+        for split in splits:
+            visa(root, split=split)  # says what is wrong with it, where that is why it was to be prepared
         raise UserError(
             f"{places[0]} needs no conversion: the archive's own layout is read as it is; to convert it all the same, "
             "give another folder to write to"

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import math
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -43,7 +44,9 @@ def _rows(path: Path, file: Iterable[str]) -> Iterator[Row]:
     reader = csv.DictReader(file, strict=True)
     header = reader.fieldnames or []
     if not {"image", "score"} <= set(header):
-        raise UserError(f"{path} must begin with the header image,score; it begins with {','.join(header)[:100]!r}")
+        wrong = ": put commas between them" if len(header) == 1 and re.search(r"[;\t|]", header[0]) else ""
+        begins = ",".join(header)[:100]
+        raise UserError(f"{path} must begin with the header image,score; it begins with {begins!r}{wrong}")
     for row in reader:
         image, text = row["image"], row["score"]
         if None in row or text is None:

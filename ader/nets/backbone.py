@@ -177,11 +177,24 @@ def _create(options: BackboneOptions, arguments: Mapping[str, Any]) -> tuple[Any
     except Exception as error:  # timm and the hub raise many kinds for "no network" and "no such file"
         folder = options.weights or os.environ.get("ADER_WEIGHTS")
         raise UserError(
-            f"weights {options.name!r} are not in the weights folder ({folder or 'none given'}) and could "
-            f"not be downloaded ({type(error).__name__}): put {options.name}.safetensors or .pth there and give "
-            "paths.weights=FOLDER, or set method.backbone.pretrained=false"
+            f"weights {options.name!r} are not in the weights folder ({folder or 'none given'}) and could not be "
+            f"downloaded ({type(error).__name__}): {_where_to_get(options.name, folder)}"
         ) from error
     return net, {"name": options.name, "source": "timm", "sha256": state_sha256(net.state_dict())}
+
+
+def _where_to_get(name: str, folder: Path | None) -> str:
+    """The command that fetches weights by hand, and what else one can do."""
+    known = timm.get_pretrained_cfg(name)
+    if known is not None and known.hf_hub_id:
+        source, ending = f"{hub.ENDPOINT}/{known.hf_hub_id}/resolve/main/model.safetensors", ".safetensors"
+    else:
+        source, ending = (known.url if known is not None else None) or "ADDRESS", ".pth"
+    target = (folder or Path("weights")).absolute()
+    return (
+        f"where there is a network, give `curl -L --create-dirs -o {name}{ending} {source}` and put the file into "
+        f"{target} (paths.weights, ADER_WEIGHTS), or set method.backbone.pretrained=false to go without"
+    )
 
 
 def _build(name: str, arguments: Mapping[str, Any], pretrained: bool, overlay: Mapping[str, Any] | None = None) -> Any:

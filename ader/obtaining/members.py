@@ -9,12 +9,12 @@ import bz2
 import errno
 import gzip
 import lzma
-import os
 import stat
 import tarfile
 import zipfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO, BinaryIO, NamedTuple, Protocol, cast
@@ -64,12 +64,59 @@ class Entry(NamedTuple):
 Members = Generator[Entry, None, None]
 
 
-def open_members(archive: Path, file: BinaryIO, target: Path) -> Members:
-    """All members, in the order in which they lie in the file; ``target`` must have room for them."""
+@dataclass(frozen=True)
+class Limits:
+    """What an archive of datasets may become: what exceeds it was made to fill disks.
+
+    Images hardly shrink when they are packed, and a file takes some hundred bytes of an archive however small it is.
+
+    Attributes:
+        archive: the file, for messages.
+        size: its own, in bytes.
+    """
+
+    archive: Path
+    size: int
+
+    @property
+    def bytes(self) -> int:
+        """That may come out of it."""
+        return (64 << 20) + 100 * self.size
+
+    @property
+    def members(self) -> int:
+        """Files, folders and links that may."""
+        return 10_000 + self.size // 100
+
+    def check(self, members: int, unpacked: int) -> None:
+        """Compares what an archive declares with what it may.
+
+        Args:
+            members: files, folders and links.
+            unpacked: bytes of all files.
+
+        Raises:
+            UserError: it is more.
+        """
+        if members > self.members:
+            much = f"{members:,} members or more, of which its size of {self.size:,} bytes allows {self.members:,}"
+        elif unpacked > self.bytes:
+            much = f"{unpacked:,} bytes or more, {unpacked // max(1, self.size)} times its own size"
+        else:
+            return
+        raise UserError(f"{self.archive} would unpack to {much}: unpack it by hand if you trust it")
+
+
+def open_members(limits: Limits, file: BinaryIO, target: Path) -> Members:
+    """All members, in the order in which they lie in the file; ``target`` must have room for them.
+
+    A zip is held against ``limits`` before its first member is given. A tar has no directory to do so.
+    """
+    archive = limits.archive
     head = file.read(tarfile.BLOCKSIZE)
     file.seek(0)
     if head.startswith(ZIP):
-        yield from _zip_entries(archive, file, target)
+        yield from _zip_entries(limits, file, target)
         return
     opened = next((opened for magic, opened in COMPRESSED.items() if head.startswith(magic)), None)
     if opened is None and not _is_tar(head):
@@ -78,7 +125,7 @@ def open_members(archive: Path, file: BinaryIO, target: Path) -> Members:
         if head.lstrip()[:1] == b"<":
             raise UserError(f"{archive} is no archive but a web page: download the file that the page leads to")
         raise UserError(f"{archive} is no {FORMATS}, or the start of it is damaged: download it again")
-    need_room(target, os.fstat(file.fileno()).st_size, str(archive))  # nothing unpacks to less
+    need_room(target, limits.size, str(archive))  # nothing unpacks to less
     yield from _tar_entries(opened(file) if opened else file)
 
 
@@ -99,11 +146,13 @@ def _tar_entries(stream: _Readable) -> Members:
             size = member.size if member.isreg() else 0
             opened = partial(tar.extractfile, member)
             yield Entry(member.name, _tar_kind(member), size, member.linkname, cast(Callable[[], IO[bytes]], opened))
-    # tarfile takes a damaged header, or none, for the end. The end is a block of zeros.
+    # tarfile takes a damaged header, or none, for the end. The end is a block of zeros, and only zeros follow: a header
+    # that was wiped looks like the end as well. (What compressed the tar put its checksum behind it.)
     if forward.last != bytes(tarfile.BLOCKSIZE):
         raise tarfile.ReadError("it has no end")
-    while stream.read(BLOCK):  # what compressed it put its checksum behind
-        pass
+    while rest := stream.read(BLOCK):
+        if any(rest):
+            raise tarfile.ReadError("something follows its end")
 
 
 def _tar_kind(member: tarfile.TarInfo) -> str:
@@ -146,11 +195,14 @@ class _Forward:
         return place
 
 
-def _zip_entries(archive: Path, file: BinaryIO, target: Path) -> Members:
+def _zip_entries(limits: Limits, file: BinaryIO, target: Path) -> Members:
     """A zip's members."""
+    archive = limits.archive
     with zipfile.ZipFile(file) as opened:
         members = sorted(opened.infolist(), key=lambda member: member.header_offset)
-        need_room(target, sum(member.file_size for member in members), str(archive))
+        unpacked = sum(member.file_size for member in members)
+        limits.check(len(members), unpacked)
+        need_room(target, unpacked, str(archive))
         for member in members:
             # what zipfile cannot read, or not in bounded memory
             if member.flag_bits & 0x1:

@@ -14,13 +14,12 @@ from ader.config.schema import DatasetOptions
 from ader.data import Index
 from ader.data.counts import differing
 from ader.data.listing import listing
-from ader.data.reading import read_published
+from ader.data.reading import amount, how_to_get, read_published
 from ader.datasets._preparing import Work
 from ader.obtaining import download, unpack, verify
 from ader.system.errors import UserError, some
 
 ENDINGS = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.xz", ".tar.bz2")
-MEGABYTE = 10**6
 
 
 @dataclass(frozen=True)
@@ -30,22 +29,24 @@ class Preparation:
     Attributes:
         option: its name on the command line.
         root: where it is to be.
-        read: reads it from there; raises ``UserError`` where it is not.
+        read: reads it from a folder; raises ``UserError`` where it is not.
         convert: the reader's own ``prepare(root, source, work)``, or None.
         about: what its YAML says of it.
-        counts: the published numbers, or None.
+        counts: the published numbers, or None: any will do.
         downloads: a folder for archives.
         work: console, interruption and threads.
+        whole: whether all categories are wanted, so that their sums can be compared.
     """
 
     option: str
     root: Path
-    read: Callable[[], Index]
+    read: Callable[[Path], Index]
     convert: Callable[[Path, Path, Work], None] | None
     about: Mapping[str, Any]
     counts: Mapping[str, Any] | None
     downloads: Path
     work: Work
+    whole: bool = True
 
 
 def preparation(option: str, dataset: DatasetOptions, data: Path, work: Work) -> Preparation:
@@ -59,8 +60,8 @@ def preparation(option: str, dataset: DatasetOptions, data: Path, work: Work) ->
     """
     root = Path(os.path.abspath(Path(dataset.root).expanduser()))
 
-    def read() -> Index:
-        return read_published(replace(dataset, root=str(root)))
+    def read(folder: Path) -> Index:
+        return read_published(replace(dataset, root=str(folder)))
 
     module = plugins.load("datasets", dataset.name)
     return Preparation(
@@ -72,11 +73,12 @@ def preparation(option: str, dataset: DatasetOptions, data: Path, work: Work) ->
         counts=dataset.counts if dataset.check_counts else None,
         downloads=data / "archives",
         work=work,
+        whole=dataset.rest.get("categories") is None,
     )
 
 
 def prepare(task: Preparation, source: Path | None) -> None:
-    """Prepares a dataset, or finds that it is there; says which numbers differ from the published ones.
+    """Prepares a dataset, or finds that it is there, and compares it with the published numbers.
 
     Args:
         task: the dataset.
@@ -84,13 +86,15 @@ def prepare(task: Preparation, source: Path | None) -> None:
             None: what lies at the root, or what can be downloaded.
 
     Raises:
-        UserError: there is nothing to prepare it from; the message says where to get it.
+        UserError: there is nothing to prepare it from; the message says where to get it. Or what there is then is not
+            the dataset as published.
     """
-    if source is None and (index := _readable(task)):
-        task.work.console.say(f"nothing to do: {task.root} holds dataset {task.option!r}")
-        return _compare(task, index)
     if source is None:
-        _obtain(task)
+        found = _attempt(task, task.root)
+        if isinstance(found, Index):
+            task.work.console.say(f"nothing to do: {task.root} holds dataset {task.option!r}")
+            return _compare(task, found)
+        _obtain(task, found)
     elif source.is_file():
         _verify(task, source)
         _unpack(task, source, task.root)
@@ -102,33 +106,53 @@ def prepare(task: Preparation, source: Path | None) -> None:
     elif not source.is_dir():
         raise UserError(f"source={source} does not exist: name an archive or a folder")
     layout = source if source is not None and source.is_dir() else task.root
-    # what was unpacked may be readable as it is
-    if task.convert is not None and (layout != task.root or _readable(task) is None):
+    if task.convert is None:
+        if layout != task.root:
+            raise _nothing_to_unpack(task, layout)
+    elif layout != task.root or not isinstance(_attempt(task, task.root), Index):  # what was unpacked may be readable
         task.convert(task.root, layout, task.work)
-    return _compare(task, task.read())
+    return _compare(task, task.read(task.root))
 
 
-def _readable(task: Preparation) -> Index | None:
+def _nothing_to_unpack(task: Preparation, source: Path) -> UserError:
+    """A folder without archives, for a dataset that is read as it is unpacked."""
+    found = _attempt(task, source)
+    if isinstance(found, Index):
+        return UserError(
+            f"source={source} holds dataset {task.option!r} as it is read, there is nothing to prepare: give "
+            f"dataset.root={source} to every command, or move the folder to {task.root}"
+        )
+    endings = ", ".join(ENDINGS)
+    return UserError(f"source={source} holds no archive ({endings}) and no unpacked dataset {task.option!r} ({found})")
+
+
+def _attempt(task: Preparation, folder: Path) -> Index | UserError:
+    """The dataset as it lies in a folder, or why it cannot be read."""
     try:
-        return task.read()
-    except UserError:
-        return None
+        return task.read(folder)
+    except UserError as error:
+        return error
 
 
-def _obtain(task: Preparation) -> None:
-    """Downloads and unpacks what the root lacks and a checked public address has."""
+def _obtain(task: Preparation, why: UserError) -> None:
+    """Downloads and unpacks what the root lacks and a checked public address has.
+
+    Raises:
+        UserError: there is nothing to download, and nothing at the root to convert; ``why`` it cannot be read is said.
+    """
     command = f"ader data prepare dataset={task.option} source="
     wanted = [archive for archive in _known(task) if "url" in archive and not _holds(task.root, archive.get("holds"))]
-    if not wanted and not _holds(task.root, None):
-        files = [str(archive["file"]) for archive in _known(task)]
-        get = f"{task.about.get('get') or 'see its homepage'}: {task.about.get('homepage') or 'none is known'}"
-        then = f"{command}{files[0] if files else 'ARCHIVE_OR_FOLDER'}"
-        raise UserError(f"dataset {task.option!r} is not at {task.root}: {get}; then give {then}")
-    if wanted:
-        size = sum(archive.get("bytes", 0) for archive in wanted) // MEGABYTE
-        amount = f", {size:,} MB" if size else ""
-        names = some([str(archive["file"]) for archive in wanted])
-        task.work.console.say(f"downloading {names}{amount} to {task.downloads} (may be deleted afterwards)")
+    if not wanted:
+        if not _holds(task.root, None):
+            get = how_to_get(task.option, task.about) or "put your images there, or set dataset.root"
+            raise UserError(f"dataset {task.option!r} is not at {task.root}: {get}")
+        if task.convert is None:
+            raise why
+        return
+    task.work.console.say(
+        f"downloading {amount(wanted)}, to {task.downloads} (may be deleted afterwards), and unpacking to {task.root}, "
+        "which takes at least as much again"
+    )
     for archive in wanted:
         file = task.downloads / archive["file"]
         hashes = {kind: archive.get(kind) for kind in ("sha256", "md5")}
@@ -168,12 +192,22 @@ def _verify(task: Preparation, archive: Path) -> None:
 
 
 def _compare(task: Preparation, index: Index) -> None:
+    """Says what there is now.
+
+    Raises:
+        UserError: it is not as published.
+    """
     say = task.work.console.say
     say(f"{len(index.categories)} categories, {len(index):,} images at {index.root}")
-    wrong = list(differing(index, task.counts or {}))
+    wrong = list(differing(index, task.counts or {}, task.whole))
     for line in wrong:
         say(f"not as published: {line}")
-    if task.counts and not wrong:
+    if wrong:
+        raise UserError(
+            f"dataset {task.option!r} at {index.root} is not as published ({some(wrong, 1)}): remove it and unpack the "
+            "whole archive, or give dataset.check_counts=false to work with what is there"
+        )
+    if task.counts:
         say("all numbers of images are as published")
 
 

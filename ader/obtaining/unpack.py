@@ -13,7 +13,19 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ader.obtaining.disk import BLOCK, Check, Progress, alone, need_room, telling, write_all
-from ader.obtaining.members import FILE, FOLDER, FORMATS, HARD, SYMBOLIC, Entry, Members, damaged, open_members, reading
+from ader.obtaining.members import (
+    FILE,
+    FOLDER,
+    FORMATS,
+    HARD,
+    SYMBOLIC,
+    Entry,
+    Limits,
+    Members,
+    damaged,
+    open_members,
+    reading,
+)
 from ader.system.errors import UserError
 
 CLUTTER = frozenset({"__MACOSX", ".DS_Store", "Thumbs.db"})  # beside files, unasked; so is what begins with "._"
@@ -39,8 +51,9 @@ def unpack(
         check: called after every member and megabyte; what it raises ends the unpacking and leaves nothing behind.
 
     Raises:
-        UserError: the archive is damaged, none at all, encrypted, larger than the free space, or holds something that
-            would end outside of ``folder``, devices, or a name twice; something is in the way; or another process is
+        UserError: the archive is damaged, none at all, encrypted, larger than the free space, would become more than
+            an archive of its size can hold of images (``Limits``), or holds something that would end outside of
+            ``folder``, devices, sparse files, or a name twice; something is in the way; or another process is
             unpacking to the same place.
     """
     folder = folder.resolve()
@@ -57,8 +70,9 @@ def unpack(
     except OSError as error:
         raise UserError(f"{archive} cannot be read ({error.strerror}): name an archive, {FORMATS}") from error
     with file, _temporary(folder) as content:
-        writer = _Writer(archive, content, folder if into else None, _Watch(file, progress, check))
-        writer.put_all(open_members(archive, file, content))
+        limits = Limits(archive, os.fstat(file.fileno()).st_size)
+        writer = _Writer(limits, content, folder if into else None, _Watch(file, progress, check))
+        writer.put_all(open_members(limits, file, content))
         with telling(folder):
             _move_all(content, folder) if into else content.rename(folder)
 
@@ -130,9 +144,11 @@ class _Writer:
     and only descends from there: wherever it or any chain of such links leads is inside.
     """
 
-    def __init__(self, archive: Path, content: Path, shared: Path | None, watch: _Watch) -> None:
-        self.archive, self.content, self.shared, self.watch = archive, content, shared, watch
+    def __init__(self, limits: Limits, content: Path, shared: Path | None, watch: _Watch) -> None:
+        self.limits, self.archive = limits, limits.archive
+        self.content, self.shared, self.watch = content, shared, watch
         self.free = shutil.disk_usage(content).free
+        self.members = 0
         self.declared = 0
         self.folders: set[tuple[str, ...]] = {()}
         self.files: set[tuple[str, ...]] = set()
@@ -157,6 +173,9 @@ class _Writer:
 
     def put(self, entry: Entry) -> None:
         """One member; symbolic links only when all others are there."""
+        self.members += 1
+        self.declared += entry.size
+        self.limits.check(self.members, self.declared)
         parts = self.parts(entry.name, entry.name)
         if any(part in CLUTTER or part.startswith("._") for part in parts):
             return
@@ -222,7 +241,6 @@ class _Writer:
 
     def write(self, parts: tuple[str, ...], entry: Entry) -> None:
         """A file of exactly the size that its archive declares."""
-        self.declared += entry.size
         if self.declared > self.free:  # for a tar, the first moment to know; others may have used or made room since
             need_room(self.content, entry.size, f"{self.archive}: {entry.name!r:.200}")
         with self.making(parts) as path:

@@ -87,6 +87,12 @@ def _footnotes(
     if sizes != Sizes():
         lines.append(f"metric.size={sizes.size}: {sizes.rule()}")
     lines += _mask_note(result.masks)
+    if protocol := result.choices.get("protocol"):
+        recipe, precision = result.config["recipe"], result.config["trainer"]["precision"]
+        lines.append(
+            f"protocol={protocol}; in force: metric={result.metric}, recipe={recipe}, trainer.precision={precision}; "
+            "whether published rows were reached here: ader list protocols"
+        )
     lines.append("chance: what random scores would reach on the same images")
     if worse:
         lines.append(f"worse than chance: {some(f'{slug} of {name}' for name, slug in worse)}")

@@ -354,7 +354,7 @@ class Record:
     """Whether there is a table per kind of defect."""
 
     warnings: tuple[str, ...]
-    """What readers of the result must know, of all models."""
+    """What readers of the result must know of its data, its training and its models."""
 
     models: dict[str, ModelRecord]
     """By category, or ``all``; none for maps of another program."""

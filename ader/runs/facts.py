@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from ader import __version__
+from ader.config.schema import RunConfig
 from ader.data.census import census
 from ader.data.index import TEST
 from ader.methods._base import Method
@@ -15,10 +16,14 @@ from ader.metrics import OBJECT_METRICS
 from ader.results import record
 from ader.results.provenance import provenance
 from ader.results.schema import EvaluatedFrom, MapSource, Masks, Network, Record, Weights
-from ader.runs.plan import PlannedModel, RunPlan
+from ader.runs.plan import Plan, PlannedModel, RunPlan
 from ader.runs.session import Session
 from ader.system import dist
+from ader.system.errors import some
 from ader.training.cost import count_macs, count_parameters
+
+#: Test images of a kind, below which a category's image metrics hang on single ones.
+FEW = 5
 
 
 def announce(session: Session[Any], *lines: str) -> None:
@@ -27,6 +32,24 @@ def announce(session: Session[Any], *lines: str) -> None:
     say(f"ader {__version__}  {plan.title}")
     for line in (f"data     {census(plan.index)}", f"         {plan.index.root}", *lines, f"results  {plan.folder}"):
         say(line)
+    for caution in cautions(plan):
+        say(f"CAUTION  {caution}")
+
+
+def cautions(plan: Plan) -> tuple[str, ...]:
+    """What readers of the result must know of its data and its training, besides the methods' own warnings."""
+    found = list(plan.index.cautions)
+    few = [
+        f"{category} {good} normal and {bad} defective"
+        for category, (_, good, bad) in plan.index.counts().items()
+        if 0 < good < FEW or 0 < bad < FEW
+    ]
+    if few:
+        found.append(f"so few test images that one of them decides image metrics: {some(few, 3)}")
+    steps = plan.config.trainer.max_steps if isinstance(plan.config, RunConfig) else None
+    if steps is not None:
+        found.append(f"a trial: no stage was trained for more than {steps} steps (trainer.max_steps)")
+    return tuple(found)
 
 
 def device_line(plan: RunPlan) -> str:
@@ -97,7 +120,8 @@ def _record(
 ) -> Record:
     """Everything that stands behind the numbers."""
     plan, composition = session.plan, session.plan.config.composition
-    warnings = dict.fromkeys(text for model in session.models.values() for text in model.network.warnings)
+    theirs = (text for model in session.models.values() for text in model.network.warnings)
+    warnings = dict.fromkeys((*cautions(plan), *theirs))
     return Record(
         title=plan.title,
         choices={**composition.choices, "dataset": plan.id.label},

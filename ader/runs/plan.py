@@ -143,7 +143,7 @@ def make_plan(config: RunConfig, trained: bool = False) -> RunPlan:
     device = resolve_device(config.trainer.device)
     dist.start(device)
     with dist.main_first():  # a generated dataset is made once
-        published = read_index(config.dataset)
+        published = read_index(config.dataset, config.composition.choices["dataset"])
     method_class = find_class(config.method.name)
     arguments = recipe_arguments(method_class, config.image_size, config.method.rest)
     index, splits = apply(published, config.seed, config.setting.name, config.setting.rest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ from ader.runs.observe import observe
 from ader.runs.plan import Outputs, Plan
 from ader.runs.session import Session, working_on
 from ader.system.device import resolve_device
-from ader.system.errors import some
+from ader.system.errors import UserError, some
 from ader.system.interrupt import Interrupt
 from ader.system.parallel import ahead, threads
 
@@ -98,7 +99,7 @@ def make_plan(config: ScoreConfig, maps: Path) -> ScorePlan:
     name = check_name("name", config.name or (maps.stem if maps.is_file() else maps.name))
     choices = {**config.composition.choices, "setting": "maps", "method": name}
     config = replace(config, composition=replace(config.composition, choices=choices))
-    index = read_index(config.dataset)
+    index = read_index(config.dataset, config.composition.choices["dataset"])
     source = open_maps(maps, index, None if config.scores is None else Path(config.scores), contents_of(config))
     facts = source.describe()
     content = {"maps": facts["sha256"], "scores": facts["scores"]["sha256"] if "scores" in facts else "none"}
@@ -163,6 +164,8 @@ def read_one(index: Index, source: MapSource, sizes: Sizes, sample: Sample) -> S
     map_HW, given = source.read(sample)
     # NaN in a part of the map is left to the evaluator, which says that it is the map's
     score = float(np.fmax.reduce(map_HW, axis=None)) if given is None else given
+    if given is None and math.isnan(score):  # a score of its own would be to blame
+        raise UserError(f"the map of image {sample.image!r} of category {sample.category!r} is NaN: save numbers")
     height, width = map_HW.shape
     mask_HW = torch.from_numpy(sizes.mask(index, sample, (height, width))) if index.has_masks else None
     return Scored(sample, score, given is not None, torch.from_numpy(map_HW), mask_HW)

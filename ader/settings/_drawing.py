@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import Field
 
 from ader.data.index import TEST, TRAIN, Index, Sample
-from ader.system.errors import UserError
+from ader.system.errors import UserError, some
 
 Count = Annotated[int, Field(ge=1)]
 Ratio = Annotated[float, Field(gt=0, lt=1)]
@@ -72,19 +72,75 @@ def draw_defective(index: Index, category: str, split: str, seed: int) -> list[U
     return [unit for unit in units if any(sample.label for sample in unit)]
 
 
-def enough(units: list[Unit], wanted: int, category: str, leave: bool) -> list[Unit]:
+def enough(units: list[Unit], wanted: int, category: str, asked: str, leave: bool) -> list[Unit]:
     """The first ``wanted`` units.
+
+    Args:
+        units: a category's defective objects.
+        wanted: so many.
+        category: its name, for messages.
+        asked: the key and value that ask for them, for messages.
+        leave: one has to stay in the test.
 
     Raises:
         UserError: there are fewer, or with ``leave`` none would remain.
     """
-    most = len(units) - leave
+    most = max(0, len(units) - leave)
     if wanted > most:
         raise UserError(
-            f"category {category!r} has {len(units)} defective images to draw {wanted} from: choose at most "
-            f"{max(0, most)}{' (one has to stay in the test)' if leave else ''}, or name other categories"
+            f"{asked}: category {category!r} has {len(units)} defective images to draw {wanted} from: choose at most "
+            f"{most}{' (one has to stay in the test)' if leave else ''}, or name other categories"
         )
     return units[:wanted]
+
+
+class Capped:
+    """Draws from the defective test objects as IM-IAD does: never more than 75 % of a category's.
+
+    Args:
+        asked: the key and value that ask for them, for messages.
+    """
+
+    def __init__(self, asked: str) -> None:
+        self.asked = asked
+        self.fewer: list[str] = []
+
+    def draw(self, index: Index, category: str, wanted: int, seed: int) -> list[Unit]:
+        """``wanted`` of a category's, or the 75 %; ``mark`` then says so.
+
+        Raises:
+            UserError: there are not so many at all, or 75 % of them is none.
+        """
+        units = draw_defective(index, category, TEST, seed)
+        most = int(MOST * len(units))
+        if wanted > len(units) or not most:
+            raise UserError(
+                f"{self.asked}: of category {category!r}, {wanted} defective images are to move to training; the test "
+                f"has {len(units)}, of which at most {most} (75 %) move: choose less, or name other categories"
+            )
+        if wanted > most:
+            self.fewer.append(f"{category} {most} instead of {wanted}")
+        return units[:most][:wanted]
+
+    def mark(self, index: Index) -> Index:
+        """The index, with a caution where there were fewer than asked for."""
+        if not self.fewer:
+            return index
+        return index.cautioned(f"{self.asked}: at most 75 % of a category's defects move: {some(self.fewer)}")
+
+
+def at_least_one(wanted: int, category: str, normal: int, asked: str) -> int:
+    """``wanted``, the number that a ratio asks for.
+
+    Raises:
+        UserError: it is none, so that the category's training data would be as before.
+    """
+    if wanted < 1:
+        raise UserError(
+            f"{asked}: of the {normal} training images of category {category!r} that is less than one: choose more, or "
+            "name other categories"
+        )
+    return wanted
 
 
 def as_training(units: Iterable[Unit]) -> dict[str, Sample]:

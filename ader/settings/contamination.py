@@ -9,6 +9,7 @@ from ader.settings._drawing import (
     Ratio,
     Unit,
     as_normal,
+    at_least_one,
     draw_defective,
     draw_normal,
     enough,
@@ -16,6 +17,7 @@ from ader.settings._drawing import (
     trained_categories,
     with_changed,
 )
+from ader.system.errors import UserError
 
 
 def contamination(
@@ -37,23 +39,26 @@ def contamination(
         mode: add them, or put them in the place of as many normal ones.
 
     Raises:
-        UserError: a category has too few.
+        UserError: a category has too few, or the ratio is less than one image of it.
     """
     moved: dict[str, Sample] = {}
     dropped: set[str] = set()
+    asked = f"setting.ratio={ratio}"
     for category in trained_categories(index):
         units = draw_normal(index, category, seed, "replaced")
         share = ratio / (1 - ratio) if of == "all" and mode == "add" else ratio
-        wanted = round(share * len(units))
-        moved |= as_normal(_draw_noise(index, category, seed, wanted))
+        wanted = at_least_one(round(share * len(units)), category, len(units), asked)
+        if mode == "replace" and wanted == len(units):
+            raise UserError(f"{asked}: no normal training image of category {category!r} would be left: choose less")
+        moved |= as_normal(_draw_noise(index, category, seed, wanted, asked))
         if mode == "replace":
             dropped.update(sample.image for unit in units[:wanted] for sample in unit)
     return only_normal(with_changed(index, moved)).where(lambda sample: sample.image not in dropped)
 
 
-def _draw_noise(index: Index, category: str, seed: int, wanted: int) -> list[Unit]:
+def _draw_noise(index: Index, category: str, seed: int, wanted: int, asked: str) -> list[Unit]:
     """Defects to contaminate with: the training data's own, or else the test's."""
     own = draw_defective(index, category, TRAIN, seed)
     if len(own) >= wanted:
         return own[:wanted]
-    return enough(draw_defective(index, category, TEST, seed), wanted, category, leave=True)
+    return enough(draw_defective(index, category, TEST, seed), wanted, category, asked, leave=True)

@@ -17,6 +17,9 @@ def few_shot(index: Index, seed: int, k: Count) -> Index:
     for category in trained_categories(index):
         drawn = draw_normal(index, category, seed, "few_shot")
         if len(drawn) < k:
-            raise UserError(f"setting.k={k}: category {category!r} has {len(drawn)} normal training images")
+            raise UserError(
+                f"setting.k={k}: category {category!r} has {len(drawn)} normal training images: choose at most "
+                f"{len(drawn)}, or name other categories"
+            )
         keep.update(sample.image for unit in drawn[:k] for sample in unit)
     return index.where(lambda sample: sample.split != TRAIN or sample.image in keep)

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from ader.data.index import Index
-from ader.settings._drawing import Count
-from ader.settings.supervised import supervised
+from ader.data.index import TEST, Index, Sample
+from ader.settings._drawing import (
+    Count,
+    as_training,
+    draw_defective,
+    enough,
+    only_normal,
+    trained_categories,
+    with_changed,
+)
 
 
 def labeled(index: Index, seed: int, k: Count) -> Index:
@@ -13,4 +20,8 @@ def labeled(index: Index, seed: int, k: Count) -> Index:
     Raises:
         UserError: a category would have no defective test image left.
     """
-    return supervised(index, seed, source="test", shots=k)
+    moved: dict[str, Sample] = {}
+    for category in trained_categories(index):
+        drawn = draw_defective(index, category, TEST, seed)
+        moved |= as_training(enough(drawn, k, category, f"setting.k={k}", leave=True))
+    return with_changed(only_normal(index), moved)

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from ader.data.index import TEST, TRAIN, Index, Sample
-from ader.settings._drawing import MOST, Ratio, as_normal, draw_defective, of_split, only_normal, with_changed
+from ader.data.index import Index, Sample
+from ader.settings._drawing import (
+    Capped,
+    Ratio,
+    as_normal,
+    at_least_one,
+    draw_normal,
+    only_normal,
+    trained_categories,
+    with_changed,
+)
 
 
 def noisy(index: Index, seed: int, ratio: Ratio) -> Index:
     """Defective test images move to training as if they were normal.
 
-    Of each category the number of its training images times ``ratio``, cut to an integer, and at most 75 % of its
-    defective images. IM-IAD's published commands leave them in the test as well; this does not.
+    Of each category the number of its training images (objects, where they have several views) times ``ratio``, cut to
+    an integer, and at most 75 % of its defective ones. IM-IAD's published commands leave them in the test as well; this
+    does not.
+
+    Raises:
+        UserError: a category has not so many, or the ratio is less than one image of it.
     """
-    index = only_normal(index)
-    moved: dict[str, Sample] = {}
-    for category in index.categories:
-        drawn = draw_defective(index, category, TEST, seed)
-        wanted = int(ratio * len(of_split(index, category, TRAIN)))
-        moved |= as_normal(drawn[: min(wanted, int(MOST * len(drawn)))])
-    return with_changed(index, moved)
+    index, asked = only_normal(index), f"setting.ratio={ratio}"
+    capped, moved = Capped(asked), dict[str, Sample]()
+    for category in trained_categories(index):
+        normal = len(draw_normal(index, category, seed, "noisy"))
+        wanted = at_least_one(int(ratio * normal), category, normal, asked)
+        moved |= as_normal(capped.draw(index, category, wanted, seed))
+    return capped.mark(with_changed(index, moved))

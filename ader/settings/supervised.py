@@ -20,7 +20,7 @@ from ader.settings._drawing import (
     trained_categories,
     with_changed,
 )
-from ader.system.errors import UserError
+from ader.system.errors import UserError, some
 
 
 def supervised(
@@ -49,22 +49,29 @@ def supervised(
             them from images in the order of their names (SegAD's released code).
 
     Raises:
-        UserError: there are too few defects, or no lists.
+        UserError: there are too few defects, none would be left in the test, or there are no lists.
     """
     keep: set[str] = set()
     moved: dict[str, Sample] = {}
+    without: list[str] = []
     for category in trained_categories(index):
         drawn = draw_defective(index, category, source, seed)
         if splitter == "scikit-learn":
             drawn = _as_scikit_learn(drawn, seed)
         if shots == "list":
             names = _published_list(index, seed, draw)
-            drawn = [[sample for sample in unit if sample.image in names] for unit in drawn]
+            drawn = [kept for unit in drawn if (kept := [sample for sample in unit if sample.image in names])]
         elif shots != "all":
-            drawn = enough(drawn, shots, category, leave=source == "test")
+            drawn = enough(drawn, shots, category, f"setting.shots={shots}", leave=source == "test")
+        elif source == "test":
+            raise UserError("setting.shots=all would leave no defect in the test that setting.source=test takes from")
+        if not drawn and shots != 0:
+            without.append(category)
         keep.update(sample.image for unit in drawn for sample in unit)
         moved |= as_training(drawn)
     result = with_changed(index, moved).where(lambda s: s.split == TEST or not s.label or s.image in keep)
+    if without:
+        result = result.cautioned(f"the training data of {some(without)} has no labeled defects: normal images only")
     if detector_share == 1:
         return result
     return _with_forest(result, seed if split_seed is None else split_seed, detector_share, splitter)

@@ -16,6 +16,18 @@ class UserError(ValueError):
         super().__init__(" ".join(message.split()))
 
 
+class MissingDataError(UserError):
+    """A dataset is not where it is looked for. Who knows where to get it says so in place of ``remedy``.
+
+    Attributes:
+        fault: what is missing, and where.
+    """
+
+    def __init__(self, fault: str, remedy: str) -> None:
+        super().__init__(f"{fault}: {remedy}")
+        self.fault = fault
+
+
 def suggest(name: str, choices: Iterable[str]) -> str:
     """A clause naming the choices nearest to ``name``, or all of them when none is near."""
     names = sorted(set(choices))

@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ader.methods._base import Batch, Method, Stage, Tags, TrainStage, supervision_of
+from ader.system.console import Console
 from ader.system.device import synchronize
 from ader.system.memory import peak_memory, reset_peak
 from ader.system.precision import Precision
@@ -130,6 +131,7 @@ def measure(
     device: torch.device,
     precision: Precision = "fp32",
     steps: int = 3,
+    console: Console | None = None,
 ) -> Cost:
     """Trains and tests on random images for a few steps.
 
@@ -140,12 +142,16 @@ def measure(
         device: where to measure.
         precision: as ``trainer.precision``.
         steps: timed batches, after one to warm up.
+        console: for progress, which on a slow processor takes minutes; None shows none.
     """
+    console = console or Console(quiet=True)
     params, trainable = count_parameters(method)
+    console.say("counting multiply-accumulates")
     method.to(device)
     macs = count_macs(method, size, device)
-    train_memory, train_speed = _train(method, size, Trainer(device=device, precision=precision), steps)
-    test_memory, test_speed = _test(method, size, batch_size, Trainer(device=device, precision=precision), steps)
+    trainer = Trainer(device=device, precision=precision, console=console)
+    train_memory, train_speed = _train(method, size, trainer, steps)
+    test_memory, test_speed = _test(method, size, batch_size, trainer, steps)
     kind = "peak allocated (CUDA)" if device.type == "cuda" else "peak resident set of the process"
     return Cost(
         params,
@@ -166,8 +172,10 @@ def _train(method: Method, size: int, trainer: Trainer, steps: int) -> tuple[int
     """Peak memory, and images per second of the gradient descent (of the passes where there is none)."""
     reset_peak(trainer.device)
     trainer.max_steps = 1
+    trainer.console.say("training, a step to warm up")
     trainer.fit(method, RandomImages(size, 1, trainer.device, method.tags))  # warm-up
     trainer.max_steps = steps
+    trainer.console.say(f"training, {steps} steps to measure")
     data = RandomImages(size, steps, trainer.device, method.tags)
     done = trainer.fit(method, data)
     if not data.stages:
@@ -183,11 +191,14 @@ def _test(method: Method, size: int, batch_size: int, trainer: Trainer, steps: i
     method.eval()
     reset_peak(trainer.device)
     began = 0.0
-    for step in range(steps + 1):
-        if step == 1:  # the first batch warms up
-            synchronize(trainer.device)
-            began = time.perf_counter()
-        with trainer.autocast():
-            method.predict(image_BCHW)
+    trainer.console.say(f"testing, a batch of {batch_size} to warm up and {steps} to measure")
+    with trainer.console.track("testing", steps + 1, "batches") as track:
+        for step in range(steps + 1):
+            if step == 1:  # the first batch warms up
+                synchronize(trainer.device)
+                began = time.perf_counter()
+            with trainer.autocast():
+                method.predict(image_BCHW)
+            track.advance()
     synchronize(trainer.device)
     return peak_memory(trainer.device), batch_size * steps / (time.perf_counter() - began)

@@ -146,7 +146,7 @@ def test_faults_of_the_method_are_status_1(bench, capsys, fault, message):
 def test_an_exception_before_there_is_a_log_shows_its_traceback(bench, capsys, monkeypatch):
     import ader.runs.plan
 
-    monkeypatch.setattr(ader.runs.plan, "read_index", lambda composed: 1 / 0)
+    monkeypatch.setattr(ader.runs.plan, "read_index", lambda *_: 1 / 0)
     assert bench.run() == 1
     error = capsys.readouterr().err
     assert error.startswith("Traceback")

@@ -50,6 +50,16 @@ def test_json(empty, capsys):
     assert list(empty.iterdir()) == []
 
 
+def test_says_what_it_is_at(empty, capsys):
+    """Beside the cost, which a program may read; the last word of each part before minutes of silence."""
+    assert main(["profile", "method=rd", *SMALL, "method.batch_size=2", "trainer.test_batch_size=2"]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("rd at 64x64 on cpu\n")
+    parts = ["building rd", "counting", "training, a step", "training, 3 steps", "3/3 steps", "testing", "4/4 batches"]
+    places = [said.err.index(part) for part in parts]
+    assert places == sorted(places)
+
+
 def test_needs_no_weights(empty, monkeypatch, capsys):
     """Costs do not depend on what the weights are, so a recipe that wants pretrained ones is profiled without."""
     monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: pytest.fail("looked for the network"))

@@ -206,6 +206,10 @@ def _nan(bench, maps):
     np.save(file, map_HW)
 
 
+def _nothing_but_nan(bench, maps):
+    np.save(maps / "cable" / "hole" / "000.npy", np.full((40, 40), np.nan, np.float32))
+
+
 def _truncate(bench, maps):
     file = maps / "cable" / "hole" / "000.npy"
     file.write_bytes(file.read_bytes()[:300])
@@ -223,6 +227,7 @@ def _spoil_mask(bench, maps):
     ("damage", "message"),
     [
         (_nan, "the map of image 'cable/test/hole/000.png' of category 'cable' is NaN"),
+        (_nothing_but_nan, "the map of image 'cable/test/hole/000.png' of category 'cable' is NaN"),
         (_truncate, "cable/hole/000.npy is truncated, damaged"),
         (_lose, "lacks the map of 1 of 8 test images (cable/test/hole/000.png)"),
         (_spoil_mask, "000_mask.png is not an image that Pillow can read"),

@@ -293,7 +293,7 @@ def test_objects(bench, capsys, monkeypatch):
     assert "object object" not in out
     assert "belongs to a group" not in out
 
-    def grouped(dataset):
+    def grouped(dataset, option):
         index = read_index(dataset)
         samples = [dataclasses.replace(s, group=f"{s.defect}/{int(s.image[-5]) // 2}") for s in index]
         return dataclasses.replace(index, samples=tuple(samples))

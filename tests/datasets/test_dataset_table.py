@@ -121,6 +121,12 @@ def test_line_numbers_are_those_of_an_editor(tmp_path):
 def test_tables_that_are_not_right(tmp_path):
     fails(tmp_path, "has no column 'image'", "1", header="a")
     fails(tmp_path, "'image;category;split;label': put commas", "x.png;a;test;0", header="image;category;split;label")
+    # commas are not what is missing
+    fails(tmp_path, "'image,category,split': add it", "x,a,test", header="image,category,split")
+    fails(
+        tmp_path, "'image,category,split,labels': rename 'labels', or add it", "x", header="image,category,split,labels"
+    )
+    fails(tmp_path, "write 'label' for ' Label'", "x", header="image,category,split, Label")
     message = fails(tmp_path, "has an unknown column 'masks'", "x", header="image,category,split,label,masks")
     assert "did you mean 'mask'" in message
     fails(tmp_path, "has two columns 'mask'", "x", header=f"{HEADER},mask")

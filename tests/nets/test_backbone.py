@@ -162,7 +162,12 @@ def test_offline_fails_fast_and_quietly(tmp_path, caplog, capfd):
     (tmp_path / "weights").mkdir()
     began = time.monotonic()
     with caplog.at_level(logging.WARNING):
-        refused("are not in the weights folder .* put resnet18.tv_in1k.safetensors", tmp_path / "weights")
+        refused(
+            "are not in the weights folder .* `curl -L --create-dirs -o resnet18.tv_in1k.safetensors "
+            "https://huggingface.co/timm/resnet18.tv_in1k/resolve/main/model.safetensors` and put the file into "
+            f"{tmp_path / 'weights'} .* method.backbone.pretrained=false",
+            tmp_path / "weights",
+        )
     assert time.monotonic() - began < 5
     assert not caplog.records
     assert capfd.readouterr() == ("", "")

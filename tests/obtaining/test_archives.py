@@ -343,7 +343,7 @@ HOSTILE_ZIPS = {
         "archive is encrypted: unpack it by hand",
     ),
     "unknown method": ((zip_member("a", b"1", compress_type=9),), "rare way .method 9."),
-    "larger than any disk": ((zip_member("a", b"1"), zip_member("b", b"2", file_size=2**60)), "GiB free"),
+    "larger than any disk": ((zip_member("a", b"1"), zip_member("b", b"2", file_size=2**60)), "times its own size"),
     "smaller than declared": ((zip_member("a", b"1", file_size=2000),), "damaged"),
     "larger than declared": ((zip_member("a", bytes(5_000_000), file_size=10),), "damaged"),
     "wrong checksum": ((zip_member("a", b"1", CRC=1),), "damaged"),
@@ -406,6 +406,76 @@ def test_bombs_find_no_room(tmp_path, save, kind, monkeypatch):
     with small_disk(monkeypatch, out.parent, 1_300_000):
         unpack(archive, out)
     assert tree(out) == files
+
+
+BOMBS = {
+    ".tar.gz": lambda size, count: gzip.compress(tar_bytes(*[member(str(n), bytes(size)) for n in range(count)]), 6),
+    ".tar.xz": lambda size, count: lzma.compress(tar_bytes(*[member(str(n), bytes(size)) for n in range(count)])),
+    ".zip": lambda size, count: zip_bytes(*[zip_member(str(n), bytes(size)) for n in range(count)]),
+}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_a_bomb_of_zeros_is_refused_before_it_is_unpacked(tmp_path, save, kind):
+    """100 MB of zeros pack to 0.1 MB or less; room for them there is."""
+    archive, written = save(BOMBS[kind](100_000_000, 1)), []
+
+    def check():
+        written.extend(path for path in tmp_path.rglob("*") if path.is_file() and path.name not in ("archive", "lock"))
+
+    with refused(tmp_path, "would unpack to 100,000,000 bytes or more, .* times its own size: unpack it by hand"):
+        unpack(archive, tmp_path / "out", check=check)
+    assert not written
+
+
+@pytest.mark.parametrize("kind", [".tar.gz", ".zip"])
+def test_a_bomb_of_many_files_is_refused(tmp_path, save, kind):
+    """A tar has no directory: it is stopped at the first member too many. A zip is not begun."""
+    count = 30_000 if kind == ".zip" else 11_000
+    archive = save(_crowded_zip(count) if kind == ".zip" else BOMBS[kind](0, count))
+    most = []
+    with refused(tmp_path, "members or more, of which its size of .* bytes allows"):
+        unpack(archive, tmp_path / "out", check=lambda: most.append(1))
+    assert len(most) == 0 if kind == ".zip" else 10_000 <= len(most) < count
+
+
+def _crowded_zip(count):
+    """Every entry of its directory is the same file: else each would take more than 100 bytes."""
+    one = io.BytesIO(zip_bytes(zip_member("a", b"1")))
+    with zipfile.ZipFile(one, "a") as archive:
+        archive.filelist *= count
+        archive._didModify = True
+    return one.getvalue()
+
+
+def test_what_images_pack_to_is_no_bomb(tmp_path, save):
+    """Masks shrink a hundred times, and are a part of a dataset."""
+    files = {"image.png": NOISE[:1_000_000], **{f"mask{n}.bmp": bytes(1_000_000) for n in range(10)}}
+    unpack(save(pack(".tar.gz", files)), tmp_path / "out")
+    assert tree(tmp_path / "out") == files
+
+
+@pytest.mark.parametrize("kind", PACKED)
+@pytest.mark.parametrize("wiped", [1, 2])
+def test_a_wiped_header_is_no_end(tmp_path, save, kind, wiped):
+    """Zeros in the place of a header look like the end of the tar: what follows would be lost without a word."""
+    packed = bytearray(tar_bytes(member("1.png", NOISE[:512]), member("2.png", NOISE[:512]), member("3.png", b"3")))
+    packed[1024 : 1024 + 512 * wiped] = bytes(512 * wiped)
+    archive = save(PACKED[kind](bytes(packed)))
+    with refused(tmp_path, "damaged or truncated .something follows its end"):
+        unpack(archive, tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", PACKED)
+def test_tapes_are_padded_with_zeros(tmp_path, save, kind):
+    unpack(save(PACKED[kind](tar_bytes(ONE) + bytes(10240))), tmp_path / "out")
+    assert tree(tmp_path / "out") == {"a/1.png": b"one"}
+
+
+def test_two_tars_in_one_file_are_refused(tmp_path, save):
+    archive = save(tar_bytes(ONE) + tar_bytes(member("a/2.png", b"two")))
+    with refused(tmp_path, "something follows its end"):
+        unpack(archive, tmp_path / "out")
 
 
 def test_a_header_bomb_is_not_read(tmp_path, save):

@@ -44,8 +44,8 @@ def archive(tmp_path) -> Path:
 def task(tmp_path) -> Preparation:
     root = tmp_path / "data" / "toy"
 
-    def read() -> Index:
-        return read_tree("toy", root, known=KNOWN)
+    def read(folder: Path) -> Index:
+        return read_tree("toy", folder, known=KNOWN)
 
     return Preparation(
         option="toy",
@@ -78,7 +78,9 @@ def test_an_archive_is_unpacked_and_counted(task, archive, capsys):
 
 
 def test_other_numbers_are_said(task, archive, capsys):
-    prepare(replace(task, counts={"bottle": [4, 2, 2], "cable": [5, 2, 2]}), archive)
+    more = replace(task, counts={"bottle": [4, 2, 2], "cable": [5, 2, 2]})
+    with pytest.raises(UserError, match=r"not as published \(cable has 4 train_good .*check_counts=false"):
+        prepare(more, archive)
     said = capsys.readouterr().out
     assert "not as published: cable has 4 train_good (published 5)" in said
     assert "all numbers" not in said
@@ -91,7 +93,7 @@ def test_a_known_archive_is_verified(task, archive, capsys):
     assert not task.root.exists()
     prepare(known(task, wrong, right), archive)  # published twice under one name
     assert "no checksum" not in capsys.readouterr().out
-    assert len(task.read()) == 16
+    assert len(task.read(task.root)) == 16
 
 
 def test_a_folder_of_archives(task, tmp_path):
@@ -104,10 +106,10 @@ def test_a_folder_of_archives(task, tmp_path):
     for name in KNOWN:
         shutil.move(tmp_path / f"{name}.zip", tmp_path / "archives")
     prepare(task, tmp_path / "archives")
-    assert len(task.read()) == 16
+    assert len(task.read(task.root)) == 16
     with pytest.raises(UserError, match="exists"):
         prepare(task, tmp_path / "archives")
-    assert len(task.read()) == 16
+    assert len(task.read(task.root)) == 16
 
 
 def test_without_anything_it_says_where_to_get_it(task, tmp_path):
@@ -118,6 +120,57 @@ def test_without_anything_it_says_where_to_get_it(task, tmp_path):
         assert part in message
     with pytest.raises(UserError, match="does not exist: name an archive or a folder"):
         prepare(task, tmp_path / "nowhere")
+
+
+def test_a_folder_that_is_laid_out_already(task, tmp_path):
+    """It is not said to be prepared or checked in a circle, but where to have it."""
+    made = write_mvtec(tmp_path / "made", KNOWN)
+    with pytest.raises(UserError, match=f"nothing to prepare: give dataset.root={made} .*or move the folder to"):
+        prepare(task, made)
+    prepare(replace(task, root=made), None)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"holds no archive .* and no unpacked dataset 'toy'"):
+        prepare(task, tmp_path / "empty")
+
+
+def test_half_a_dataset_is_not_complete(task, tmp_path):
+    write_mvtec(task.root, KNOWN[:1])
+    with pytest.raises(UserError, match=r"lacks 1 of 2 categories \(cable\): unpack the whole archive"):
+        prepare(known(task, {"file": "toy.zip", "sha256": "0" * 64}), None)
+
+
+def test_some_categories_have_no_sums(task):
+    write_mvtec(task.root, KNOWN[:1])
+    task = replace(task, read=lambda folder: read_tree("toy", folder, KNOWN[:1], known=KNOWN))
+    some = replace(task, counts={"total": [8, 4, 4]})
+    prepare(replace(some, whole=False), None)
+    with pytest.raises(UserError, match="total has 4 train_good"):
+        prepare(some, None)
+
+
+def test_sizes_are_said_before_a_download(task, capsys, monkeypatch):
+    def no_network(url: str, *_, **__) -> None:
+        raise UserError(f"{url} cannot be reached")
+
+    monkeypatch.setattr(module, "download", no_network)
+    with pytest.raises(UserError, match="cannot be reached"):
+        prepare(replace(task, about=read_option("dataset", "coco_ad_0")["about"]), None)
+    assert "downloading train2017.zip, val2017.zip, annotations_trainval2017.zip, 20.4 GB" in capsys.readouterr().out
+
+
+def test_a_run_says_how_to_get_a_published_dataset(tmp_path, capsys):
+    """The command, and what it needs; for images of one's own, where they are looked for."""
+    paths = [f"paths.data={tmp_path / 'data'}", f"paths.results={tmp_path / 'results'}"]
+    assert main(["dataset=mvtec", "method=rd", *paths]) == 2
+    said = capsys.readouterr().err
+    assert "ader data prepare dataset=mvtec source=mvtec_anomaly_detection.tar.xz" in said
+    assert "https://www.mvtec.com" in said
+    assert main(["data", "check", "dataset=coco_ad_1", *paths[:1]]) == 2
+    assert "`ader data prepare dataset=coco_ad_1` downloads it (train2017.zip" in capsys.readouterr().err
+    assert main(["dataset=folder", f"dataset.root={tmp_path / 'mine'}", "method=rd", *paths]) == 2
+    said = capsys.readouterr().err
+    assert "does not exist: put" in said
+    assert "data prepare" not in said
 
 
 @pytest.fixture
@@ -134,7 +187,7 @@ def test_downloads_what_has_a_public_address(task, archive, server, tmp_path, ca
     shutil.move(archive, tmp_path / "served")
     entry = {"file": "toy.zip", "url": f"{server}/toy.zip", "sha256": sha256(tmp_path / "served" / "toy.zip")}
     prepare(known(task, entry), None)
-    assert len(task.read()) == 16
+    assert len(task.read(task.root)) == 16
     assert "downloading toy.zip" in capsys.readouterr().out
     assert (task.downloads / "toy.zip").exists()
 
@@ -149,9 +202,9 @@ def test_downloads_only_what_the_root_lacks(task, server, tmp_path):
         entries.append({"file": file.name, "url": f"{server}/{file.name}", "sha256": sha256(file), "holds": name})
     shutil.copytree(made / "bottle", task.root / "bottle")
     (tmp_path / "served" / "bottle.zip").unlink()  # not asked for
-    task = replace(known(task, *entries), read=lambda: read_tree("toy", task.root, KNOWN, known=KNOWN))
+    task = replace(known(task, *entries), read=lambda folder: read_tree("toy", folder, KNOWN, known=KNOWN))
     prepare(task, None)
-    assert len(task.read()) == 16
+    assert len(task.read(task.root)) == 16
 
 
 def test_a_wrong_download_leaves_nothing(task, archive, server, tmp_path):
@@ -178,10 +231,10 @@ def test_datasets_with_a_conversion_of_their_own(task, archive, tmp_path):
         shutil.copytree(made / name, raw / f"raw_{name}")
     prepare(task, zipped(raw, tmp_path / "raw.zip"))
     assert calls == [(task.root, task.root)]
-    assert len(task.read()) == 16
+    assert len(task.read(task.root)) == 16
     prepare(task, None)
     assert len(calls) == 1
-    other = replace(task, root=tmp_path / "other", read=lambda: read_tree("toy", tmp_path / "other", known=KNOWN))
+    other = replace(task, root=tmp_path / "other")
     prepare(other, raw)
     assert calls[1:] == [(tmp_path / "other", raw)]
 
@@ -202,11 +255,13 @@ def test_from_an_archive_to_a_checked_dataset(option, tmp_path, capsys, monkeypa
     command = [f"dataset={option}", f"paths.data={tmp_path / 'data'}", f"paths.cache={tmp_path / 'cache'}"]
     assert main(["data", "prepare", *command]) == 2
     assert f"ader data prepare dataset={option} source=" in capsys.readouterr().err
-    assert main(["data", "prepare", *command, f"source={archive}"]) == 0
-    said = capsys.readouterr().out
-    assert "my own name.zip: no checksum of it is known" in said
-    assert "not as published" in said
-    assert main(["data", "prepare", *command]) == 0
+    assert main(["data", "prepare", *command, f"source={archive}"]) == 2  # the imitation is smaller than the dataset
+    said = capsys.readouterr()
+    assert "my own name.zip: no checksum of it is known" in said.out
+    assert "not as published" in said.out
+    assert "dataset.check_counts=false" in said.err
+    assert main(["data", "prepare", *command]) == 2
+    assert main(["data", "prepare", *command, "dataset.check_counts=false"]) == 0
     assert "nothing to do" in capsys.readouterr().out
     assert main(["data", "check", *command, "dataset.check_counts=false"]) == 0
 
@@ -216,6 +271,7 @@ def test_coco_ad_from_its_annotations(tmp_path, capsys):
     for file in made.glob("meta_20_*.json"):
         file.unlink()
     for _ in range(2):
-        assert main(["data", "prepare", "dataset=coco_ad_2", f"paths.data={tmp_path / 'data'}"]) == 0
+        command = ["dataset=coco_ad_2", f"paths.data={tmp_path / 'data'}", "dataset.check_counts=false"]
+        assert main(["data", "prepare", *command]) == 0
     assert "nothing to do" in capsys.readouterr().out
     assert len(list(made.glob("meta_20_*.json"))) == 4

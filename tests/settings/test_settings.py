@@ -61,7 +61,7 @@ EVERY = [
     ("single_class", {}),
     ("few_shot", {"k": 3}),
     ("labeled", {"k": 3}),
-    ("semi", {"n": 10}),
+    ("semi", {"n": 7}),
     ("noisy", {"ratio": 0.2}),
     ("contamination", {"ratio": 0.1}),
     ("contamination", {"ratio": 0.2, "of": "all", "mode": "add"}),
@@ -167,6 +167,8 @@ def test_labeled_moves_defects_with_their_masks():
     assert all(s.masks for s in after if s.label)
     with pytest.raises(UserError, match=r"choose at most 7 \(one has to stay in the test\)"):
         applied("labeled", before, k=8)
+    own = make(bad_train=4)
+    assert images(applied("labeled", own, k=3), "train", 1).isdisjoint(images(own, "train", 1))
 
 
 def test_labeled_moves_whole_objects():
@@ -176,13 +178,58 @@ def test_labeled_moves_whole_objects():
     assert sum(s.label for s in moved) == 2
 
 
-@pytest.mark.parametrize(("n", "expected"), [(2, 2), (6, 6), (10, 6)])  # 75 % of 8 defects
+@pytest.mark.parametrize(("n", "expected"), [(2, 2), (6, 6), (8, 6)])  # 75 % of 8 defects
 def test_semi_is_capped(n, expected):
     after = applied("semi", make(), n=n)
     assert len(images(of(after, "a"), "train", 1)) == expected
+    caution = "setting.n=8: at most 75 % of a category's defects move: a 6 instead of 8, b 6 instead of 8"
+    assert after.cautions == ((caution,) if n > expected else ())
 
 
-@pytest.mark.parametrize(("ratio", "expected"), [(0.1, 2), (0.19, 3), (0.9, 6)])  # int(0.19 * 20) = 3; cap 6
+@pytest.mark.parametrize(
+    ("name", "given", "made", "message"),
+    [
+        ("semi", {"n": 9}, {}, r"setting.n=9: of category 'a', 9 defective .* the test has 8, of which at most 6"),
+        ("semi", {"n": 1}, {"bad": 1}, r"the test has 1, of which at most 0 \(75 %\) move: choose less, or name other"),
+        ("semi", {"n": 1}, {"bad": 0}, "the test has 0"),
+        ("noisy", {"ratio": 0.9}, {}, r"setting.ratio=0.9: of category 'a', 18 defective .* the test has 8"),
+        ("noisy", {"ratio": 0.04}, {}, r"setting.ratio=0.04: of the 20 training images of category 'a' that is less"),
+        ("contamination", {"ratio": 0.02}, {}, r"setting.ratio=0.02: of the 20 training images .* less than one"),
+        ("contamination", {"ratio": 0.6}, {}, r"setting.ratio=0.6: category 'a' has 8 defective .* 12 from: .* most 7"),
+        ("contamination", {"ratio": 0.99, "mode": "replace"}, {"bad": 30}, "no normal training image of category 'a'"),
+        ("few_shot", {"k": 21}, {}, r"setting.k=21: category 'a' has 20 normal training images: choose at most 20"),
+        ("labeled", {"k": 8}, {}, r"setting.k=8: category 'a' has 8 defective images to draw 8 from: choose at most 7"),
+        ("labeled", {"k": 1}, {"bad": 0}, r"setting.k=1: category 'a' has 0 .* choose at most 0"),
+        ("supervised", {"shots": 5}, {"bad_train": 4}, r"setting.shots=5: category 'a' has 4 .* choose at most 4,"),
+        ("supervised", {"source": "test"}, {}, "setting.shots=all would leave no defect in the test"),
+        ("supervised", {"source": "test", "shots": 8}, {}, r"setting.shots=8: category 'a' has 8 .* at most 7 \(one"),
+    ],
+)
+def test_impossible_numbers_are_refused_with_what_there_is(name, given, made, message):
+    with pytest.raises(UserError, match=message):
+        applied(name, make(**made), **given)
+
+
+def test_supervised_without_labeled_defects_says_so():
+    """Of some categories, or of all; what asks for none is as it is meant."""
+    some = make(bad_train=4).where(lambda s: s.category == "a" or s.split == TEST or not s.label)
+    (caution,) = applied("supervised", some).cautions
+    assert caution == "the training data of b has no labeled defects: normal images only"
+    assert "of a, b has" in applied("supervised", make()).cautions[0]
+    for before, more in ((make(bad_train=4), {}), (make(), {"shots": 0}), (make(bad_train=4), {"shots": 2})):
+        assert not applied("supervised", before, **more).cautions
+
+
+@pytest.mark.parametrize(("name", "options"), [("noisy", {"ratio": 0.2}), ("semi", {"n": 4})])
+def test_categories_that_are_tested_only_give_nothing_to_training(name, options):
+    before = make().where(lambda s: s.category == "a" or s.split == TEST)
+    after = applied(name, before, models="all", **options)
+    assert not images(of(after, "b"), "train")
+    assert images(of(after, "b"), TEST) == images(of(before, "b"), TEST)
+    assert images(of(after, "a"), "train") > images(of(before, "a"), "train")
+
+
+@pytest.mark.parametrize(("ratio", "expected"), [(0.1, 2), (0.19, 3), (0.4, 6)])  # int(0.19 * 20) = 3; 8, capped
 def test_noisy_counts_as_im_iad(ratio, expected):
     after = of(applied("noisy", make(), ratio=ratio), "a")
     noise = [s for s in after if s.split == "train" and s.defect != "good"]
@@ -190,6 +237,12 @@ def test_noisy_counts_as_im_iad(ratio, expected):
     assert all(s.label == 0 and s.masks == () for s in noise)
     assert len(images(after, TEST, 1)) == 8 - expected
     assert len(images(after, "train")) == 20 + expected
+
+
+def test_noisy_counts_objects():
+    """A share of the objects, whatever number of views each has."""
+    after = of(applied("noisy", make(views=3), ratio=0.1), "a")
+    assert len({s.group for s in after if s.split == "train"}) == 20 + 2
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def _look(config: DataConfig, console: Console, interrupted: Callable[[], None])
     dataset = config.dataset
     if config.source is not None:
         raise UserError("source is a key of ader data prepare: to check another folder, give dataset.root=DIR")
-    index = read_published(dataset)
+    index = read_published(dataset, config.composition.choices["dataset"])
     report = _report_file(config, index)
     console.say(f"dataset  {index.name}\n         {index.root}\nimages   {census(index)}\n")
     workers = decoders(config.workers)
