@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from io import TextIOWrapper
+from pathlib import Path
 from types import ModuleType
 
 from ader import __version__, commands
@@ -23,13 +24,14 @@ ader {version}: benchmark runner for visual anomaly detection
 
 {summaries}
   ader COMMAND --help           more of a command: ader eval --help, ader data --help ...
+  ader method=NAME --help       a method's arguments and recipes
   --cfg, after any of them      the composed configuration, without doing anything
 
 choices
 {choices}
 
 often used
-  dataset.root=DIR  dataset.categories=[a,b]  image_size=256  seed=42
+  dataset.root=DIR  'dataset.categories=[a,b]'  image_size=256  seed=42
   trainer.epochs=N  trainer.max_steps=N  trainer.device=auto|cpu|cuda:1  trainer.workers=N
   trainer.precision=fp32|torch|tf32|bf16  recipe=official (a method's other recipe: ader list methods)
   method.backbone.name=NAME.TAG  method.backbone.pretrained=false
@@ -108,11 +110,20 @@ def _dispatch(words: list[str]) -> int:
         print(__version__)
         return 0
     if name == "help" or {"-h", "--help"} & set(words):
-        print(help_text(), end="")
-        return 0
+        return _help(Request.of("ader", words))
     if "=" not in name and not name.startswith(("-", "~")):
         raise UserError(f"{name!r} is neither a command nor key=value: {suggest(name, known)}")
     return int(_command("_run").main(Request.of("ader", words)))
+
+
+def _help(request: Request) -> int:
+    """General help, or that of the method that is named."""
+    folder, method = request.folder(), [word for word in request.words if word.startswith("method=")]
+    if method:
+        importlib.import_module("ader.commands.list").explain(method[-1].partition("=")[2], folder)
+    else:
+        print(help_text(folder), end="")
+    return 0
 
 
 def command_names() -> list[str]:
@@ -124,7 +135,7 @@ def _command(name: str) -> ModuleType:
     return importlib.import_module(f"ader.commands.{name}")
 
 
-def help_text() -> str:
+def help_text(config_dir: Path | None = None) -> str:
     """What ``ader --help`` prints: put together from the commands' summaries and the options of the config folders."""
     from textwrap import fill, indent
 
@@ -133,7 +144,7 @@ def help_text() -> str:
     summaries = [_command(name).SUMMARY.strip() for name in ("_run", *command_names())]
     choices = []
     for group in GROUPS:
-        names = ", ".join(options(group)) or "(none)"
+        names = ", ".join(options(group, config_dir)) or "(none)"
         choices.append(fill(names, 100, initial_indent=f"  {group + '=':<13}", subsequent_indent=15 * " "))
     return HELP.format(version=__version__, summaries=indent("\n".join(summaries), "  "), choices="\n".join(choices))
 

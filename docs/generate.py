@@ -13,10 +13,7 @@ import inspect
 import io
 import json
 import re
-import types
-import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +24,11 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from ader.__main__ import main as ader
-from ader.config.keys import words
-from ader.config.options import config_folder, option_file, options, read_option
+from ader.config.options import comments, config_folder, option_file, options, read_option
 from ader.config.paths import FROM_ENVIRONMENT
 from ader.config.schema import DataConfig, RunConfig, ScoreConfig, keys
 from ader.data.counts import images as count_images
-from ader.methods._base import find_class
+from ader.methods._description import describe
 from ader.metrics import METRICS
 from ader.results.record import fields
 
@@ -181,16 +177,6 @@ def opening(group: str, name: str) -> str:
     return next((line.lstrip("# ") for line in lines if line.startswith("#") and "@package" not in line), "")
 
 
-def comments(group: str, name: str) -> dict[str, str]:
-    """The comment beside each top-level key of an option's file, those of its bases included."""
-    text = option_file(group, name).read_text(encoding="utf-8")
-    found: dict[str, str] = {}
-    for base in yaml.safe_load(text).get("defaults", []):
-        if isinstance(base, str) and base != "_self_":
-            found |= comments(group, base)
-    return found | dict(re.findall(r"^(\w+):[^#\n]*# (.*)$", text, re.MULTILINE))
-
-
 # --- Datasets, settings, metrics
 
 
@@ -254,20 +240,20 @@ def method_table() -> str:
     """All methods in one table."""
     rows = []
     for name in options("method"):
-        values, method = _method(name)
-        tags, recipes = method.tags, ", ".join(map(code, values.get("recipes") or {}))
+        described = describe(name)
+        tags, recipes = described.method_class.tags, ", ".join(map(code, described.recipes))
         gives = "scores and maps" if tags.maps else "scores"
         learns = {"normal": "normal images", "image": "image labels", "pixel": "masks"}[tags.supervision]
-        what = re.split(r"(?<=\w[.])\s|\n\n", inspect.cleandoc(method.__doc__ or ""))[0]
+        what = re.split(r"(?<=\w[.])\s|\n\n", inspect.cleandoc(described.method_class.__doc__ or ""))[0]
         rows.append([f"[`{name}`]({name}.md)", prose(what), gives, learns, prose(tags.paper), recipes])
     return table(["method", "what it is", "gives", "learns from", "paper", "other recipes"], rows)
 
 
 def method_page(option: str) -> str:
     """Everything about one method: its arguments, its recipes, what it was compared with."""
-    values, method = _method(option)
-    recipes = values.pop("recipes", None) or {}
-    about = re.split(r"^Args:", inspect.cleandoc(method.__doc__ or ""), flags=re.MULTILINE)[0]
+    described = describe(option)
+    method = described.method_class
+    about = re.split(r"^Args:", inspect.cleandoc(described.method_class.__doc__ or ""), flags=re.MULTILINE)[0]
     lines = [
         f"# {option}",
         prose(about),
@@ -276,64 +262,19 @@ def method_page(option: str) -> str:
         f"Reference: {prose(method.tags.reference)}. Speed, memory and differences beside it are "
         "[measured](../bench/methods.md).",
         "## Arguments",
-        table(["key", "values", "recipe", "meaning"], _arguments(method, values, comments("method", option))),
+        table(
+            ["key", "values", "recipe", "meaning"],
+            [
+                [code(each.key), prose(each.values), code(each.default), prose(each.meaning)]
+                for each in described.arguments
+            ],
+        ),
     ]
-    for name, changes in recipes.items():
+    for name, changes in described.recipes.items():
         rows = [[code(key), code(value)] for key, value in changes.items()]
         lines += [f"## recipe={name}", table(["key", "value"], rows)]
     lines += ["## Source and differences", _docstring(inspect.getmodule(method))]
     return "\n\n".join(lines) + "\n"
-
-
-def _method(option: str) -> tuple[dict[str, Any], type[Any]]:
-    """What a method's YAML says, and the class that it names."""
-    values = read_option("method", option)
-    values.pop("defaults", None)
-    return values, find_class(values.pop("name"))
-
-
-def _arguments(
-    target: type[Any], values: Mapping[str, Any], said: Mapping[str, str], prefix: str = "method."
-) -> Iterator[list[str]]:
-    """Rows of the constructor's arguments; those of options inside it follow with dotted keys."""
-    function = target if is_dataclass(target) else target.__init__
-    hints = typing.get_type_hints(function, include_extras=True)
-    meant = documented(target)
-    for name, value in values.items():
-        hint = hints.get(name)
-        inside = [each for each in (hint, *typing.get_args(hint)) if is_dataclass(each) and isinstance(each, type)]
-        if inside and isinstance(value, Mapping):
-            yield from _arguments(inside[0], value, {}, f"{prefix}{name}.")
-        else:
-            meaning = meant.get(name) or said.get(name, "")
-            yield [code(f"{prefix}{name}"), prose(values_of(hint)), code(value), prose(meaning)]
-
-
-def values_of(hint: Any) -> str:
-    """The values of an argument, in words."""
-    inside = typing.get_args(hint)
-    if typing.get_origin(hint) is tuple:
-        return f"list of {words(inside[0])}"
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return " or ".join(map(values_of, inside))
-    return "mapping" if is_dataclass(hint) else words(hint)
-
-
-def documented(target: type[Any]) -> dict[str, str]:
-    """Name -> text of the ``Args:`` or ``Attributes:`` of a class's docstring."""
-    found: dict[str, str] = {}
-    names: list[str] = []
-    inside = False
-    for line in inspect.cleandoc(target.__doc__ or "").splitlines():
-        entry = re.match(r" {4}(\w[\w, ]*): (.*)", line)
-        if not line.startswith(" "):
-            inside = line in ("Args:", "Attributes:") or (inside and not line)
-        elif inside and entry:
-            names = entry[1].split(", ")
-            found |= dict.fromkeys(names, entry[2])
-        elif inside:
-            found |= {name: f"{found[name]} {line.strip()}" for name in names}
-    return found
 
 
 def _docstring(module: Any) -> str:

@@ -13,7 +13,7 @@ Evaluates anomaly maps that any program saved against a dataset's masks. MAPS is
 for every test image, <category>/<defect>/<stem>.npy|npz|tiff|png (what save_maps=true writes; also
 <category>/test/<defect>/<stem>, or the image's own path with another ending), or ADEval's .pkl.
 
-  dataset.root=DIR  dataset.categories=[a,b]
+  dataset.root=DIR  'dataset.categories=[a,b]'
   scores=FILE.csv               image scores (columns image, score); else the largest value of each map
   name=NAME                     stands for the maps in the results; else the name of their folder
   metric=histogram|exact|ader|invad   metric.size=input|original|N   metric.by_defect=true

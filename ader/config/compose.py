@@ -5,6 +5,7 @@ Outside this module a configuration is a typed ``Config`` of the schema; no othe
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -12,23 +13,32 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from ader.config import text
+from ader.config.foreign import circle, read_yaml, vetted
+from ader.config.keys import declared, hint_of
 from ader.config.options import config_folder
+from ader.config.overrides import Word, is_named, key_of, read
 from ader.config.schema import Composition, Config, RunConfig
 from ader.config.validate import typed
 from ader.system.errors import UserError, suggest
 
+__all__ = ["changed", "compose", "compose_as", "composition", "key_of", "of"]
+
 MISSING = "???"
+
+#: What the groups name whose other keys are arguments: a kind of plugin.
+PLUGINS = {"method": "methods", "setting": "settings", "dataset": "datasets"}
+
+#: What files state and no one types.
+STATED = ("method.recipes.", "dataset.about.", "dataset.counts.")
 
 C = TypeVar("C", bound=Config)
 
@@ -48,7 +58,7 @@ def compose(overrides: Sequence[str], config_dir: str | None = None) -> RunConfi
 
 def compose_as(config_class: type[C], overrides: Sequence[str], config_dir: str | None = None) -> C:
     """As ``compose``, for any config of the schema."""
-    return of(config_class, composition(config_class.ROOT, overrides, config_dir))
+    return of(config_class, composition(config_class, overrides, config_dir))
 
 
 def of(config_class: type[C], composed: Composition) -> C:
@@ -65,41 +75,222 @@ def changed(config: C, values: Mapping[str, Any]) -> C:
     return of(type(config), replace(config.composition, values={str(key): value for key, value in plain.items()}))
 
 
-def composition(root: str, overrides: Sequence[str], config_dir: str | None = None) -> Composition:
+def composition(config_class: type[Config], overrides: Sequence[str], config_dir: str | None = None) -> Composition:
     """What Hydra composes of ``configs/<root>.yaml``, as plain values: known keys, values not yet checked.
 
     Raises:
         UserError: anything wrong with the overrides; the message names near choices.
     """
-    search = [f"pkg://{point.module}" for point in entry_points(group="ader.configs")]
-    if config_dir is not None:
-        folder = Path(config_dir).expanduser().resolve()
-        if not folder.is_dir():
-            raise UserError(f"--config-dir {config_dir}: no such folder")
-        search.append(f"file://{folder}")
-        config_dir = str(folder)
-    quoted = ",".join('"' + place.replace("\\", "\\\\").replace('"', '\\"') + '"' for place in search)
-    extra = [f"hydra.searchpath=[{quoted}]"] if search else []
-    given_words, overrides = tuple(overrides), [_quoted(text) for text in overrides]
-    with initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
-        parsed = _parse(overrides)
-        _check_options(parsed, extra, root)
-        config = _compose(overrides, overrides, extra, root)
+    words, folder = read(overrides), None if config_dir is None else vetted(config_dir)
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
+            return _Composer(config_class, words, folder).compose(tuple(overrides))
+    except RecursionError as error:
+        raise UserError("the overrides are nested too deeply: put such values into a YAML file") from error
+
+
+class _Composer:
+    """One command line on its way through Hydra, which is initialized.
+
+    Args:
+        config_class: what is composed.
+        words: the command line.
+        folder: with further options.
+    """
+
+    def __init__(self, config_class: type[Config], words: Sequence[Word], folder: Path | None) -> None:
+        self.config_class, self.folder = config_class, folder
+        search = [f"pkg://{point.module}" for point in entry_points(group="ader.configs")]
+        search += [] if folder is None else [f"file://{folder}"]
+        quoted = ",".join(map(_quoted, search))
+        self.extra = [f"hydra.searchpath=[{quoted}]"] if search else []
+        self.root = read_yaml(config_folder() / f"{config_class.ROOT}.yaml")
+        #: The groups that are composed, and their default options.
+        self.groups: dict[str, str | None] = {
+            group: option for item in self.root["defaults"] if item != "_self_" for group, option in item.items()
+        }
+        #: An experiment or a protocol that is none is not chosen.
+        none = {group for group, option in self.groups.items() if option is None}
+        self.words = [word for word in words if not (word.key in none and word.typed == "null")]
+        self.choosing = [word for word in self.words if word.key in self.groups]
+        self.setting = [word for word in self.words if word.key not in self.groups]
+
+    def compose(self, overrides: tuple[str, ...]) -> Composition:
+        """The plain values; ``overrides`` are kept with them."""
+        self._check()
+        config = self._hydra([self._for_hydra(word) for word in self.words])
         choices = _choices(config)
+        # a trainer is known by its values: another one with the default's values is the same recipe; so is a protocol
+        known = [group for group in choices if group not in ("trainer", "protocol")]
+        base = self._hydra([f"{group}={_quoted(choices[group])}" for group in known])
+        self._set_texts(config, base)
         recipe = _recipe(config)
-        given = {key_of(text) for text in overrides} - {*choices}
+        given = {word.key for word in self.words} - {*choices}
         _apply(
             config, {key: recipe[key] for key in recipe if not any(f"{key}.".startswith(f"{word}.") for word in given)}
         )
-        # a trainer is known by its values: another one with the default's values is the same recipe; so is a protocol
-        chosen = [f"{group}={choices[group]}" for group in choices if group not in ("trainer", "protocol")]
-        base = _compose(chosen, overrides, extra, root)
         _apply(base, recipe)
         for key in ("seed", "trainer.epochs"):
             if OmegaConf.select(base, key) is not None:
                 OmegaConf.update(base, key, OmegaConf.select(config, key))  # and what is interpolated from them
-    values, defaults = _plain(config, strict=True), _plain(base, strict=False)
-    return Composition(values, defaults, choices, given_words, config_dir)
+        values, defaults = _plain(config, strict=True), _plain(base, strict=False)
+        return Composition(values, defaults, choices, overrides, None if self.folder is None else str(self.folder))
+
+    def _for_hydra(self, word: Word) -> str:
+        if word.key in self.groups:
+            return f"{word.key}={_quoted(word.typed or '')}"
+        return word.for_hydra(self.config_class)
+
+    def _check(self) -> None:
+        """Names near options for a misspelt choice of a group, and near keys for one that is none."""
+        for word in self.choosing:
+            self._check_choice(word)
+        top = {*self.groups, *self.root} - {"defaults"}
+        for word in self.setting:
+            if word.key.split(".")[0] not in top and word.prefix not in ("+", "++"):
+                raise UserError(f"{word.word}: there is no key {word.key!r}: {self._near(word)}")
+
+    def _check_choice(self, word: Word) -> None:
+        group, option = word.key, word.typed
+        if word.prefix == "~" or option is None:
+            raise UserError(f"{word.word}: the group {group} cannot be left out: choose {group}=NAME")
+        if word.prefix:
+            raise UserError(f"{word.word}: the group {group} is there already: leave the {word.prefix} out")
+        if option[:1] in ("[", "{") or "," in option:
+            raise UserError(f"{word.word}: {group} takes the name of one option: give one command for each")
+        options = self._options(group)
+        if option not in options:
+            raise UserError(f"{group}={option} does not exist: {suggest(option, options)}")
+
+    def _set_texts(self, config: DictConfig, base: DictConfig) -> None:
+        """Sets the keys that are text to what was typed, where Hydra has read a number or nothing.
+
+        Raises:
+            UserError: a word that Hydra could not read is no text, or a group of keys is given one value.
+        """
+        for word in self.setting:
+            if word.prefix == "~" or word.typed is None:
+                continue
+            match self._text(word, config, base):
+                case text.Text.ONE:
+                    self._set(config, word, text.read_one(word.typed))
+                case text.Text.LIST:
+                    self._set(config, word, text.read_list(word.word, word.typed))
+                case _ if word.fault:
+                    raise UserError(f"override {word.word[:200]!r}: {word.fault}")
+                case _:
+                    self._check_group(word, base)
+
+    def _set(self, config: DictConfig, word: Word, value: str | list[str] | None) -> None:
+        try:
+            _apply(config, {word.key: value})
+        except OmegaConfBaseException as error:
+            raise UserError(f"{word.word}: {_first_line(error)}: correct what stands in ${{...}}") from error
+
+    def _text(self, word: Word, config: DictConfig, base: DictConfig) -> text.Text | None:
+        if is_named(self.config_class, word.key):
+            return text.of_hint(hint_of(self.config_class, word.key))
+        group, _, rest = word.key.partition(".")
+        if group not in PLUGINS or group not in self.groups:
+            return None
+        argument, _, below = rest.partition(".")
+        known = text.of_arguments(PLUGINS[group], str(_select(config, f"{group}.name")))
+        if not below and argument in known:
+            return known[argument]
+        if known.get(argument) is text.Text.EACH or isinstance(_select(base, word.key), str):
+            return text.Text.ONE
+        return None
+
+    def _check_group(self, word: Word, base: DictConfig) -> None:
+        there = _select(base, word.key)
+        if not isinstance(there, DictConfig) or word.value is None or isinstance(word.value, dict):
+            return
+        if not is_named(self.config_class, word.key):
+            keys = [str(key) for key in there]
+            first = "name" if "name" in keys else next(iter(keys), "KEY")
+            raise UserError(
+                f"{word.word}: {word.key} is a group of keys ({', '.join(keys)}): did you mean "
+                f"{word.key}.{first}={word.typed}?"
+            )
+
+    def _options(self, group: str) -> list[str]:
+        """The options of a group in all folders; ``_name.yaml`` is none."""
+        loader = GlobalHydra.instance().config_loader()
+        found = loader.get_group_options(group, ObjectType.CONFIG, config_name="run", overrides=list(self.extra))
+        return [name for name in found if not name.startswith("_")]
+
+    def _hydra(self, overrides: Sequence[str]) -> DictConfig:
+        try:
+            words = [*overrides, *self.extra]
+            config: DictConfig = hydra_compose(self.config_class.ROOT, overrides=words, return_hydra_config=True)
+            return config
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(self._explain(error)) from error
+        except RecursionError as error:
+            found = None if self.folder is None else circle(self.folder)
+            raise UserError(
+                found or "the defaults of the chosen YAML files lead in a circle: remove one of them"
+            ) from error
+
+    def _explain(self, error: Exception) -> str:
+        """One line for what Hydra and OmegaConf say in several."""
+        said = " ".join(filter(None, (str(error), str(error.__cause__ or ""))))
+        group = re.search(r"You must specify '([\w/]+)'", said)
+        if group:
+            options = re.findall(r"^\t([^\s_]\S*)$", said, flags=re.M)
+            return f"{group[1]} is not given: add {group[1]}=NAME; {suggest('', options)}"
+        for word in self.words:
+            if f"'{word.key}'" in said or f"override {self._for_hydra(word)}" in said:
+                if "already at" in said:
+                    return f"{word.word}: {word.key} has a value already: leave the {word.prefix} out"
+                return f"{word.word}: there is no key {word.key!r}: {self._near(word)}"
+        return f"the configuration does not compose: {_first_line(error)}"
+
+    def _near(self, word: Word) -> str:
+        """A clause naming the keys that someone may have meant: ``epochs=10`` is ``trainer.epochs=10``."""
+        keys = self._keys(word)
+        if "." in word.key:
+            return suggest(word.key, keys)
+        whole: dict[str, list[str]] = {}
+        for key in keys:
+            whole.setdefault(key.rpartition(".")[2], []).append(key)
+        given = "" if word.typed is None else f"={word.typed}"
+        if named := whole.get(word.key):
+            return f"did you mean {' or '.join(f'{key}{given}' for key in sorted(named, key=_first_of_trainer)[:3])}?"
+        near = difflib.get_close_matches(word.key, whole, n=3, cutoff=0.6)
+        if not near:
+            return suggest("", [*self.groups, *self.root.keys() - {"defaults"}])
+        found = [key for name in near for key in sorted(whole[name], key=_first_of_trainer)]
+        return f"did you mean {' or '.join(map(repr, found[:3]))}?"
+
+    def _keys(self, without: Word) -> list[str]:
+        """All keys that an override may name, given the other choices."""
+        others = [word for word in self.choosing if word is not without]
+        chosen, named = [self._for_hydra(word) for word in others], {word.key for word in others}
+        if "experiment" not in named:
+            missing = [group for group, option in self.groups.items() if option == MISSING and group not in named]
+            chosen += [f"{group}={self._options(group)[0]}" for group in missing]
+        try:
+            config = hydra_compose(self.config_class.ROOT, overrides=[*chosen, *self.extra])
+        except (HydraException, OmegaConfBaseException):
+            return sorted(self.groups)
+        schema = [key.name for key in declared(self.config_class) if not key.name.endswith("*")]
+        keys = {*self.groups, *_flat(OmegaConf.to_container(config)), *schema}
+        return sorted(key for key in keys if not key.startswith(STATED))
+
+
+def _first_of_trainer(key: str) -> tuple[bool, int, str]:
+    """Sorts keys of the same last name: a trainer's are what others take their values from."""
+    return not key.startswith("trainer."), key.count("."), key
+
+
+def _quoted(value: str) -> str:
+    """A text as Hydra's grammar reads it back."""
+    return '"' + re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + ('\\"' if found[2] else ""), value) + '"'
+
+
+def _select(config: DictConfig, key: str) -> Any:
+    return OmegaConf.select(config, key, default=None, throw_on_resolution_failure=False)
 
 
 def _recipe(config: DictConfig) -> dict[str, Any]:
@@ -107,7 +298,10 @@ def _recipe(config: DictConfig) -> dict[str, Any]:
     name = config.get("recipe")
     if name is None:
         return {}
-    recipes: Any = OmegaConf.to_container(config.method.get("recipes") or OmegaConf.create({}), resolve=False)
+    stated = config.method.get("recipes") or {}
+    recipes: Any = OmegaConf.to_container(stated, resolve=False) if isinstance(stated, DictConfig) else stated
+    if not isinstance(recipes, dict):
+        raise UserError(f"method.recipes={recipes!r} is not a group of recipes: write recipes: {{NAME: ...}}")
     if name not in recipes:
         method, protocol = (config.hydra.runtime.choices.get(group) for group in ("method", "protocol"))
         asked = "" if protocol is None else f" (protocol={protocol} is for the methods of its tables)"
@@ -116,121 +310,14 @@ def _recipe(config: DictConfig) -> dict[str, Any]:
             if recipes
             else f"recipe={name}: method {method} has only its default recipe{asked}"
         )
+    if not isinstance(recipes[name], dict):
+        raise UserError(f"method.recipes.{name}={recipes[name]!r} is not a group of keys: write trainer.epochs: 10 ...")
     return {str(key): value for key, value in recipes[name].items()}
 
 
 def _apply(config: DictConfig, values: Mapping[str, Any]) -> None:
     for key, value in values.items():
         OmegaConf.update(config, key, value, merge=False)
-
-
-def key_of(override: str) -> str:
-    """The key or group that an override names."""
-    return override.partition("=")[0].lstrip("+~")
-
-
-def _quoted(text: str) -> str:
-    """An override whose value Hydra's grammar would refuse for its letters alone (a path with an umlaut), quoted.
-
-    So is a path that exists: this program's own folders have commas in their names.
-    """
-    key, equals, value = text.partition("=")
-    if equals and not re.search(r"""['"$\\]""", value) and "/" in value and Path(value).expanduser().exists():
-        return f'{key}="{value}"'
-    if equals and not re.search(r"""[\[\]{}(),'"$\\]""", value):
-        try:
-            OverridesParser.create().parse_override(text)
-        except HydraException:
-            return f'{key}="{value}"'
-    return text
-
-
-def _parse(overrides: Sequence[str]) -> list[Override]:
-    parsed = []
-    for text in overrides:
-        if "=" not in text and not text.startswith("~"):
-            raise UserError(f"{text!r} is not an override: write key=value, such as method=rd (ader --help)")
-        try:
-            override = OverridesParser.create().parse_override(text)
-        except HydraException as error:
-            raise UserError(
-                f"override {text!r} cannot be read ({_first_line(error)}): quote it, as in 'key=\"value\"'"
-            ) from error
-        if override.is_sweep_override():
-            raise UserError(f"override {text!r} names several values: one run takes one")
-        parsed.append(override)
-    return parsed
-
-
-def _check_options(parsed: Sequence[Override], extra: Sequence[str], root: str) -> None:
-    """Names near options for a misspelt group choice, and near groups for a misspelt group."""
-    groups = _groups(root)
-    top = {*groups, *_read(root), "hydra"} - {"defaults"}
-    for override in parsed:
-        key, value = override.key_or_group, override.value()
-        if key.split(".")[0] not in top and not override.is_add():
-            raise UserError(f"{override.input_line}: there is no key {key!r}: {suggest(key, top)}")
-        if key in groups and isinstance(value, str):
-            options = _options(key, extra)
-            if value not in options:
-                raise UserError(f"{key}={value} does not exist: {suggest(value, options)}")
-
-
-def _read(root: str) -> dict[str, Any]:
-    """The file that everything is composed into."""
-    values: dict[str, Any] = yaml.safe_load((config_folder() / f"{root}.yaml").read_text(encoding="utf-8"))
-    return values
-
-
-def _groups(root: str) -> dict[str, str | None]:
-    """The groups that ``<root>.yaml`` composes, and their default options."""
-    return {group: option for item in _read(root)["defaults"] if item != "_self_" for group, option in item.items()}
-
-
-def _options(group: str, extra: Sequence[str]) -> list[str]:
-    """The options of a group in all folders, those that ``extra`` names included; ``_name.yaml`` is none."""
-    loader = GlobalHydra.instance().config_loader()
-    found = loader.get_group_options(group, ObjectType.CONFIG, config_name="run", overrides=list(extra))
-    return [name for name in found if not name.startswith("_")]
-
-
-def _compose(overrides: Sequence[str], typed: Sequence[str], extra: Sequence[str], root: str) -> DictConfig:
-    try:
-        config: DictConfig = hydra_compose(root, overrides=[*overrides, *extra], return_hydra_config=True)
-        return config
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(_explain(error, typed, extra, root)) from error
-    except RecursionError as error:  # which file began it, Hydra does not say
-        raise UserError("the defaults of the chosen YAML files lead in a circle: remove one of them") from error
-
-
-def _explain(error: Exception, typed: Sequence[str], extra: Sequence[str], root: str) -> str:
-    """One line for what Hydra and OmegaConf say in several."""
-    text = " ".join(filter(None, (str(error), str(error.__cause__ or ""))))
-    group = re.search(r"You must specify '([\w/]+)'", text)
-    if group:
-        options = re.findall(r"^\t([^\s_]\S*)$", text, flags=re.M)
-        return f"{group[1]} is not given: add {group[1]}=NAME; {suggest('', options)}"
-    for override in typed:
-        key = key_of(override)
-        if f"'{key}'" in text or f"override {override}" in text:
-            return f"{override}: there is no key {key!r}: {suggest(key, _keys(typed, override, extra, root))}"
-    return f"the configuration does not compose: {_first_line(error)}"
-
-
-def _keys(typed: Sequence[str], without: str, extra: Sequence[str], root: str) -> list[str]:
-    """All keys that an override may name, given the group choices typed."""
-    groups = _groups(root)
-    chosen = [text for text in typed if text != without and text.partition("=")[0] in groups]
-    named = {text.partition("=")[0] for text in chosen}
-    if "experiment" not in named:
-        missing = [group for group, option in groups.items() if option == MISSING and group not in named]
-        chosen += [f"{group}={_options(group, extra)[0]}" for group in missing]
-    try:
-        config = hydra_compose(root, overrides=[*chosen, *extra])
-    except (HydraException, OmegaConfBaseException):
-        return sorted(groups)
-    return sorted({*groups, *_flat(OmegaConf.to_container(config))})
 
 
 def _flat(values: Any, prefix: str = "") -> Iterator[str]:
@@ -261,13 +348,16 @@ def _plain(config: DictConfig, strict: bool) -> dict[str, Any]:
         key = error.full_key
         raise UserError(f"{key} is not given: add {key}=...") from error
     except OmegaConfBaseException as error:
-        raise UserError(f"the configuration does not resolve: {_first_line(error)}") from error
+        place = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
+        raise UserError(
+            f"{place}the value does not resolve ({_first_line(error)}): correct what stands in ${{...}}"
+        ) from error
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
 
 
 def _first_line(error: Exception) -> str:
-    for text in (str(error), str(error.__cause__ or "")):
-        if text.strip():
-            return text.strip().splitlines()[0]
+    for said in (str(error), str(error.__cause__ or "")):
+        if said.strip():
+            return said.strip().splitlines()[0]
     return type(error).__name__

@@ -17,8 +17,8 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
@@ -111,13 +111,18 @@ def marks(cls: type[Any]) -> dict[str, Key]:
 
 def find(cls: type[Any], key: str) -> Key | None:
     """The mark that holds for a dotted key below ``cls``; None where no field takes it."""
+    return mark_of(hint_of(cls, key))
+
+
+def hint_of(cls: type[Any], key: str) -> Any:
+    """The type of a dotted key below ``cls``, with its mark; that of ``rest`` where no field has its name, or None."""
     hints = hints_of(cls)
     first, _, below = key.partition(".")
     hint = hints.get(first, hints.get(REST))
     if is_group(hint):
         assert hint is not None
-        return find(hint, below)
-    return mark_of(hint)
+        return hint_of(hint, below)
+    return hint
 
 
 def changeable(cls: type[Any], key: str) -> bool:
@@ -155,7 +160,7 @@ def words(hint: Any) -> str:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
         limits = [
-            f"{word} {value}"
+            f"{word} {value:g}" if isinstance(value, float) else f"{word} {value}"
             for each in arguments[1:]
             for item in getattr(each, "metadata", [each])
             for field, word in (("ge", "from"), ("gt", "above"), ("le", "to"), ("lt", "below"))
@@ -166,7 +171,9 @@ def words(hint: Any) -> str:
         return " | ".join(map(str, arguments))
     if origin in (types.UnionType, typing.Union):
         return " or ".join(words(each) for each in arguments)
-    if inspect.isclass(origin) and issubclass(origin, Mapping):
+    if origin in (list, tuple, Sequence):
+        return f"list of {words(arguments[0])}"
+    if (inspect.isclass(origin) and issubclass(origin, Mapping)) or is_dataclass(hint):
         return "mapping"
     simple = {int: "integer", float: "number", str: "text", bool: "true | false", type(None): "null", Path: "folder"}
     return simple.get(hint, str(hint))

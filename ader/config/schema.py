@@ -12,15 +12,35 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from ader.config.keys import MACHINE, RECIPE, REST, STATEMENT, Declared, Key, declared, group, marks
+from ader.config.ranges import Count, Many, NonNegative, Pixels, Rate, Seed
+
+#: Bytes of a path, and of a name in it, as Linux allows them.
+LONGEST_PATH, LONGEST_NAME = 4095, 255
+
+
+def _path(value: str) -> str:
+    """Text that may be a path; ``~`` is expanded where it is used."""
+    if not value:
+        raise ValueError("it is empty: a path is wanted")
+    if "\0" in value:
+        raise ValueError("a path has no NUL character")
+    try:
+        expanded = os.fspath(Path(value).expanduser())
+    except RuntimeError as error:
+        raise ValueError(f"there is no user {value.partition('/')[0]}") from error
+    whole = os.fsencode(expanded)
+    if len(whole) > LONGEST_PATH or any(len(name) > LONGEST_NAME for name in whole.split(b"/")):
+        raise ValueError(f"a path has at most {LONGEST_PATH} bytes, and a name in it {LONGEST_NAME}")
+    return value
 
 
 def _folder(value: object) -> Path:
     if not isinstance(value, (str, os.PathLike)):
         raise ValueError("a folder is text")
-    return Path(value).expanduser()
+    return Path(_path(os.fspath(value))).expanduser()
 
 
 def _on_or_off(value: object) -> object:
@@ -28,16 +48,25 @@ def _on_or_off(value: object) -> object:
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
-def _name(value: object) -> object:
-    """``run=12`` is a name, too."""
-    return value if value is None else str(value)
+def _name(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError("a name has no control characters, and is UTF-8")
+    return value
 
 
-Count = Annotated[int, Field(ge=1)]
+def _listed(value: object) -> object:
+    """``categories=bottle`` is a list of one."""
+    return [value] if isinstance(value, str) else value
+
+
 Folder = Annotated[Path, BeforeValidator(_folder)]
-Pixels = Annotated[int, Field(ge=32, le=4096)]
-Workers = Literal["auto"] | Annotated[int, Field(ge=0)]
-Name = Annotated[str | None, BeforeValidator(_name)]
+PathText = Annotated[str, AfterValidator(_path)]
+Workers = Literal["auto"] | Annotated[int, Field(ge=0, le=256)]
+Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_name)]
+Names = Annotated[list[Name], BeforeValidator(_listed), Field(min_length=1)]
+Number = Annotated[int, Field(ge=0, le=1_000_000_000)]
+#: As ``ader.data.counts`` has it: a row of three, or numbers by split and label.
+Counts = Mapping[str, tuple[Number, Number, Number] | Mapping[str, Number | list[Number]]]
 Rest = Mapping[str, Any]
 
 
@@ -58,22 +87,22 @@ class DatasetOptions:
     """A dataset: which function reads it, from where, and what is known of it."""
 
     name: Annotated[str, Key(RECIPE, "the reader: a module of ader.datasets")]
-    root: Annotated[str, Key(MACHINE, "its folder", at_eval=True, reader=True)]
+    root: Annotated[PathText, Key(MACHINE, "its folder", at_eval=True, reader=True)]
     about: Annotated[Rest | None, Key(STATEMENT, "title, paper, license, categories, where to get it")] = None
-    label: Annotated[Name, Key(STATEMENT, "its name in paths and tables; null: the option's")] = None
-    counts: Annotated[Rest | None, Key(STATEMENT, "published numbers of images", reader=True)] = None
+    label: Annotated[Name | None, Key(STATEMENT, "its name in paths and tables; null: the option's")] = None
+    counts: Annotated[Counts | None, Key(STATEMENT, "published numbers of images", reader=True)] = None
     check_counts: Annotated[bool, Key(RECIPE, "refuse other numbers of images than the published ones")] = True
     cache: Annotated[
         Literal["auto", "on", "off"],
         BeforeValidator(_on_or_off),
         Key(MACHINE, "keep decoded images in paths.cache; auto: of datasets with cache_above images", at_eval=True),
     ] = "auto"
-    cache_above: Annotated[
-        int, Field(ge=0), Key(MACHINE, "images from which on an automatic cache is kept", at_eval=True)
-    ] = 500
-    rest: Annotated[Rest, Key(RECIPE, "the reader's own arguments, such as categories", reader=True)] = field(
-        default_factory=dict
+    cache_above: Annotated[Number, Key(MACHINE, "images from which on an automatic cache is kept", at_eval=True)] = 500
+    categories: Annotated[Names | None, Key(RECIPE, "those to run on; null: all", reader=True)] = None
+    train_on: Annotated[Names, Key(RECIPE, "the splits that are the training data", reader=True)] = field(
+        default_factory=lambda: ["train"]
     )
+    rest: Annotated[Rest, Key(RECIPE, "the reader's own arguments", reader=True)] = field(default_factory=dict)
 
     def reader_arguments(self) -> dict[str, Any]:
         """What the function that reads the dataset is given besides the root."""
@@ -106,7 +135,7 @@ class TrainerOptions:
     """The budget, and how to compute."""
 
     epochs: Annotated[Count, Key(RECIPE, "sweeps over the training images")]
-    max_steps: Annotated[Count | None, Key(RECIPE, "cap on the steps of each training stage, for trials")]
+    max_steps: Annotated[Many | None, Key(RECIPE, "cap on the steps of each training stage, for trials")]
     precision: Annotated[
         Literal["fp32", "torch", "tf32", "bf16"],
         Key(RECIPE, "of products; torch: TF32 in convolutions only; bf16 by autocast", at_eval=True),
@@ -115,13 +144,13 @@ class TrainerOptions:
     workers: Annotated[Workers, Key(MACHINE, "decoding processes; auto: the cores, at most 8", at_eval=True)]
     test_batch_size: Annotated[Count, Key(MACHINE, "images that are predicted together", at_eval=True)]
     ema: Annotated[
-        Annotated[float, Field(ge=0, lt=1)] | None,
+        Rate | None,
         Key(RECIPE, "decay of a moving average of the trained weights, which is what is evaluated; null: none"),
     ]
     accumulate: Annotated[Count, Key(RECIPE, "batches whose gradients make one update; steps count batches")]
     compile: Annotated[bool, Key(RECIPE, "torch.compile of the modules that train")]
     channels_last: Annotated[bool, Key(RECIPE, "memory layout of weights and images", at_eval=True)]
-    checkpoint_minutes: Annotated[float, Field(ge=0), Key(MACHINE, "between two checkpoints")]
+    checkpoint_minutes: Annotated[NonNegative, Key(MACHINE, "between two checkpoints")]
 
     def decoders(self) -> int:
         """Worker processes for decoding."""
@@ -201,9 +230,9 @@ class RunConfig(Config):
     trainer: TrainerOptions
     metric: MetricOptions
     recipe: Annotated[str | None, Key(RECIPE, "a named variant of the method's recipe; null: the default")]
-    seed: Annotated[int, Field(ge=0), Key(RECIPE, "of everything that is drawn")]
+    seed: Annotated[Seed, Key(RECIPE, "of everything that is drawn")]
     image_size: Annotated[Pixels, Key(RECIPE, "pixels; images are resized to a square")]
-    run: Annotated[Name, Key(MACHINE, "name of the run's folder; null: made from what differs", at_eval=True)]
+    run: Annotated[Name | None, Key(MACHINE, "name of the run's folder; null: made from what differs", at_eval=True)]
     save_maps: Annotated[bool, Key(MACHINE, "keep every anomaly map as float32 .npy", at_eval=True)]
     force: Annotated[bool, Key(MACHINE, "throw an existing result away and start again", at_eval=True)]
 
@@ -218,11 +247,11 @@ class ScoreConfig(Config):
     paths: PathOptions
     dataset: DatasetOptions
     metric: MetricOptions
-    name: Annotated[Name, Key(MACHINE, "stands for the maps in the results; null: their folder's name")]
-    scores: Annotated[str | None, Key(MACHINE, "CSV of image scores; null: the largest value of each map")]
+    name: Annotated[Name | None, Key(MACHINE, "stands for the maps in the results; null: their folder's name")]
+    scores: Annotated[PathText | None, Key(MACHINE, "CSV of image scores; null: the largest value of each map")]
     device: Annotated[str, Key(MACHINE, "auto, cpu, cuda or cuda:1")]
     workers: Annotated[Workers, Key(MACHINE, "threads that read; auto: the cores, at most 8")]
-    run: Annotated[Name, Key(MACHINE, "name of the result's folder; null: made from what differs")]
+    run: Annotated[Name | None, Key(MACHINE, "name of the result's folder; null: made from what differs")]
     force: Annotated[bool, Key(MACHINE, "throw an existing result away and start again")]
 
 
@@ -236,8 +265,8 @@ class DataConfig(Config):
     paths: PathOptions
     dataset: DatasetOptions
     image_size: Annotated[Pixels, Key(MACHINE, "check: defects that vanish at this size are listed")]
-    report: Annotated[str | None, Key(MACHINE, "check: where every finding is written; null: in paths.cache")]
-    source: Annotated[str | None, Key(MACHINE, "prepare: an archive or a folder; null: dataset.root")]
+    report: Annotated[PathText | None, Key(MACHINE, "check: where every finding is written; null: in paths.cache")]
+    source: Annotated[PathText | None, Key(MACHINE, "prepare: an archive or a folder; null: dataset.root")]
     workers: Annotated[Workers, Key(MACHINE, "decoding threads; auto: the cores, at most 8")]
 
 

@@ -16,6 +16,12 @@ from ader.system.errors import UserError, suggest
 
 C = TypeVar("C")
 
+#: Every number of a configuration is finite.
+CONFIG = ConfigDict(arbitrary_types_allowed=False, allow_inf_nan=False)
+
+#: Characters of a value in a message.
+LONGEST = 120
+
 
 def typed(cls: type[C], values: Mapping[str, Any], where: str = "", **given: Any) -> C:
     """A group of the schema, and the groups in it, from plain values.
@@ -39,7 +45,7 @@ def typed(cls: type[C], values: Mapping[str, Any], where: str = "", **given: Any
         if each.name not in hints or each.name == REST:
             continue
         if each.name not in values:
-            if each.default is MISSING:
+            if each.default is MISSING and each.default_factory is MISSING:
                 raise UserError(f"{prefix}{each.name} has no value: give {prefix}{each.name}=...")
             continue
         value, place = values[each.name], f"{prefix}{each.name}"
@@ -48,7 +54,7 @@ def typed(cls: type[C], values: Mapping[str, Any], where: str = "", **given: Any
         elif isinstance(value, Mapping):
             read[each.name] = typed(hints[each.name], value, place)
         else:
-            raise UserError(f"{place}={value!r} is not a group of keys: choose one of its options")
+            raise UserError(f"{place}={_short(value)} is not a group of keys: choose one of its options")
     return cls(**given, **read)
 
 
@@ -82,20 +88,58 @@ def validated(target: Callable[..., Any], arguments: Mapping[str, Any], where: s
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
     # pydantic refuses a setting for types that carry their own (dataclasses)
-    config = None if hasattr(hint, "__dataclass_fields__") else ConfigDict(arbitrary_types_allowed=False)
+    config = None if hasattr(hint, "__dataclass_fields__") else CONFIG
     try:
         adapter = TypeAdapter(hint, config=config)
     except PydanticSchemaGenerationError:
         return value  # a type only Python code can pass, such as a module
     try:
-        return adapter.validate_python(value)
+        converted = adapter.validate_python(value)
     except ValidationError as error:
-        first, *others = error.errors()
-        # the location holds keys and, for unions, the names of the types that were tried; keep the keys
-        place = ".".join(str(part) for part in first["loc"] if isinstance(value, Mapping) and part in value)
-        tried = [first, *others] if not isinstance(value, Mapping) else [first]  # what each type of a union says
-        reasons = "; or ".join(dict.fromkeys(each["msg"].lower() for each in tried))
-        raise UserError(f"{where}{'.' + place if place else ''}={first['input']!r} does not fit: {reasons}") from error
+        raise UserError(_reason(error, value, where)) from error
+    except RecursionError as error:
+        raise UserError(f"{where}={_short(value)} does not fit: it is nested too deeply") from error
+    if switch := _switched(value, converted, where):
+        raise UserError(f"{switch} does not fit: a number is wanted")
+    return converted
+
+
+def _reason(error: ValidationError, value: Any, where: str) -> str:
+    first, *others = error.errors(include_url=False)
+    # the location holds keys and, for unions, the names of the types that were tried; keep the keys
+    place = ".".join(str(part) for part in first["loc"] if isinstance(value, Mapping) and part in value)
+    tried = [first, *others] if not isinstance(value, Mapping) else [first]  # what each type of a union says
+    reasons = "; or ".join(dict.fromkeys(each["msg"].lower().removeprefix("value error, ") for each in tried))
+    if any(
+        each["type"] == "string_type" and not isinstance(each["input"], (Mapping, list, type(None)))
+        for each in tried[:1]
+    ):
+        reasons += "; in a YAML file a name such as 1.10, 010 or on stands in quotation marks"
+    return f"{where}{'.' + place if place else ''}={_short(first['input'])} does not fit: {reasons}"
+
+
+def _switched(value: Any, converted: Any, where: str) -> str | None:
+    """Where pydantic took true for 1, or false for 0; which no one means who writes ``epochs=true``."""
+    if isinstance(value, bool):
+        return None if isinstance(converted, (bool, str)) else f"{where}={value!r}"
+    if isinstance(value, Mapping):
+        below = converted if isinstance(converted, Mapping) else getattr(converted, "__dict__", {})
+        return next(filter(None, (_switched(value[key], below.get(key), f"{where}.{key}") for key in value)), None)
+    if isinstance(value, (list, tuple)) and isinstance(converted, (list, tuple)):
+        pairs = zip(value, converted, strict=False)
+        return next(filter(None, (_switched(before, after, where) for before, after in pairs)), None)
+    return None
+
+
+def _short(value: Any) -> str:
+    """A value as messages show it."""
+    if value is None:
+        return "null"
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested too deeply; an integer of too many digits
+        return "..."
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def without_weights(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -144,7 +144,7 @@ def is_category(folder: Path, tree: Tree = MVTEC) -> bool:
 
 
 def _is_one(root: Path) -> str:
-    return f"is one category: set dataset.root={root.parent} and dataset.categories=[{root.name}]"
+    return f"is one category: set dataset.root={root.parent} and 'dataset.categories=[{root.name}]'"
 
 
 def _read_train(root: Path, place: Path, category: str, tree: Tree) -> list[Sample]:

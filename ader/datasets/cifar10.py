@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from ader.config.ranges import Natural
 from ader.data.index import Index
 from ader.datasets._cifar_batches import Archive, make_images, read_images
 from ader.datasets._class_splits import class_index, one_anomaly, one_normal, unified
@@ -35,7 +36,7 @@ def cifar10(
     root: Path,
     categories: Sequence[str] | None = None,
     protocol: Literal["uni", "one_normal", "one_anomaly"] = "uni",
-    split: int = 0,
+    split: Natural = 0,
 ) -> Index:
     """Lists one split of CIFAR-10: images of normal and of anomalous classes, without masks; one category.
 

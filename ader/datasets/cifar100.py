@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ader.config.ranges import Natural
 from ader.data.index import Index
 from ader.datasets._cifar_batches import Archive, make_images, read_images
 from ader.datasets._class_splits import class_index, unified
@@ -41,7 +42,7 @@ ARCHIVE = Archive(
 )
 
 
-def cifar100(root: Path, categories: Sequence[str] | None = None, split: int = 0) -> Index:
+def cifar100(root: Path, categories: Sequence[str] | None = None, split: Natural = 0) -> Index:
     """Lists one split of CIFAR-100: images of fifty normal and fifty anomalous classes, without masks; one category.
 
     Args:

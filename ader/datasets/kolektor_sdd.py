@@ -25,6 +25,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from ader.config.ranges import Probability, Seed
 from ader.data.index import TRAIN, Index, Sample
 from ader.data.listing import folders, image_files
 from ader.datasets._hold_out import hold_out_share
@@ -39,7 +40,7 @@ CATEGORIES = ("kolektor_sdd",)
 
 
 def kolektor_sdd(
-    root: Path, categories: Sequence[str] | None = None, train_share: float = 0.8, seed: int = 42
+    root: Path, categories: Sequence[str] | None = None, train_share: Probability = 0.8, seed: Seed = 42
 ) -> Index:
     """Lists KolektorSDD: one category, tested on all defects and on normal images that are drawn.
 

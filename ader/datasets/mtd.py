@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ader.config.ranges import Probability, Seed
 from ader.data.index import TRAIN, Index, Sample
 from ader.data.listing import AGAIN, image_files, relative
 from ader.datasets._hold_out import hold_out_share
@@ -34,7 +35,7 @@ EMPTY_MASKS = tuple(
 )
 
 
-def mtd(root: Path, categories: Sequence[str] | None = None, train_share: float = 0.8, seed: int = 42) -> Index:
+def mtd(root: Path, categories: Sequence[str] | None = None, train_share: Probability = 0.8, seed: Seed = 42) -> Index:
     """Lists the magnetic tile defects as they lie in their repository.
 
     Masks of normal images are kept: they are files of zeros.

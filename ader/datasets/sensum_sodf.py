@@ -26,6 +26,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NoReturn
 
+from ader.config.ranges import Natural, Seed
 from ader.data.index import TEST, TRAIN, Index, Sample
 from ader.data.listing import AGAIN, image_files, relative
 from ader.datasets._hold_out import hold_out
@@ -41,8 +42,8 @@ def sensum_sodf(
     root: Path,
     categories: Sequence[str] | None = None,
     fold: Literal[0, 1, 2] | None = None,
-    test_good: int = 150,
-    seed: int = 143,
+    test_good: Natural = 150,
+    seed: Seed = 143,
 ) -> Index:
     """Lists SensumSODF: capsules and softgels, split by a draw or by a fold of the published cross-validation.
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ader.config.ranges import Natural
 from ader.data.index import Index
 from ader.data.listing import AGAIN, folders, image_files, relative
 from ader.datasets._class_splits import class_index, unified
@@ -26,7 +27,7 @@ CLASSES = 200
 LIST = "val/val_annotations.txt"
 
 
-def tiny_imagenet(root: Path, categories: Sequence[str] | None = None, split: int = 0) -> Index:
+def tiny_imagenet(root: Path, categories: Sequence[str] | None = None, split: Natural = 0) -> Index:
     """Lists one split of Tiny ImageNet as unpacked from ``tiny-imagenet-200.zip``.
 
     Args:

@@ -12,15 +12,21 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ader.config import plugins
+
+# ranges of constructor arguments; ``build`` refuses values outside
+from ader.config.ranges import Count as Count
+from ader.config.ranges import NonNegative as NonNegative
+from ader.config.ranges import Positive as Positive
+from ader.config.ranges import Probability as Probability
+from ader.config.ranges import Share as Share
 from ader.config.tags import Supervision as Supervision
 from ader.config.tags import Tags as Tags
 from ader.config.validate import validated
@@ -31,13 +37,6 @@ from ader.settings import check_supervision
 from ader.system.errors import UserError
 
 Array = npt.NDArray[Any]
-
-#: Ranges of constructor arguments; ``build`` refuses values outside.
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Probability = Annotated[float, Field(ge=0, le=1)]
-Share = Annotated[float, Field(gt=0, le=1)]
 
 #: Makes a training image's extra inputs in a loader worker: (uint8 image (3, H, W), random stream) -> named arrays.
 #: The stream depends on the seed, the epoch and the image only.

@@ -36,13 +36,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
+from ader.config.ranges import Betas, Depth, Layers, LearningRate, Natural, Width, Window
 from ader.methods._base import (
     Batch,
     Count,
@@ -99,19 +99,19 @@ class CFlow(Method):
         self,
         batch_size: Count = 32,
         epochs: Count = 100,
-        lr: Positive = 2e-4,
-        betas: tuple[float, float] = (0.9, 0.999),
+        lr: LearningRate = 2e-4,
+        betas: Betas = (0.9, 0.999),
         fibers: Count = 256,
         sub_epochs: Count = 10,
-        warmup_meta_epochs: Annotated[int, Field(ge=0)] = 2,
+        warmup_meta_epochs: Natural = 2,
         lr_warmup_factor: Share = 0.1,
         lr_final_factor: Share = 0.001,
         rotation: NonNegative = 5.0,
-        coupling_blocks: Count = 8,
-        condition_dim: Count = 128,
+        coupling_blocks: Depth = 8,
+        condition_dim: Width = 128,
         clamp_alpha: Positive = 1.9,
-        score_window: Count = 16,
-        layers: tuple[int, ...] = (2, 3, 4),
+        score_window: Window = 16,
+        layers: Layers = (2, 3, 4),
         padding: Literal["zeros", "reflect"] = "zeros",
         backbone: BackboneOptions = BackboneOptions("wide_resnet50_2.racm_in1k"),  # noqa: B008 (frozen)
     ) -> None:

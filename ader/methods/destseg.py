@@ -43,6 +43,7 @@ from pydantic import Field
 from timm.models.resnet import BasicBlock
 from torch import Tensor, nn
 
+from ader.config.ranges import Channels, LearningRate, Many
 from ader.methods._base import (
     Batch,
     Count,
@@ -104,19 +105,19 @@ class DeSTSeg(Method):
     def __init__(
         self,
         image_size: Count = 256,
-        batch_size: Annotated[int, Field(ge=2)] = 32,
+        batch_size: Annotated[Count, Field(ge=2)] = 32,
         epochs: Count = 100,
-        steps: Count | None = None,
+        steps: Many | None = None,
         student_share: Annotated[float, Field(gt=0, lt=1)] = 0.2,
-        student_lr: Positive = 0.4,
-        blocks_lr: Positive = 0.1,
-        head_lr: Positive = 0.01,
+        student_lr: LearningRate = 0.4,
+        blocks_lr: LearningRate = 0.1,
+        head_lr: LearningRate = 0.01,
         momentum: Probability = 0.9,
         weight_decay: NonNegative = 1e-4,
         decay_norms_and_biases: bool = False,
         clip: Positive | None = 5.0,
         focal_gamma: NonNegative = 4.0,
-        width: Count = 256,
+        width: Channels = 256,
         top_pixels: Count = 1,
         channels: Literal["rgb", "bgr"] = "rgb",
         textures: str | None = None,

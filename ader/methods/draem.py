@@ -38,13 +38,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
+from ader.config.ranges import Betas, Channels, LearningRate, Window
 from ader.methods._base import (
     Batch,
     Count,
@@ -108,13 +110,13 @@ class DRAEM(Method):
         image_size: Count = 256,
         batch_size: Count = 8,
         epochs: Count = 100,
-        lr: Positive = 1e-4,
-        betas: tuple[float, float] = (0.9, 0.999),
+        lr: LearningRate = 1e-4,
+        betas: Betas = (0.9, 0.999),
         lr_decay_at: tuple[Share, ...] = (0.8,),
         lr_decay_factor: Positive = 0.1,
         clip: Positive | None = 5.0,
-        reconstruction_width: Count = 128,
-        discriminator_width: Count = 64,
+        reconstruction_width: Channels = 128,
+        discriminator_width: Channels = 64,
         normalize: Literal["none", "imagenet"] = "none",
         anomalies: bool = True,
         textures: str | None = None,
@@ -122,9 +124,9 @@ class DRAEM(Method):
         opacity: tuple[Probability, Probability] = (0.0, 0.8),
         augment_textures: bool = True,
         rotation_probability: Probability = 0.3,
-        perlin_threshold: float = 0.5,
+        perlin_threshold: Annotated[float, Field(ge=-2, le=2)] = 0.5,
         focal_gamma: NonNegative = 2.0,
-        score_window: Count = 21,
+        score_window: Window = 21,
         score_padded: bool = False,
     ) -> None:
         super().__init__()

@@ -39,6 +39,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from ader.config.ranges import Betas, Channels, Depth, LearningRate, Probability, Sigma
 from ader.methods._base import (
     Batch,
     Count,
@@ -58,8 +59,7 @@ from ader.nets.scoring.maps import GaussianBlur, flat_cosine_loss, full, upsampl
 from ader.nets.style import Generator, Rescaling, StyleEncoder
 from ader.system.errors import UserError
 
-Number = Annotated[int, Field(ge=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
+Number = Annotated[int, Field(ge=0, le=256)]
 Loss = Literal["mse", "l1", "flat_cosine", "pixel_cosine"]
 
 
@@ -112,25 +112,25 @@ class InvAD(Method):
         batch_size: Count = 32,
         epochs: Count = 100,
         optimizer: Literal["adam", "adamw"] = "adam",
-        lr: Positive = 0.004,
-        betas: tuple[Fraction, Fraction] = (0.0, 0.99),
+        lr: LearningRate = 0.004,
+        betas: Betas = (0.0, 0.99),
         weight_decay: NonNegative = 0.0,
         schedule: Literal["step", "cosine"] = "step",
         lr_decay_at: Share = 0.8,
-        lr_final_factor: Fraction = 0.01,
+        lr_final_factor: Probability = 0.01,
         clip: Positive | None = 5.0,
         loss: Loss = "mse",
         loss_weight: Positive = 1.0,
-        style_width: Count = 64,
-        modulation_width: Count = 16,
+        style_width: Channels = 64,
+        modulation_width: Channels = 16,
         bottlenecks: Number = 1,
         style_convs: Number = 1,
-        blocks: Count = 2,
+        blocks: Depth = 2,
         style_features: bool = True,
         spatial_modulation: bool = True,
         rescaling: Rescaling = "conv",
         style_lr_multiplier: Positive = 0.01,
-        sigma: Positive = 4.0,
+        sigma: Sigma = 4.0,
         backbone: BackboneOptions = BackboneOptions("wide_resnet50_2.racm_in1k"),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()

@@ -38,7 +38,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from ader.methods._base import Batch, Count, FitPass, Method, Positive, Prediction, Share, Tags
+from ader.config.ranges import Layers, Sigma, Width, Window
+from ader.methods._base import Batch, Count, FitPass, Method, Prediction, Share, Tags
 from ader.nets.backbone import Backbone, BackboneOptions
 from ader.nets.scoring.maps import Border, GaussianBlur, upsample
 from ader.nets.scoring.neighbors import greedy_coreset, nearest, squared_distances
@@ -85,17 +86,17 @@ class PatchCore(Method):
         self,
         batch_size: Count = 8,
         coreset: Share = 0.1,
-        projection_dim: Count | None = 128,
+        projection_dim: Width | None = 128,
         num_starting_points: Count = 10,
-        embed_dim: Count | None = 1024,
-        layers: tuple[int, ...] = (2, 3),
+        embed_dim: Width | None = 1024,
+        layers: Layers = (2, 3),
         num_neighbors: Count = 1,
         distance: Literal["squared", "euclidean"] = "squared",
         image_score: Literal["map", "patch"] = "map",
         interpolation: Literal["bilinear", "nearest"] = "bilinear",
-        sigma: Positive = 4.0,
+        sigma: Sigma = 4.0,
         border: Border = "reflect",
-        probe_size: Count | None = None,
+        probe_size: Window | None = None,
         backbone: BackboneOptions = BackboneOptions("wide_resnet50_2.tv_in1k"),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()

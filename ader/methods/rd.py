@@ -32,6 +32,7 @@ import torch
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
+from ader.config.ranges import Betas, Channels, LearningRate, Sigma
 from ader.methods._base import Batch, Count, Method, Optimize, Positive, Prediction, Share, Tags, TrainStage
 from ader.nets.backbone import Backbone, BackboneOptions
 from ader.nets.optim.schedules import step_at
@@ -67,14 +68,14 @@ class RD(Method):
         self,
         batch_size: Count = 16,
         epochs: Count = 100,
-        lr: Positive = 0.005,
-        betas: tuple[float, float] = (0.5, 0.999),
+        lr: LearningRate = 0.005,
+        betas: Betas = (0.5, 0.999),
         lr_decay_at: Share = 0.8,
         clip: Positive | None = 5.0,
         drop_last: bool = True,
-        bottleneck_width: Count = 64,
+        bottleneck_width: Channels = 64,
         combine: Literal["sum", "product"] = "sum",
-        sigma: Positive = 4.0,
+        sigma: Sigma = 4.0,
         border: Border = "reflect",
         backbone: BackboneOptions = BackboneOptions("wide_resnet50_2.racm_in1k"),  # noqa: B008 (frozen)
     ) -> None:

@@ -42,6 +42,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ader.config.ranges import Betas, Layers, LearningRate, Sigma, Width, Window
 from ader.methods._base import (
     Batch,
     Count,
@@ -101,22 +102,22 @@ class SimpleNet(Method):
         batch_size: Count = 32,
         epochs: Count = 100,
         drop_last: bool = True,
-        adaptor_lr: Positive = 1e-4,
+        adaptor_lr: LearningRate = 1e-4,
         adaptor_weight_decay: NonNegative = 1e-2,
-        discriminator_lr: Positive = 2e-4,
+        discriminator_lr: LearningRate = 2e-4,
         discriminator_weight_decay: NonNegative = 1e-5,
         decay_norms_and_biases: bool = False,
-        betas: tuple[float, float] = (0.9, 0.999),
+        betas: Betas = (0.9, 0.999),
         lr_decay_at: Share = 0.8,
         clip: Positive | None = 5.0,
         noise_std: Positive = 0.015,
         margin: Positive = 0.5,
-        embed_dim: Count = 1536,
-        hidden_dim: Count = 1024,
-        layers: tuple[int, ...] = (2, 3),
+        embed_dim: Width = 1536,
+        hidden_dim: Width = 1024,
+        layers: Layers = (2, 3),
         image_score: Literal["map", "patch"] = "map",
-        sigma: Positive = 4.0,
-        probe_size: Count | None = None,
+        sigma: Sigma = 4.0,
+        probe_size: Window | None = None,
         backbone: BackboneOptions = BackboneOptions("wide_resnet50_2.tv_in1k"),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()

@@ -29,13 +29,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
+from ader.config.ranges import Betas, Depth, Layers, LearningRate, Rate, Width, Window
 from ader.methods._base import (
     Batch,
     Count,
@@ -54,8 +54,6 @@ from ader.nets.optim.decay import decay_groups
 from ader.nets.optim.schedules import step_at
 from ader.nets.scoring.maps import full, pooled_maximum, upsample
 from ader.system.errors import UserError
-
-Rate = Annotated[float, Field(ge=0, lt=1)]
 
 #: The three attentions of the network, in its order.
 Attending = Literal["encoder", "decoder_memory", "decoder_previous"]
@@ -102,25 +100,25 @@ class UniAD(Method):
         image_size: Count = 256,
         batch_size: Count = 8,
         epochs: Count = 100,
-        lr: Positive = 1e-4,
-        betas: tuple[float, float] = (0.9, 0.999),
+        lr: LearningRate = 1e-4,
+        betas: Betas = (0.9, 0.999),
         weight_decay: NonNegative = 1e-4,
         decay_norms_and_biases: bool = False,
         lr_decay_at: Share = 0.8,
         clip: Positive | None = 5.0,
         jitter_scale: NonNegative = 20.0,
         jitter_probability: Probability = 1.0,
-        neighbor_size: Count = 9,
+        neighbor_size: Window = 9,
         masked: tuple[Attending, ...] = ("encoder", "decoder_memory", "decoder_previous"),
-        embed_dim: Count = 256,
-        num_heads: Count = 8,
-        dim_feedforward: Count = 1024,
-        num_encoder_layers: Count = 4,
-        num_decoder_layers: Count = 4,
+        embed_dim: Width = 256,
+        num_heads: Depth = 8,
+        dim_feedforward: Width = 1024,
+        num_encoder_layers: Depth = 4,
+        num_decoder_layers: Depth = 4,
         dropout: Rate = 0.1,
-        layers: tuple[int, ...] = (0, 1, 2, 3),
-        stride: Count = 16,
-        score_window: Count = 16,
+        layers: Layers = (0, 1, 2, 3),
+        stride: Window = 16,
+        score_window: Window = 16,
         backbone: BackboneOptions = BackboneOptions("tf_efficientnet_b4.aa_in1k"),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()
@@ -207,7 +205,7 @@ def _grid(image_size: int, stride: int, window: int | None) -> int:
     if window // 2 >= grid // 2:  # the token at grid // 2 is the one nearest to all borders
         raise UserError(
             f"method.neighbor_size={window} hides all {grid}x{grid} tokens of image_size={image_size} from the one at "
-            "their center: give a smaller one, larger images, or method.masked=[]"
+            "their center: give a smaller one, larger images, or 'method.masked=[]'"
         )
     return grid
 

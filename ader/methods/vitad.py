@@ -30,6 +30,7 @@ from timm.layers import trunc_normal_
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from ader.config.ranges import Betas, Depth, LearningRate, Sigma, Window
 from ader.methods._base import (
     Batch,
     Count,
@@ -77,16 +78,16 @@ class ViTAD(Method):
         image_size: Count = 256,
         batch_size: Count = 8,
         epochs: Count = 100,
-        lr: Positive = 1e-4,
-        betas: tuple[float, float] = (0.9, 0.999),
+        lr: LearningRate = 1e-4,
+        betas: Betas = (0.9, 0.999),
         weight_decay: NonNegative = 1e-4,
         lr_decay_at: Share = 0.8,
         clip: Positive | None = 5.0,
-        teacher_blocks: tuple[Count, ...] = (3, 6, 9),
-        neck_blocks: tuple[Count, ...] = (12,),
-        decoder_blocks: tuple[Count, ...] = (3, 6, 9),
-        score_window: Count = 16,
-        sigma: Positive = 4.0,
+        teacher_blocks: tuple[Depth, ...] = (3, 6, 9),
+        neck_blocks: tuple[Depth, ...] = (12,),
+        decoder_blocks: tuple[Depth, ...] = (3, 6, 9),
+        score_window: Window = 16,
+        sigma: Sigma = 4.0,
         backbone: BackboneOptions = BackboneOptions("vit_small_patch16_224.dino"),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()

@@ -25,20 +25,19 @@ Shapes in names: B images, C channels, H height, W width, D features of an image
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
+from ader.config.ranges import LearningRate, Probability, Rate
 from ader.methods._base import (
     Batch,
     Count,
     Method,
     NonNegative,
     Optimize,
-    Positive,
     Prediction,
     Share,
     Tags,
@@ -77,11 +76,11 @@ class WRNClassifier(Method):
         self,
         batch_size: Count = 4,
         epochs: Count = 100,
-        lr: Positive = 0.025,
-        momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9,
+        lr: LearningRate = 0.025,
+        momentum: Rate = 0.9,
         weight_decay: NonNegative = 0.0,
         focal_gamma: NonNegative = 2.0,
-        focal_alpha: Annotated[float, Field(ge=0, le=1)] | None = None,
+        focal_alpha: Probability | None = None,
         share: Share = 1.0,
         backbone: BackboneOptions = BackboneOptions("wide_resnet50_2.tv_in1k"),  # noqa: B008 (frozen)
     ) -> None:

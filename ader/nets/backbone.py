@@ -134,6 +134,22 @@ class Backbone(nn.Module):
         self.normalize = Normalize(self.net)
         self.requires_grad_(False)
         self.eval()
+        self._check_sizes(options.name)
+
+    def _check_sizes(self, name: str) -> None:
+        """Refuses transformers for images of one size, which would end in the middle of a run."""
+        net = self.net
+        config = net.default_cfg if hasattr(net, "default_cfg") else net.pretrained_cfg
+        if not config.get("fixed_input_size"):
+            return
+        height, width = (side + 32 for side in config["input_size"][1:])
+        try:
+            self(torch.zeros(1, 3, height, width))
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise UserError(
+                f"method.backbone.name={name!r} takes images of one size only ({str(error).splitlines()[0]}): give a "
+                "convolutional network, such as a ResNet"
+            ) from error
 
     def train(self, mode: bool = True) -> Backbone:
         """Keeps evaluation mode: batch statistics of a frozen network must not move."""

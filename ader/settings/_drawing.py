@@ -9,10 +9,10 @@ from typing import Annotated
 
 from pydantic import Field
 
+from ader.config.ranges import Count as Count
 from ader.data.index import TEST, TRAIN, Index, Sample
 from ader.system.errors import UserError, some
 
-Count = Annotated[int, Field(ge=1)]
 Ratio = Annotated[float, Field(gt=0, lt=1)]
 
 #: All images of one object: of several views, or the only one.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
-from pydantic import Field
 
+from ader.config.ranges import Natural, Seed, Share
 from ader.data.index import TEST, TRAIN, Index, Sample
 from ader.settings import FOREST
 from ader.settings._drawing import (
@@ -27,10 +27,10 @@ def supervised(
     index: Index,
     seed: int,
     source: Literal["train", "test"] = "train",
-    shots: Annotated[int, Field(ge=0)] | Literal["all", "list"] = "all",
-    draw: Annotated[int, Field(ge=0)] | None = None,
-    detector_share: Annotated[float, Field(gt=0, le=1)] = 1.0,
-    split_seed: Annotated[int, Field(ge=0)] | None = None,
+    shots: Natural | Literal["all", "list"] = "all",
+    draw: Natural | None = None,
+    detector_share: Share = 1.0,
+    split_seed: Seed | None = None,
     splitter: Literal["hash", "scikit-learn"] = "hash",
 ) -> Index:
     """All normal training images and labeled defects of each category.

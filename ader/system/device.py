@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import torch
 
@@ -18,8 +19,8 @@ def resolve_device(name: str, key: str = "trainer.device") -> torch.device:
     kind, _, number = name.partition(":")
     if name == "auto":
         kind = "cuda" if torch.cuda.is_available() else "cpu"
-    if kind not in ("cpu", "cuda") or (":" in name and (kind == "cpu" or not number.isdigit())):
-        raise UserError(f"{key}={name!r} is not a device: choose from auto, cpu, cuda, cuda:0, cuda:1, ...")
+    if kind not in ("cpu", "cuda") or (":" in name and (kind == "cpu" or not re.fullmatch("[0-9]{1,4}", number))):
+        raise UserError(f"{key}={name[:40]!r} is not a device: choose from auto, cpu, cuda, cuda:0, cuda:1, ...")
     if kind == "cpu":
         return torch.device("cpu")
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

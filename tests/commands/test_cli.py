@@ -314,6 +314,49 @@ def test_the_composed_configuration_of_every_command(bench, capsys):
         assert "composes no configuration: leave --cfg out" in error
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--info"], "see --cfg"),
+        (["-cn", "x"], "-cn: "),
+        (["--config-path=x"], "give --config-dir DIR"),
+        (["--shell-completion"], "no completion"),
+        (["--experimental-rerun=x"], "resumes a run"),
+        (["--package", "x"], "leave it out"),
+        (["--resolve"], "--resolve goes with --cfg"),
+        (["--cfg", "hydra"], "--cfg hydra"),
+        (["--config-dir="], "needs a folder"),
+        (["--multirun"], "no sweeps yet"),
+    ],
+)
+def test_flags_of_hydra(capsys, words, message):
+    assert main(["dataset=demo", "method=rd", *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("flags", [["--cfg"], ["--cfg", "job"], ["--cfg=job"], ["-c", "job", "--resolve"]])
+def test_cfg_as_hydra_writes_it(capsys, flags):
+    assert main([*flags, "dataset=demo", "method=rd", "run=2024_05_01"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["run"] == "2024_05_01"
+
+
+def test_a_methods_own_help(capsys, tmp_path):
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method" / "mine.yaml").write_text("name: rd\nlr: 0.25\n")
+    for words in (["method=rd", "--help"], ["list", "methods", "rd"]):
+        assert main(words) == 0
+        out = capsys.readouterr().out
+        assert all(word in out for word in ("method.bottleneck_width", "method.backbone.name", "recipe=small", "0.005"))
+    folder = ["--config-dir", str(tmp_path)]
+    assert main(["method=mine", "--help", *folder]) == main(["list", "methods", "mine", *folder]) == 0
+    assert "0.25" in capsys.readouterr().out
+    assert main(["list", "methods", *folder]) == main(["--help", *folder]) == 0
+    assert "mine" in capsys.readouterr().out
+    assert main(["list", "methods", "mine"]) == main(["doctor", *folder]) == 2
+
+
 @pytest.mark.parametrize("kind", ["methods", "datasets", "metrics", "settings", "trainers", "experiments"])
 def test_lists(capsys, kind):
     assert main(["list", kind]) == 0

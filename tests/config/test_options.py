@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from ader.config import options as module
 from ader.config.compose import compose, composition
 from ader.config.options import config_folder, option_file, options, read_option
+from ader.config.schema import DataConfig, RunConfig, ScoreConfig
 from ader.system.errors import UserError
 
 GROUPS = ("dataset", "method", "setting", "trainer", "metric")
@@ -18,7 +19,7 @@ GROUPS = ("dataset", "method", "setting", "trainer", "metric")
 @pytest.fixture
 def write(tmp_path, monkeypatch):
     """Writes ``<group>/<name>.yaml`` into a folder that stands behind this package's own, as an installed one does."""
-    monkeypatch.setattr(module, "config_folders", lambda: [config_folder(), tmp_path])
+    monkeypatch.setattr(module, "config_folders", lambda config_dir=None: [config_folder(), tmp_path])
 
     def write(path: str, text: str) -> str:
         file = tmp_path / path
@@ -88,10 +89,10 @@ def test_a_circle_is_named(write):
         compose(["dataset=mine", "method=rd"], config_dir=folder)
 
 
-@pytest.mark.parametrize("root", ["run", "score", "data"])
-def test_a_base_cannot_be_chosen(root):
-    more = ["method=rd"] if root == "run" else []
+@pytest.mark.parametrize("config", [RunConfig, ScoreConfig, DataConfig])
+def test_a_base_cannot_be_chosen(config):
+    more = ["method=rd"] if config is RunConfig else []
     with pytest.raises(UserError, match="dataset=_visa does not exist: did you mean 'visa'"):
-        composition(root, ["dataset=_visa", *more])
+        composition(config, ["dataset=_visa", *more])
     with pytest.raises(UserError, match=r"dataset is not given: .* choose from: aebad_s, [^_]"):
-        composition(root, more)
+        composition(config, more)

@@ -24,7 +24,7 @@ nothing or a normal image, defects without mask, test images that training has t
 whatever the file is called), equal images with different labels or categories. Noted, but not wrong:
 other equal images, and defects that vanish at the image size.
 
-  dataset.root=DIR  dataset.categories=[a,b]  dataset.check_counts=false  paths.data=DIR
+  dataset.root=DIR  'dataset.categories=[a,b]'  dataset.check_counts=false  paths.data=DIR
   image_size=256                at which defects may vanish
   report=FILE.csv               every finding (columns verdict, check, path, detail); else in paths.cache
   workers=N                     threads

@@ -80,7 +80,7 @@ def _look(config: DataConfig, console: Console, interrupted: Callable[[], None])
         found = look_at_all(
             index,
             dataset.counts if dataset.check_counts else None,
-            whole=dataset.rest.get("categories") is None,
+            whole=dataset.categories is None,
             image_size=config.image_size,
             workers=workers,
             mask_rule=rule,

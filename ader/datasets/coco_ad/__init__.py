@@ -21,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ader.config.options import read_option
+from ader.config.ranges import Natural
 from ader.data.counts import differing
 from ader.data.index import Index
 from ader.datasets._preparing import Work
@@ -30,7 +31,7 @@ from ader.system.errors import UserError
 SPLITS = (0, 1, 2, 3)
 
 
-def coco_ad(root: Path, categories: Sequence[str] | None = None, split: int = 0) -> Index:
+def coco_ad(root: Path, categories: Sequence[str] | None = None, split: Natural = 0) -> Index:
     """Lists one split of COCO-AD.
 
     Args:

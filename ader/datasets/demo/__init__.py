@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from ader.config.ranges import Natural, Pixels, Seed
 from ader.data.index import TEST, Index
 from ader.datasets._tree import read_tree
 from ader.datasets.demo.objects import SCENES
@@ -62,11 +63,11 @@ class Options:
 def demo(
     root: Path,
     categories: Sequence[str] | None = None,
-    seed: int = 0,
-    size: int = 256,
-    train: int = 24,
-    test_good: int = 8,
-    per_defect: int = 4,
+    seed: Seed = 0,
+    size: Pixels = 256,
+    train: Natural = 24,
+    test_good: Natural = 8,
+    per_defect: Natural = 4,
 ) -> Index:
     """Lists the demo set at ``root``, generating it first (all categories) if it is not there.
 

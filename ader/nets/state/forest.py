@@ -14,12 +14,12 @@ import torch
 from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
+from ader.config.ranges import Depth, LearningRate, NonNegative, Share
 from ader.nets.state.late_tensor import LateTensor
 from ader.system import dist
 from ader.system.errors import UserError
 
-Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(gt=0, le=1)]
+Count = Annotated[int, Field(ge=1, le=10_000)]
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ class ForestOptions:
 
     rounds: Count = 10
     trees: Count = 200
-    depth: Count = 5
-    rate: Annotated[float, Field(gt=0)] = 0.3
+    depth: Depth = 5
+    rate: LearningRate = 0.3
     subsample: Share = 0.6
     colsample_bytree: Share = 0.6
     colsample_bynode: Share = 0.6
-    reg_alpha: Annotated[float, Field(ge=0)] = 1.0
+    reg_alpha: NonNegative = 1.0
     balance: bool = True
 
     def parameters(self, seed: int, normal: int, defective: int) -> dict[str, Any]:

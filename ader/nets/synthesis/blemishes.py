@@ -15,12 +15,9 @@ import torch.nn.functional as F
 from pydantic import ConfigDict, Field
 from torch import Tensor
 
+from ader.config.ranges import Probability, Share, Sigma
 from ader.nets.scoring.maps import full_precision
 from ader.nets.synthesis.draws import uniform
-
-Part = Annotated[float, Field(ge=0, le=1)]
-Side = Annotated[float, Field(gt=0, le=1)]
-Pixels = Annotated[float, Field(gt=0)]
 
 
 @dataclass(frozen=True)
@@ -40,15 +37,15 @@ class BlemishOptions:
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
-    copies: Annotated[int, Field(ge=1)] = 1
-    blurred: Part = 0.5
-    partial: Part = 0.5
-    sigma: tuple[Pixels, Pixels] = (1.0, 4.0)
-    part: tuple[Side, Side] = (0.1, 0.5)
-    thin: Part = 0.5
-    length: tuple[Side, Side] = (0.05, 0.4)
-    thickness: tuple[Side, Side] = (0.004, 0.02)
-    spot: tuple[Side, Side] = (0.01, 0.06)
+    copies: Annotated[int, Field(ge=1, le=1000)] = 1
+    blurred: Probability = 0.5
+    partial: Probability = 0.5
+    sigma: tuple[Sigma, Sigma] = (1.0, 4.0)
+    part: tuple[Share, Share] = (0.1, 0.5)
+    thin: Probability = 0.5
+    length: tuple[Share, Share] = (0.05, 0.4)
+    thickness: tuple[Share, Share] = (0.004, 0.02)
+    spot: tuple[Share, Share] = (0.01, 0.06)
 
 
 def blemished(
