@@ -13,6 +13,7 @@ from ader.data.census import census
 from ader.data.index import TEST
 from ader.methods._base import Method
 from ader.metrics import OBJECT_METRICS
+from ader.report.renderers import note_text
 from ader.results import record
 from ader.results.provenance import provenance
 from ader.results.schema import EvaluatedFrom, MapSource, Masks, Network, Record, Weights
@@ -74,7 +75,7 @@ def describe(session: Session[RunPlan], model: PlannedModel, method: Method) -> 
             f"{macs / 1e9:.1f} GMAC per image"
         )
         for warning in method.warnings():
-            say(f"CAUTION  {warning}")
+            say(note_text(f"CAUTION  {warning}"))
     return Network(
         params=params,
         trainable_params=trainable,
