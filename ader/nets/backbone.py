@@ -191,7 +191,8 @@ def _create(options: BackboneOptions, arguments: Mapping[str, Any]) -> tuple[Any
     except UserError:
         raise
     except Exception as error:  # timm and the hub raise many kinds for "no network" and "no such file"
-        folder = options.weights or os.environ.get("ADER_WEIGHTS")
+        given = options.weights or os.environ.get("ADER_WEIGHTS")
+        folder = Path(given) if given else None
         raise UserError(
             f"weights {options.name!r} are not in the weights folder ({folder or 'none given'}) and could not be "
             f"downloaded ({type(error).__name__}): {_where_to_get(options.name, folder)}"
