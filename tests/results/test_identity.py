@@ -87,6 +87,7 @@ WAYS = [
     ("metric.size=256",),
     ("metric.size=original", "metric.map_interpolation=nearest"),
     ("metric.mask_interpolation=nearest",),
+    ("metric.mask_rule=half",),
     ("dataset.categories=[bolt]",),
     ("dataset.categories=[bolt,wood]",),
     ("~method.clip",),
