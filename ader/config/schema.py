@@ -98,6 +98,10 @@ class DatasetOptions:
         Key(MACHINE, "keep decoded images in paths.cache; auto: of datasets with cache_above images", at_eval=True),
     ] = "auto"
     cache_above: Annotated[Number, Key(MACHINE, "images from which on an automatic cache is kept", at_eval=True)] = 500
+    bits: Annotated[
+        Annotated[int, Field(ge=8, le=16)] | None,
+        Key(RECIPE, "that the values in 16-bit images use; null: all 16, refused where none is that high", reader=True),
+    ] = None
     categories: Annotated[Names | None, Key(RECIPE, "those to run on; null: all", reader=True)] = None
     train_on: Annotated[Names, Key(RECIPE, "the splits that are the training data", reader=True)] = field(
         default_factory=lambda: ["train"]

@@ -14,8 +14,10 @@ from typing import Literal
 
 from ader.data.check import ALL_ZERO, MARKED_NORMAL, MASK_SIZE, MISSING, UNREADABLE, by, look_at
 from ader.data.counts import TOTAL, Row, differing
-from ader.data.image import MaskRule, load_mask
+from ader.data.depth import shallow, top_of
+from ader.data.image import MaskRule, load_mask, read_header
 from ader.data.index import TEST, Index, Sample
+from ader.data.left_out import left_out
 from ader.data.listing import SUFFIXES, listing, relative
 from ader.system.errors import some
 from ader.system.parallel import ahead, threads
@@ -25,6 +27,7 @@ Verdict = Literal["wrong", "note"]
 COUNTS, EXTRA, NO_MASK = "counts", "extra files", "defects without mask"
 LEAKS, CONFLICTS, DUPLICATES = "test images in training", "conflicting duplicates", "duplicates"
 ZERO_AMONG, VANISHING, SOFT = "all-zero among several", "vanishing defects", "masks with soft edges"
+LEFT_OUT, SHALLOW, TURNED = "left-out files", "bits of 16-bit images", "turned by orientation tag"
 
 #: All checks in the order of the report, and what it means that one finds something.
 CHECKS: dict[str, Verdict] = {
@@ -32,6 +35,8 @@ CHECKS: dict[str, Verdict] = {
     MISSING: "wrong",
     UNREADABLE: "wrong",
     EXTRA: "wrong",
+    LEFT_OUT: "note",
+    SHALLOW: "wrong",
     MASK_SIZE: "wrong",
     ALL_ZERO: "wrong",
     ZERO_AMONG: "note",  # the image's other masks mark something, so that nothing is lost but perhaps a part
@@ -42,6 +47,7 @@ CHECKS: dict[str, Verdict] = {
     DUPLICATES: "note",
     VANISHING: "note",
     SOFT: "note",
+    TURNED: "note",
 }
 
 Size = tuple[int, int]  # width, height
@@ -117,11 +123,19 @@ class Audit:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What is kept of a sample's files after they were decoded; without the pixels, which would fill the memory."""
+    """What is kept of a sample's files after they were decoded; without the pixels, which would fill the memory.
+
+    Attributes:
+        size: of the image; None where it cannot be read.
+        pixels: their digest.
+        findings: of this sample alone.
+        deep_top: the image's largest value, if it has 16 bits.
+    """
 
     size: Size | None
     pixels: bytes | None
     findings: tuple[Finding, ...]
+    deep_top: int | None = None
 
 
 def audit(
@@ -150,7 +164,9 @@ def audit(
     """
     findings = [Finding(COUNTS, "", clause) for clause in differing(index, counts or {}, whole)]
     findings += _extra(index) if whole else []
+    findings += [Finding(LEFT_OUT, name, "lies among the images and has no image's ending") for name in left_out(index)]
     sizes: dict[str, set[Size]] = {name: set() for name in index.categories}
+    highest: dict[str, int] = {}
     same: defaultdict[bytes, list[Sample]] = defaultdict(list)
     with threads(workers, "audit") as pool:
         all_seen = ahead(pool, lambda sample: _see(index, sample, image_size, mask_rule), index, 4 * max(1, workers))
@@ -159,7 +175,11 @@ def audit(
             if seen.size is not None and seen.pixels is not None:
                 sizes[sample.category].add(seen.size)
                 same[seen.pixels].append(sample)
+            if seen.deep_top is not None:
+                highest[sample.category] = max(seen.deep_top, highest.get(sample.category, 0))
             step()
+    if index.bits is None:
+        findings += [Finding(SHALLOW, "", f"{name!r} {clause}") for name, clause in shallow(highest).items()]
     findings += _duplicates(same.values())
     order = list(CHECKS)
     return Audit(
@@ -228,10 +248,14 @@ def _see(index: Index, sample: Sample, image_size: int, rule: MaskRule) -> _Seen
         findings.append(Finding(NO_MASK, sample.image, "is defective and has no mask"))
     if look.image is None:
         return _Seen(None, None, tuple(findings))
+    header = read_header(index.path(sample.image))
+    if header.orientation > 1:
+        findings.append(Finding(TURNED, sample.image, f"has orientation {header.orientation}, and is turned upright"))
     # of pixels, not of files, which may store the same ones otherwise; 16-bit values count with the high byte in use
     pixels = hashlib.blake2b(by(look.image.size).encode(), digest_size=16)
     pixels.update(look.image.tobytes())
-    return _Seen(look.image.size, pixels.digest(), tuple(findings))
+    deep_top = top_of(look.image) if header.bits is None else None
+    return _Seen(look.image.size, pixels.digest(), tuple(findings), deep_top)
 
 
 def _duplicates(groups: Iterable[Sequence[Sample]]) -> Iterator[Finding]:

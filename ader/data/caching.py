@@ -56,6 +56,7 @@ class ImageKeeper:
                     self.image_size,
                     self.folder,
                     workers=workers,
+                    bits=self.index.bits,
                     progress=lambda done, total: track.advance(),
                     check=check,
                     waiting=lambda: console.say("another run is adding images to the cache: waiting for it"),
@@ -68,7 +69,9 @@ class ImageKeeper:
 
     def decoded_before(self) -> CachedImages | None:
         """All images, if they lie in the cache and may be used."""
-        return None if self.options.cache == "off" else open_images(self._files(), self.image_size, self.folder)
+        if self.options.cache == "off":
+            return None
+        return open_images(self._files(), self.image_size, self.folder, bits=self.index.bits)
 
     def _files(self) -> dict[str, Path]:
         return {sample.image: self.index.path(sample.image) for sample in self.index}

@@ -7,13 +7,15 @@ import json
 from collections.abc import Callable, Container
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 
-from ader.data.image import BadImageError, MaskRule, open_image, read_image, read_levels
+from ader.data.depth import find_shallow
+from ader.data.image import BadImageError, MaskRule, check_whole, open_image, read_header, read_image, read_levels
 from ader.data.index import Index, Sample
 from ader.data.mask_rule import edges
 from ader.system.contents import file_key
@@ -21,7 +23,7 @@ from ader.system.errors import UserError, some
 from ader.system.files import remove_leftovers, write_atomic
 from ader.system.parallel import threads
 
-RULES = 1  # part of the stamp: raise it when a check is added
+RULES = 2  # part of the stamp: raise it when a check is added
 SHOWN = 3
 
 #: Kinds of problems.
@@ -84,8 +86,8 @@ def check_files(
         rule: which levels of masks are defective.
 
     Raises:
-        UserError: a file is missing or unreadable, or a mask does not fit its image or label. The message
-            names the first few and the report that lists all.
+        UserError: a file is missing or unreadable, or a mask does not fit its image or label (the message names the
+            first few and the report that lists all); or 16-bit images seem to use fewer bits.
     """
     before = _fingerprint(index, rule)
     if before is not None and _is_there(_stamp(cache, before)):
@@ -104,6 +106,9 @@ def check_files(
             f"{'; '.join(problems[:SHOWN])}{'; ...' * (len(problems) > SHOWN)}: "
             f"fix or remove them ({listed})"
         )
+    if shallow := find_shallow(index, workers):
+        clauses = "; ".join(f"category {category!r} {clause}" for category, clause in shallow.items())
+        raise UserError(f"dataset {index.name!r} at {index.root}: {clauses}")
     # A file that changed while it was being read has not been checked.
     if before is not None and before == _fingerprint(index, rule):
         with suppress(OSError):  # files are checked again next time
@@ -113,13 +118,13 @@ def check_files(
 
 def problems_of(index: Index, sample: Sample, decoded: bool = False, rule: MaskRule = "any") -> list[str]:
     """What is wrong with one sample's files, one line each, paths relative to the index's root."""
-    return [str(problem) for problem in look_at(index, sample, open_image if decoded else read_image, rule).problems]
+    return [str(problem) for problem in look_at(index, sample, open_image if decoded else None, rule).problems]
 
 
-def look_at(index: Index, sample: Sample, reader: Reader = read_image, rule: MaskRule = "any") -> Look:
+def look_at(index: Index, sample: Sample, reader: Reader | None = None, rule: MaskRule = "any") -> Look:
     """Decodes the image, unless ``reader`` leaves that out, and the masks of a sample, each once."""
     look = Look()
-    look.image = _read(reader, index, sample.image, look)
+    look.image = _read(reader or partial(read_image, bits=index.bits), index, sample.image, look)
     for name in sample.masks:
         mask = _read(read_levels, index, name, look)
         if mask is None:
@@ -130,6 +135,8 @@ def look_at(index: Index, sample: Sample, reader: Reader = read_image, rule: Mas
         height, width = mask.values_HW.shape
         if look.image is not None and (width, height) != look.image.size:
             what = f"is {by((width, height))} pixels but its image {sample.image} is {by(look.image.size)}"
+            if read_header(index.path(sample.image)).orientation > 1:
+                what += " when turned as its orientation tag says"
             look.problems.append(Problem(MASK_SIZE, (name,), what))
     marking = tuple(name for name, marks in look.marks.items() if marks)
     judged = 0 < len(look.marks) == len(sample.masks) and not index.excepted(sample.image)
@@ -146,6 +153,8 @@ def look_at(index: Index, sample: Sample, reader: Reader = read_image, rule: Mas
 def _read(reader: Callable[[Path], T], index: Index, name: str, look: Look) -> T | None:
     """A decoded file; where that is not possible, ``look`` is told why."""
     try:
+        if reader is not open_image:
+            check_whole(index.path(name))
         return reader(index.path(name))
     except BadImageError as error:
         kind = MISSING if isinstance(error.__cause__, FileNotFoundError) else UNREADABLE
@@ -171,7 +180,7 @@ def _decode_all(
 
 def _fingerprint(index: Index, rule: MaskRule) -> str | None:
     """SHA-256 over labels and the files' keys; None when a file is missing."""
-    digest = hashlib.sha256(f"{RULES}{rule if rule != 'any' else ''}".encode())
+    digest = hashlib.sha256(f"{RULES} {index.bits} {rule}".encode())
     try:
         for sample in index:
             keys = [file_key(index.path(name)) for name in (sample.image, *sample.masks)]

@@ -2,8 +2,10 @@
 
 The geometry is that of ADer: bilinear resize (Pillow, antialiased) to a square without keeping the aspect
 ratio; masks ``> 0`` (or by the other ``MaskRule`` cut at one half) before and ``> 0.5`` after, or by ADEval's rule the
-nearest pixel. EXIF rotation is not applied,
-because masks carry none.
+nearest pixel.
+
+Images and masks are turned as their orientation tag says, each by its own: a mask that was drawn over the image as
+viewers show it has none, and stays as it is stored.
 """
 
 from __future__ import annotations
@@ -11,7 +13,9 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cache, reduce
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,13 +23,36 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageChops, UnidentifiedImageError
 
+from ader.data import png
 from ader.system.errors import UserError
+from ader.system.files import special
 
 U8 = npt.NDArray[np.uint8]
 Interpolation = Literal["bilinear", "nearest"]
 #: Which levels of a mask are defective: ``"any"`` above 0 (class ids), ``"half"`` of the file's range (soft edges).
 MaskRule = Literal["any", "half"]
 AGAIN = "copy or unpack it again"
+
+#: Pillow's names of the formats that are read, whatever a file's ending says. What Pillow knows besides is left out:
+#: pages (PDF, EPS, which runs another program), video, icons, textures of games, drawings in layers.
+FORMATS = (
+    *("PNG", "JPEG", "TIFF", "BMP", "DIB", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF"),
+    *("QOI", "SGI", "SUN", "PCX", "TGA"),  # last, because they begin with little of their own or nothing
+)
+HEIF_SUFFIXES = (".heic", ".heif", ".hif")
+
+#: How viewers turn an image with an orientation tag.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+TAGGED = {"exif", "Raw profile type exif", "XML:com.adobe.xmp"}  # where Pillow finds a PNG's tag
+ORIENTATION, BITS_PER_SAMPLE, SUBFILE_TYPE = 274, 258, 254  # TIFF's tags; EXIF has the first
 
 
 class BadImageError(UserError):
@@ -36,29 +63,61 @@ class BadImageError(UserError):
         super().__init__(f"{path} {reason}")
 
 
-def read_image(path: Path, content: bytes | None = None) -> Image.Image:
-    """Decodes an image to mode RGB at its own size.
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What is known of an image before its pixels.
 
-    Gray becomes three equal channels, 16-bit values keep their high byte (as Pillow does for 16-bit RGB),
-    alpha and palette transparency are dropped.
+    Attributes:
+        size: width and height, upright.
+        orientation: EXIF's number for how it is stored: 1 upright, 2 to 8 turned or mirrored.
+        bits: that its values use; None where they are of 16 bits and the format does not say how many of those count.
+    """
+
+    size: tuple[int, int]
+    orientation: int
+    bits: int | None
+
+
+def read_image(path: Path, content: bytes | None = None, bits: int | None = None) -> Image.Image:
+    """Decodes an image to mode RGB at its own size, upright.
+
+    Gray becomes three equal channels, alpha and palette transparency are dropped. Of 16-bit values the highest 8 of the
+    bits in use are kept (of 16-bit colors Pillow gives the high byte).
 
     Args:
         path: the file.
         content: the file's bytes where they have been read already; ``path`` is then only for messages.
+        bits: that 16-bit values use, 8 to 16; None: 16.
 
     Raises:
-        BadImageError: the file is missing, damaged, no image, or without a fixed range (float, 32-bit).
+        BadImageError: the file is missing, damaged, no image, not a single one, without a fixed range (float, 32-bit),
+            or has 16-bit values that ``bits`` do not hold.
     """
-    image = _decode(path, content)
+    image, header = _decode(path, content)
+    bits = header.bits or bits or 16
     if image.mode.startswith("I"):
-        # the high byte, where Pillow's own conversion clips at 255
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+        values = np.asarray(image)
+        if (top := int(values.max())) >> bits:
+            raise BadImageError(path, f"has values up to {top}, which {bits} bits do not hold: give more dataset.bits")
+        # where Pillow's own conversion clips at 255
+        return Image.fromarray((values >> (bits - 8)).astype(np.uint8)).convert("RGB")
+    if header.bits is None and bits < 16:
+        raise BadImageError(path, f"has 16-bit colors, of which {bits} bits cannot be told: convert it to 8 bits")
     return _colors(image, path)
+
+
+def read_stored(path: Path) -> Image.Image:
+    """Decodes an image in the mode in which it is stored, such as a palette's numbers; upright.
+
+    Raises:
+        BadImageError: the file is missing, damaged, no image or not a single one.
+    """
+    return _open(path, decode=True)[0]
 
 
 @dataclass(frozen=True, slots=True)
 class MaskLevels:
-    """The levels of a mask as its file has them.
+    """The levels of a mask as its file has them, upright.
 
     Attributes:
         values_HW: uint8 or uint16; of colors the brightest channel.
@@ -83,7 +142,7 @@ def read_levels(path: Path) -> MaskLevels:
     Raises:
         BadImageError: as for ``read_image``.
     """
-    image = _decode(path)
+    image, _ = _decode(path)
     lossy = image.format in ("JPEG", "MPO")
     if image.mode.startswith("I"):  # 16-bit masks may hold small class ids: their high byte would be 0
         return MaskLevels(np.asarray(image).astype(np.uint16), 65535, lossy)
@@ -117,22 +176,52 @@ def read_masks(paths: Sequence[Path], rule: MaskRule = "any") -> Image.Image:
 
 
 def read_size(path: Path) -> tuple[int, int]:
-    """Height and width of an image, from its header.
+    """Height and width of an image, upright, from its header.
 
     Raises:
-        BadImageError: the file is missing or no image.
+        BadImageError: as for ``read_header``.
     """
-    width, height = open_image(path).size
+    width, height = read_header(path).size
     return height, width
 
 
-def open_image(path: Path) -> Image.Image:
-    """An image as its header describes it, without pixels.
+def read_header(path: Path) -> Header:
+    """What an image's header says, read without its pixels wherever that is possible.
 
     Raises:
-        BadImageError: the file is missing or no image.
+        BadImageError: the file is missing, no image, or not a single one.
     """
-    return _open(path, decode=False)
+    return _open(path, decode=False)[1]
+
+
+def open_image(path: Path) -> Image.Image:
+    """An image as its header describes it: of its upright size, perhaps without pixels.
+
+    Raises:
+        BadImageError: as for ``read_header``.
+    """
+    return _open(path, decode=False)[0]
+
+
+def check_whole(path: Path, content: bytes | None = None) -> None:
+    """Refuses a file with damage that decoding passes over: the checksums of a PNG.
+
+    Args:
+        path: any file; of other kinds than PNG none is refused.
+        content: as for ``read_image``.
+
+    Raises:
+        BadImageError: it is damaged, or cannot be read.
+    """
+    try:
+        if content is None and special(path) is None:
+            with path.open("rb") as file:
+                start = file.read(len(png.SIGNATURE))
+                content = start + file.read() if start == png.SIGNATURE else b""
+    except OSError:
+        return  # whoever opens it says why
+    if damage := png.damage(content or b""):
+        raise BadImageError(path, f"is truncated or damaged ({damage}): {AGAIN}")
 
 
 def resize(image: Image.Image, height: int, width: int) -> Image.Image:
@@ -153,13 +242,13 @@ def pick(values_HW: U8, height: int, width: int) -> U8:
     return picked
 
 
-def load_image(path: Path, size: int, content: bytes | None = None) -> U8:
-    """The image at evaluation size: uint8 (3, size, size), RGB in 0..255; ``content`` as for ``read_image``.
+def load_image(path: Path, size: int, content: bytes | None = None, bits: int | None = None) -> U8:
+    """The image at evaluation size: uint8 (3, size, size), RGB in 0..255; other arguments as for ``read_image``.
 
     Raises:
         BadImageError: as for ``read_image``.
     """
-    return np.ascontiguousarray(np.asarray(resize(read_image(path, content), size, size)).transpose(2, 0, 1))
+    return np.ascontiguousarray(np.asarray(resize(read_image(path, content, bits), size, size)).transpose(2, 0, 1))
 
 
 def load_mask(
@@ -197,9 +286,9 @@ def own_mask(paths: Sequence[Path], rule: MaskRule = "any") -> U8:
     return (np.asarray(read_masks(paths, rule)) > 0).astype(np.uint8)
 
 
-def _decode(path: Path, content: bytes | None = None) -> Image.Image:
-    """The first frame of an image file, fully decoded, in a mode with a known range."""
-    image = _open(path, decode=True, content=content)
+def _decode(path: Path, content: bytes | None = None) -> tuple[Image.Image, Header]:
+    """An image file upright and fully decoded, in a mode with a known range."""
+    image, header = _open(path, decode=True, content=content)
     if image.mode == "F":
         raise BadImageError(path, "has float pixels, whose range is unknown: convert it to 8 or 16 bits")
     if image.mode == "I":  # Pillow's mode of some 16-bit files, too
@@ -208,15 +297,25 @@ def _decode(path: Path, content: bytes | None = None) -> Image.Image:
             raise BadImageError(
                 path, f"has 32-bit pixels from {low} to {high}, beyond 16 bits: convert it to 8 or 16 bits"
             )
-    return image
+    return image, header
 
 
-def _open(path: Path, decode: bool, content: bytes | None = None) -> Image.Image:
-    """The first frame of an image file; without ``decode`` only what its header says."""
+def _open(path: Path, decode: bool, content: bytes | None = None) -> tuple[Image.Image, Header]:
+    """The only image of a file, upright, and its header; without ``decode`` its pixels may be missing."""
+    if content is None and (kind := special(path)):
+        raise BadImageError(path, f"is {kind}, not an image: remove it")
     try:
-        with Image.open(path if content is None else io.BytesIO(content)) as file:
-            if decode:
+        with Image.open(path if content is None else io.BytesIO(content), formats=_formats()) as file:
+            _check_single(file, path)
+            bits = _bits(file)
+            if decode and file.format != "TIFF":
                 file.load()
+            orientation = _orientation(file)
+            # not every Pillow gives the size of a turned TIFF before as it is after
+            if decode or orientation > 4:
+                file.load()
+    except BadImageError:
+        raise
     except FileNotFoundError as error:
         raise BadImageError(path, f"does not exist: {AGAIN}") from error
     except IsADirectoryError as error:
@@ -224,6 +323,8 @@ def _open(path: Path, decode: bool, content: bytes | None = None) -> Image.Image
     except UnidentifiedImageError as error:
         if (path.stat().st_size if content is None else len(content)) == 0:
             raise BadImageError(path, f"is empty (0 bytes): {AGAIN}") from error
+        if path.suffix.lower() in HEIF_SUFFIXES and "HEIF" not in _formats():
+            raise BadImageError(path, "needs the package pillow-heif: install it, or convert it to PNG") from error
         raise BadImageError(path, f"is not an image that Pillow can read: {AGAIN}, or remove it") from error
     except Image.DecompressionBombError as error:
         raise BadImageError(path, f"has too many pixels ({error}): scale it down, or cut it into tiles") from error
@@ -234,7 +335,62 @@ def _open(path: Path, decode: bool, content: bytes | None = None) -> Image.Image
         what = str(error) or type(error).__name__
         raise BadImageError(path, f"is truncated or damaged ({what}): {AGAIN}") from error
     image: Image.Image = file  # closing the file keeps the pixels
-    return image
+    if orientation > 1 and file.format != "TIFF":  # those Pillow turns while it decodes them
+        image = image.transpose(TURNS[orientation]) if decode or orientation > 4 else image
+        image.format = file.format
+    return image, Header(image.size, orientation, bits)
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of ``FORMATS`` that this Pillow reads, and HEIF where its plugin is installed."""
+    if find_spec("pillow_heif"):
+        import_module("pillow_heif").register_heif_opener()
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _check_single(file: Image.Image, path: Path) -> None:
+    """Refuses several pages or frames, of which one would be taken in silence.
+
+    What follows a photograph in its file, or is a smaller copy of it, is none.
+    """
+    if not getattr(file, "is_animated", False) or file.format == "MPO":
+        return
+    pages: int = file.n_frames  # type: ignore[attr-defined]
+    if file.format == "TIFF" and all(_is_smaller_copy(file, page) for page in range(1, pages)):
+        file.seek(0)
+        return
+    raise BadImageError(path, f"has {pages} pages or frames, and one is expected: save each in a file of its own")
+
+
+def _is_smaller_copy(file: Image.Image, page: int) -> bool:
+    file.seek(page)
+    return bool(file.tag_v2.get(SUBFILE_TYPE, 0) & 1)  # type: ignore[attr-defined]
+
+
+def _bits(file: Image.Image) -> int | None:
+    """As for ``Header``, of an image before it is decoded."""
+    if file.mode.startswith("I"):
+        if file.format in ("PPM", "JPEG2000"):  # Pillow spreads the range that they state over 16 bits
+            return 16
+        stated = getattr(file, "tag_v2", {}).get(BITS_PER_SAMPLE, (16,))
+        return int(stated[0]) if 8 < stated[0] < 16 else None
+    # "SGI16" is a codec, the others are in a raw mode such as "RGB;16B"; BMP's "BGR;16" has 16 bits for a whole pixel
+    codes = "".join(f"{codec} {arguments}" for codec, _, _, arguments in file.tile)  # type: ignore[attr-defined]
+    return None if file.format in ("PNG", "TIFF", "SGI") and (";16" in codes or "SGI16" in codes) else 8
+
+
+def _orientation(file: Image.Image) -> int:
+    """The orientation tag: 2 to 8, or 1 where there is none that can be read."""
+    undecoded = file.format == "PNG" and file.tile  # type: ignore[attr-defined]
+    if undecoded and not (TAGGED & file.info.keys() or png.is_tagged_late(file.fp)):  # type: ignore[attr-defined]
+        return 1  # Pillow would decode it to find that out
+    try:
+        found = file.getexif().get(ORIENTATION, 1)
+    except Exception:  # of a damaged tag anything; viewers then show the image as it is stored
+        return 1
+    return found if found in TURNS else 1
 
 
 def _colors(image: Image.Image, path: Path) -> Image.Image:

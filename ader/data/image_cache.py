@@ -1,6 +1,7 @@
 """Decoded and resized images on disk, shared by runs and processes: training copies rows in place of decoding files.
 
-A folder ``<cache>/images/<size>-bilinear-<VERSION>-pillow-<its version>`` holds for one image size:
+A folder ``<cache>/images/<size>-bilinear-<VERSION>-pillow-<its version>`` (and ``-<bits>-bits`` where 16-bit values use
+fewer) holds for one image size:
 
 - ``rows.u8``: row i is what ``load_image`` gives, uint8 (3, size, size). Only ever appended to.
 - ``rows.sha256``: row i is the SHA-256 of the file that the pixels came from, 32 bytes. A row exists once it is listed
@@ -28,13 +29,13 @@ from typing import Any
 import numpy as np
 import PIL
 
-from ader.data.image import U8, BadImageError, load_image
+from ader.data.image import U8, BadImageError, check_whole, load_image
 from ader.system.contents import file_key
 from ader.system.errors import UserError
 from ader.system.files import open_to_write, try_lock
 from ader.system.parallel import ahead, threads
 
-VERSION = 1  # raise it when decoding or resizing changes a pixel
+VERSION = 2  # raise it when decoding or resizing changes a pixel
 CHUNK = 64 << 20  # bytes of decoded images that wait for the disk, and
 SECONDS = 2.0  # how long: so much is lost when the process is killed
 POLL = 0.5  # seconds between looks at another process's lock
@@ -130,6 +131,7 @@ def cache_images(
     cache: Path,
     *,
     workers: int,
+    bits: int | None = None,
     progress: Progress | None = None,
     check: Callback | None = None,
     waiting: Callback | None = None,
@@ -144,6 +146,7 @@ def cache_images(
         size: images are resized to (size, size).
         cache: the folder for what can be made again; this uses ``<cache>/images``.
         workers: threads (Pillow decodes without holding the interpreter's lock); below 1 counts as 1.
+        bits: that 16-bit values use, as for ``read_image``.
         progress: called with (files done, files in all), unless the files are known from an earlier call.
         check: called again and again, at least once per file; may raise to interrupt.
         waiting: called once when another process is adding images and this one waits for it.
@@ -151,7 +154,7 @@ def cache_images(
     Raises:
         UserError: the disk is full, or the folder cannot be written.
     """
-    folder, needed = _folder(cache, size), needed_bytes(len(files), size)
+    folder, needed = _folder(cache, size, bits), needed_bytes(len(files), size)
     found = _open(folder, size, files)
     if found is not None:
         return found
@@ -160,16 +163,16 @@ def cache_images(
         if found is not None:
             return found
         with _Rows(folder, size, needed) as rows:
-            digests = _fill(rows, files, workers, progress, check)
+            digests = _fill(rows, files, bits, workers, progress, check)
         return _opened(folder, size, files, digests, rows.digests)
 
 
-def open_images(files: Mapping[str, Path], size: int, cache: Path) -> CachedImages | None:
+def open_images(files: Mapping[str, Path], size: int, cache: Path, *, bits: int | None = None) -> CachedImages | None:
     """All of these images from the cache, or None where any would need to be decoded, or looked at again.
 
     Takes one look at each file's size and times of change; writes nothing.
     """
-    return _open(_folder(cache, size), size, files)
+    return _open(_folder(cache, size, bits), size, files)
 
 
 def needed_bytes(count: int, size: int) -> int:
@@ -283,13 +286,18 @@ class _Rows:
 
 
 def _fill(
-    rows: _Rows, files: Mapping[str, Path], workers: int, progress: Progress | None, check: Callback | None
+    rows: _Rows,
+    files: Mapping[str, Path],
+    bits: int | None,
+    workers: int,
+    progress: Progress | None,
+    check: Callback | None,
 ) -> list[bytes | None]:
     """Gives each file a row; returns each one's SHA-256, or None for a file that is no image."""
     digests: list[bytes | None] = []
     most = max(2 * workers, CHUNK // _row_bytes(rows.size))
     with threads(workers, "cache") as pool:
-        for digest, image, key in ahead(pool, lambda path: _decode(path, rows), files.values(), most):
+        for digest, image, key in ahead(pool, lambda path: _decode(path, rows, bits), files.values(), most):
             if digest is not None:
                 rows.note(key, digest)
                 if image is not None:
@@ -302,7 +310,7 @@ def _fill(
     return digests
 
 
-def _decode(path: Path, rows: _Rows) -> tuple[bytes | None, U8 | None, bytes | None]:
+def _decode(path: Path, rows: _Rows, bits: int | None) -> tuple[bytes | None, U8 | None, bytes | None]:
     """The SHA-256 of a file, its pixels unless there is a row of them, and its key; nothing where it is no image."""
     try:
         before = file_key(path)
@@ -314,7 +322,10 @@ def _decode(path: Path, rows: _Rows) -> tuple[bytes | None, U8 | None, bytes | N
         content = path.read_bytes()
         digest = hashlib.sha256(content).digest()
         # From the very bytes that were hashed: the file may be changing, and then its key stands for neither.
-        image = None if digest in rows.row else load_image(path, rows.size, content)
+        image = None
+        if digest not in rows.row:
+            check_whole(path, content)
+            image = load_image(path, rows.size, content, bits)
         return digest, image, before if before == file_key(path) else None
     except (OSError, BadImageError):
         return None, None, None
@@ -360,9 +371,10 @@ def _read_known(folder: Path) -> dict[bytes, bytes]:
     return dict(zip(parts[::2], parts[1::2], strict=False))  # the last record may be half there
 
 
-def _folder(cache: Path, size: int) -> Path:
+def _folder(cache: Path, size: int, bits: int | None) -> Path:
+    fewer = f"-{bits}-bits" if bits not in (None, 16) else ""
     # another Pillow, or its JPEG library, may decode otherwise
-    return cache / "images" / f"{size}-bilinear-{VERSION}-pillow-{PIL.__version__}"
+    return cache / "images" / f"{size}-bilinear-{VERSION}-pillow-{PIL.__version__}{fewer}"
 
 
 def _row_bytes(size: int) -> int:

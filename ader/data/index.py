@@ -57,6 +57,7 @@ class Index:
         exceptions: glob patterns (``*`` matches ``/`` too) of files that are as they are in the release: files that
             this index leaves out on purpose, and defective images that have no mask or an empty one.
         cautions: what readers of a result must know of the data, one clause each.
+        bits: that the values in 16-bit images use, the same for all; None: nobody said so, and all 16 are taken.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Index:
     lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     exceptions: tuple[str, ...] = ()
     cautions: tuple[str, ...] = ()
+    bits: int | None = None
 
     def __post_init__(self) -> None:
         if not self.categories:

@@ -1,8 +1,8 @@
 """Integer maps that belong to images: which segment, part or class each pixel is of.
 
 A map is a PNG (gray or palette: the pixel's number counts, not its color) or an array in .npy or .npz, in any case
-two-dimensional with numbers from 0. A folder has one for every image: under the image's own path relative to the
-dataset, with the ending of the map.
+two-dimensional with numbers from 0. It lies over the image as viewers show it. A folder has one for every image: under
+the image's own path relative to the dataset, with the ending of the map.
 
 Shapes in names: H height, W width.
 """
@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from ader.data.image import BadImageError, read_size
+from ader.data.image import BadImageError, check_whole, read_size, read_stored
 from ader.data.index import Index, Sample
 from ader.system.errors import UserError
+from ader.system.files import check_regular
 from ader.system.parallel import threads
 
 SUFFIXES = (".png", ".npy", ".npz")
@@ -128,13 +128,14 @@ class LabelMaps:
 def _values(path: Path) -> npt.NDArray[Any]:
     """The numbers of a PNG, or of the only array of a file."""
     png = path.suffix == ".png"
+    check_regular(path)
     try:
         if png:
-            with Image.open(path) as image:
-                values = np.array(image) if image.mode in ("1", "L", "P", "I", "I;16") else None
-            if values is None:
+            check_whole(path)
+            image = read_stored(path)
+            if image.mode not in ("1", "L", "P", "I", "I;16"):
                 raise UserError(f"{path} is a color image ({image.mode}): a label map has one number for each pixel")
-            return values
+            return np.array(image)
         content = np.load(path, allow_pickle=False)
         if isinstance(content, np.ndarray):
             return content
@@ -143,6 +144,10 @@ def _values(path: Path) -> npt.NDArray[Any]:
                 raise UserError(f"{path} holds {len(content.files)} arrays: a label map is one")
             array: npt.NDArray[Any] = content[content.files[0]]
             return array
+    except BadImageError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise UserError(f"{path} does not exist: {GIVE}") from error
+        raise UserError(f"{path} {error.reason}") from error  # no fault of the image that it belongs to
     except UserError:
         raise
     except FileNotFoundError as error:

@@ -10,8 +10,15 @@ from pathlib import Path
 
 from ader.system.errors import UserError, some
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
-KINDS = " ".join(sorted(suffix[1:] for suffix in SUFFIXES))
+#: Endings of raster images, whatever is installed: what cannot be decoded here is refused, never skipped.
+SUFFIXES = frozenset(
+    {
+        *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".bmp", ".dib", ".tif", ".tiff"),
+        *(".webp", ".gif", ".pbm", ".pgm", ".ppm", ".pnm", ".pfm", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
+        *(".avif", ".avifs", ".heic", ".heif", ".hif", ".tga", ".pcx", ".sgi", ".rgb", ".rgba", ".bw", ".ras", ".qoi"),
+    }
+)
+KINDS = "png jpg tif bmp webp gif ppm jp2 ..."
 CLUTTER = frozenset({"Thumbs.db", "__MACOSX"})
 AGAIN = "unpack the archive again"
 

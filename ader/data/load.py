@@ -13,6 +13,7 @@ from ader.config import plugins
 from ader.config.validate import validated
 from ader.data.counts import Row, check_counts
 from ader.data.index import TEST, TRAIN, Index
+from ader.data.left_out import describe, left_out
 from ader.metrics.definitions import reserved
 from ader.system.errors import UserError, is_utf8, suggest
 
@@ -24,6 +25,7 @@ def load_index(
     counts: Mapping[str, Row] | None = None,
     train_on: Sequence[str] = (TRAIN,),
     strict: bool = True,
+    bits: int | None = None,
     **options: Any,
 ) -> Index:
     """Reads a dataset's index with the reader of that name.
@@ -35,10 +37,11 @@ def load_index(
         counts: the published numbers, see ``ader.data.counts``; None means that they are not checked.
         train_on: the splits that are the training data: ``["train", "validation"]`` trains on both.
         strict: refuse other numbers than the published ones; False makes them a caution of the index.
+        bits: that the values in 16-bit images use, 8 to 16; None: all, as long as nothing speaks against it.
         options: the reader's own options.
 
     Returns:
-        The index; its root is absolute.
+        The index; its root is absolute. Files among its images that have no image's ending are a caution of it.
 
     Raises:
         UserError: no such dataset, an unknown option, bad or missing files, counts that differ, or a category that is
@@ -47,6 +50,8 @@ def load_index(
     reader = find_reader(name)
     if not str(root):
         raise UserError("dataset.root is empty: set it to the dataset's folder")
+    if bits is not None and bits not in range(8, 17):
+        raise UserError(f"dataset.bits={bits} must be from 8 to 16, or null")
     if categories is not None:
         categories = [categories] if isinstance(categories, str) else [str(category) for category in categories]
     own = inspect.signature(reader).parameters
@@ -65,7 +70,9 @@ def load_index(
         )
     if counts is not None:
         index = check_counts(index, counts, whole=categories is None, strict=strict)
-    return join_splits(index, train_on)
+    if names := left_out(index):
+        index = replace(index, cautions=(*index.cautions, describe(names)))
+    return replace(join_splits(index, train_on), bits=bits)
 
 
 def join_splits(index: Index, names: Sequence[str]) -> Index:

@@ -55,7 +55,7 @@ def dagm(root: Path, categories: Sequence[str] | None = None) -> Index:
             paths = (relative(masks[image], root),) if image in masks else ()
             defect = "bad" if paths else "good"
             samples.append(Sample(relative(image, root), category, split, len(paths), paths, defect))
-    return Index("dagm", root, tuple(samples), wanted)
+    return Index("dagm", root, tuple(samples), wanted, exceptions=("*/Label/Labels.txt",))  # the list of the masks
 
 
 def _on_disk(root: Path) -> list[str]:

@@ -12,6 +12,7 @@ ADer's scripts wrote have entries in the order of the file system, and double sl
 
 from __future__ import annotations
 
+import glob
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -99,7 +100,8 @@ def listed_index(
     has_masks = any(sample.masks for sample in chosen if sample.label)
     if not has_masks:  # those of normal images alone are no pixel truth
         chosen = [replace(sample, masks=()) for sample in chosen]
-    return Index(name, root, tuple(chosen), wanted, has_masks)
+    # the list itself may lie among the images
+    return Index(name, root, tuple(chosen), wanted, has_masks, exceptions=(glob.escape(file),))
 
 
 def _load(file: Path) -> dict[str, Any]:

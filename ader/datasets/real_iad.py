@@ -31,6 +31,7 @@ from ader.data.index import TEST, TRAIN, Index, Sample
 from ader.data.listing import AGAIN
 from ader.datasets._locating import checked_path, choose_categories, find_root
 from ader.system.errors import UserError
+from ader.system.files import check_regular
 
 CATEGORIES = (
     *("audiojack", "bottle_cap", "button_battery", "end_cap", "eraser", "fire_hood", "mint", "mounts", "pcb"),
@@ -117,6 +118,7 @@ def _read_category(file: Path, category: str, several_views: bool) -> list[Sampl
 
 def _load(file: Path) -> tuple[str, str, list[tuple[str, int, object]]]:
     """The prefix of a JSON's paths, its normal class, and its entries: split, number and what it says."""
+    check_regular(file)
     try:
         content = json.loads(file.read_bytes())
     except FileNotFoundError as error:

@@ -33,6 +33,7 @@ from ader.datasets._hold_out import hold_out
 from ader.datasets._locating import choose_categories, find_root
 from ader.datasets._masks import pair_masks
 from ader.system.errors import UserError
+from ader.system.files import check_regular
 
 CATEGORIES = ("capsule", "softgel")
 KINDS = {"neg": "negative", "pos": "positive"}
@@ -121,6 +122,7 @@ class _PlainUnpickler(pickle.Unpickler):
 
 def _read_list(file: Path) -> list[int]:
     """The images' numbers of one list."""
+    check_regular(file)
     try:
         content = file.read_bytes()
     except OSError as error:

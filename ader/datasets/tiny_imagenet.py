@@ -22,6 +22,7 @@ from ader.data.listing import AGAIN, folders, image_files, relative
 from ader.datasets._class_splits import class_index, unified
 from ader.datasets._locating import find_root
 from ader.system.errors import UserError, some
+from ader.system.files import check_regular
 
 CLASSES = 200
 LIST = "val/val_annotations.txt"
@@ -61,6 +62,7 @@ def tiny_imagenet(root: Path, categories: Sequence[str] | None = None, split: Na
 
 def _read_labels(file: Path, classes: Sequence[str]) -> dict[str, str]:
     """The class of every file."""
+    check_regular(file)
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -24,6 +24,7 @@ from ader.data.listing import AGAIN
 from ader.datasets._locating import choose_categories, find_root
 from ader.datasets._tree import Tree, read_category
 from ader.system.errors import UserError, some
+from ader.system.files import check_regular
 
 CATEGORIES = ("vad",)
 TREE = Tree(masks=False, train_defects=True)
@@ -56,6 +57,7 @@ def vad(root: Path, categories: Sequence[str] | None = None) -> Index:
 
 def _read_lists(file: Path, defective: set[str]) -> dict[str, tuple[str, ...]]:
     """The lists of the low-shot protocol, as paths of images."""
+    check_regular(file)
     try:
         content = json.loads(file.read_bytes())
     except (OSError, ValueError) as error:

@@ -37,6 +37,7 @@ from ader.datasets._locating import checked_path, choose_categories, find_root
 from ader.datasets._preparing import Work, copy, for_all
 from ader.datasets._tree import MVTEC, Tree, read_tree
 from ader.system.errors import UserError
+from ader.system.files import check_regular
 
 Split = Literal["1cls", "2cls_fewshot", "2cls_highshot"]
 
@@ -93,6 +94,7 @@ def _converted(root: Path, split: Split) -> list[Path]:
 
 def _read_list(file: Path) -> Iterator[Sample]:
     """The samples of a list, in its order."""
+    check_regular(file)
     seen: set[str] = set()
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:

@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from ader.data import png
 from ader.system.errors import UserError, some
+from ader.system.files import check_regular
 
 MAP_NAMES = ("map", "anomaly_map", "anomaly_maps", "amap", "arr_0")  # the last is np.savez's own
 SCORE_NAMES = ("score", "image_score", "pred_score")
@@ -33,6 +35,7 @@ def unreadable(path: Path, error: OSError) -> UserError:
 def read_file(path: Path) -> MapAndScore:
     """One map file's map, float32 (H, W), and its score if it has one."""
     suffix = path.suffix.lower()
+    check_regular(path)
     try:
         values, score = READERS[suffix](path)
         return plane(values), score
@@ -104,7 +107,10 @@ def _read_npz(path: Path) -> tuple[NDArray[Any], float | None]:
 
 def _read_png(path: Path) -> tuple[NDArray[Any], None]:
     """8- and 16-bit gray as they are; 1, 2 and 4 bits as PNG defines them, spread over 0..255."""
-    return _gray(_decode(path, "PNG", "save the map as .npy, float32 .tif or gray .png")), None
+    values = _gray(_decode(path, "PNG", "save the map as .npy, float32 .tif or gray .png"))
+    if damage := png.damage(path.read_bytes()):  # which decoding passes over
+        raise UnusableError(f"is damaged ({damage}): {AGAIN}")
+    return values, None
 
 
 def _read_tiff(path: Path) -> tuple[NDArray[Any], None]:

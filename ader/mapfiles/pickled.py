@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ader.mapfiles.formats import AGAIN, MapAndScore, UnusableError, check_plane, plane, unreadable
 from ader.system.errors import UserError
-from ader.system.files import sha256
+from ader.system.files import check_regular, sha256
 
 PICKLES = frozenset({".pkl", ".pickle"})
 
@@ -61,6 +61,7 @@ def explained(path: Path, expected: str, again: str = AGAIN) -> Iterator[None]:
         expected: how to fix one that holds something else.
         again: how to fix a damaged one.
     """
+    check_regular(path)
     try:
         yield
     except ForeignError as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ader.system.errors import UserError
+from ader.system.files import check_regular
 
 
 class Row(NamedTuple):
@@ -31,6 +32,7 @@ def read_rows(path: Path) -> tuple[list[Row], str]:
     Raises:
         UserError: a row is too long, too short or no number, or the file is no such CSV.
     """
+    check_regular(path)
     try:
         content = path.read_bytes()
         rows = list(_rows(path, io.StringIO(content.decode("utf-8-sig"), newline="")))

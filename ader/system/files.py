@@ -59,12 +59,16 @@ def check_regular(path: Path) -> None:
     Raises:
         UserError: it is a FIFO, a socket or a device.
     """
+    if kind := special(path):
+        raise UserError(f"{path} is {kind}, not a file: remove it, or put the file in its place")
+
+
+def special(path: Path) -> str | None:
+    """``"a FIFO"``, ``"a socket"`` or ``"a device"``; None for all else, as for ``check_regular``."""
     try:
-        kind = stat.S_IFMT(path.stat().st_mode)
+        return SPECIAL.get(stat.S_IFMT(path.stat().st_mode))
     except (OSError, ValueError):
-        return
-    if kind in SPECIAL:
-        raise UserError(f"{path} is {SPECIAL[kind]}, not a file: remove it, or put the file in its place")
+        return None
 
 
 def write_atomic(path: Path, content: bytes | str | Callable[[BinaryIO], object]) -> None:
@@ -269,7 +273,12 @@ def _locked_folder(folder: Path) -> Iterator[None]:
 
 
 def sha256(file: Path) -> str:
-    """Of a file's content."""
+    """Of a file's content.
+
+    Raises:
+        UserError: it is no file; see ``check_regular``.
+    """
+    check_regular(file)
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         while block := stream.read(1 << 20):

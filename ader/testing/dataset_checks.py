@@ -119,7 +119,7 @@ def check_loading(index: Index, images: int = 3, size: int = 40) -> None:
         size: side in pixels.
     """
     for sample in _few(index, images):
-        image = load_image(index.path(sample.image), size)
+        image = load_image(index.path(sample.image), size, bits=index.bits)
         assert image.dtype == np.uint8, f"{sample.image}: {image.dtype}"
         assert image.shape == (3, size, size), f"{sample.image}: {image.shape}"
         mask = load_mask(_masks(index, sample), size)
@@ -127,7 +127,10 @@ def check_loading(index: Index, images: int = 3, size: int = 40) -> None:
         assert mask.shape == (size, size), f"{sample.masks}: {mask.shape}"
         assert set(np.unique(mask)) <= {0, 1}, f"{sample.masks}: values {np.unique(mask)}"
         if sample.masks:
-            whole, image_size = read_masks(_masks(index, sample)), read_image(index.path(sample.image)).size
+            whole, image_size = (
+                read_masks(_masks(index, sample)),
+                read_image(index.path(sample.image), bits=index.bits).size,
+            )
             assert whole.size == image_size, f"{sample.masks} is {whole.size}, its image {image_size}"
             assert np.asarray(whole).any() == bool(sample.label), f"{sample.masks} contradicts its label"
 

@@ -101,7 +101,8 @@ class _Images:
         return batch
 
     def _decoded(self, samples: Sequence[Sample]) -> U8:
-        return np.stack([load_image(self.index.path(sample.image), self.size) for sample in samples])
+        bits = self.index.bits
+        return np.stack([load_image(self.index.path(sample.image), self.size, bits=bits) for sample in samples])
 
 
 def _drawn(samples: Sequence[Sample], share: float, seed: int) -> tuple[Sample, ...]:

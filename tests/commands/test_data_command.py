@@ -25,6 +25,7 @@ from ader.__main__ import main
 from ader.data import Index, Sample, load_index
 from ader.data import audit as module
 from ader.data import check as check_module
+from ader.data import image as image_module
 from ader.data import load as load_module
 from ader.data.audit import CHECKS, Finding, audit
 from ader.datasets.folder import folder
@@ -32,9 +33,13 @@ from ader.system import parallel
 from ader.system.interrupt import Interrupt
 from ader.testing.toy import write_mvtec
 
-NOTES = {"all-zero among several", "duplicates", "vanishing defects", "masks with soft edges"}
+NOTES = {
+    *("all-zero among several", "duplicates", "vanishing defects", "masks with soft edges"),
+    *("left-out files", "turned by orientation tag"),
+}
 WRONG = {
     *("counts", "missing files", "unreadable files", "extra files", "mask sizes", "all-zero masks"),
+    *("bits of 16-bit images",),
     *("marked normal images", "defects without mask", "test images in training", "conflicting duplicates"),
 }
 
@@ -111,6 +116,50 @@ def _broken_link(root: Path) -> None:
     (root / "cable/test/good/001.png").symlink_to(root / "gone.png")
 
 
+def _pages(root: Path) -> None:
+    images = [Image.new("L", (48, 48), value) for value in (10, 20, 30)]
+    images[0].save(root / "bottle/train/good/new.tiff", save_all=True, append_images=images[1:])
+
+
+def _wrong_checksum(root: Path) -> None:
+    file = root / "bottle/train/good/001.png"
+    content = file.read_bytes()
+    file.write_bytes(content[:-16] + bytes(4) + content[-12:])
+
+
+def _fifo(root: Path) -> None:
+    (root / "cable/test/good/001.png").unlink()
+    os.mkfifo(root / "cable/test/good/001.png")
+
+
+def _left_out(root: Path) -> None:
+    for name in ("bottle/train/good/b.npy", "cable/test/hole/a.json", "cable/test/hole/.hidden"):
+        (root / name).touch()
+    (root / "cable/test/readme.txt").touch()  # not among the images
+
+
+def _twelve_bits(root: Path) -> None:
+    for part in ("train", "test"):
+        values = np.random.default_rng(len(part)).integers(0, 4096, (48, 48), np.uint16)
+        Image.fromarray(values).save(root / "bottle" / part / "good/new.png")
+
+
+def _turned(root: Path) -> None:
+    tag = Image.Exif()
+    tag[274] = 3
+    with Image.open(root / "bottle/test/hole/000.png") as image:
+        image.rotate(180).save(root / "bottle/test/hole/000.png", exif=tag)
+
+
+def _turned_by_a_quarter(root: Path) -> None:
+    tag = Image.Exif()
+    tag[274] = 6
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 60, 3), np.uint8)).save(
+        root / "bottle/test/hole/001.png", exif=tag
+    )
+    paint(root / "bottle/ground_truth/hole/001_mask.png", (0, 0, 30, 30), (60, 30))
+
+
 def _strays(root: Path) -> None:
     for name in ("IMG_1.JPG", "bottle/old/[red]1.bmp", "bottle/deep/er/a.png", ".hidden.png", ".git/a.png"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -185,6 +234,24 @@ FAULTS = [
     (_truncated_image, [("unreadable files", "bottle/train/good/001.png")], "truncated or damaged"),
     (_truncated_mask, [("unreadable files", "cable/ground_truth/hole/000_mask.png")], "truncated or damaged"),
     (_float_image, [("unreadable files", "bottle/train/good/001.tiff")], "float pixels, whose range is unknown"),
+    (_pages, [("unreadable files", "bottle/train/good/new.tiff")], "has 3 pages or frames"),
+    (_wrong_checksum, [("unreadable files", "bottle/train/good/001.png")], "checksum of 'IDAT' at byte 33 is wrong"),
+    (_fifo, [("unreadable files", "cable/test/good/001.png")], "is a FIFO, not an image"),
+    (
+        _left_out,
+        [("left-out files", "bottle/train/good/b.npy"), ("left-out files", "cable/test/hole/a.json")],
+        "has no image's ending",
+    ),
+    (_twelve_bits, [("bits of 16-bit images", "")], "'bottle' has no value above 4095 in its 16-bit images"),
+    (_turned, [("turned by orientation tag", "bottle/test/hole/000.png")], "has orientation 3, and is turned upright"),
+    (
+        _turned_by_a_quarter,
+        [
+            ("mask sizes", "bottle/ground_truth/hole/001_mask.png"),
+            ("turned by orientation tag", "bottle/test/hole/001.png"),
+        ],
+        "turned ",
+    ),
     (_broken_link, [("missing files", "cable/test/good/001.png")], "does not exist"),
     (
         _strays,
@@ -492,7 +559,7 @@ def test_size_counts_for_equality(several):
 
 def test_every_image_is_decoded_once_and_forgotten(desk, monkeypatch):
     opened, references, alive, steps = [], [], [], []
-    open_file, original = Image.open, module.look_at
+    decode, original = image_module._decode, module.look_at
 
     def look_at(index: Index, sample: Sample, **options: Any) -> check_module.Look:
         look = original(index, sample, **options)
@@ -500,7 +567,7 @@ def test_every_image_is_decoded_once_and_forgotten(desk, monkeypatch):
         alive.append(sum(reference() is not None for reference in references))
         return look
 
-    monkeypatch.setattr(Image, "open", lambda path: opened.append(path) or open_file(path))
+    monkeypatch.setattr(image_module, "_decode", lambda path, *rest: opened.append(path) or decode(path, *rest))
     monkeypatch.setattr(module, "look_at", look_at)
     index = load_index("folder", desk.root)
     audit(index, None, whole=True, image_size=32, workers=1, step=lambda: steps.append(0))

@@ -15,7 +15,7 @@ from ader.config.options import options, read_option
 from ader.config.schema import DatasetOptions
 from ader.config.validate import validated
 from ader.data import Index, load_index
-from ader.data.audit import audit
+from ader.data.audit import LEFT_OUT, audit
 from ader.data.counts import SHORT, TOTAL, columns
 from ader.data.load import find_reader
 from ader.settings import apply
@@ -26,7 +26,7 @@ OWN = {"folder", "meta", "table"}
 PUBLISHED = sorted(set(options("dataset")) - OWN - {"demo"})
 
 #: Keys of a config that are not the reader's.
-COMMON = set(hints_of(DatasetOptions)) - {"rest", "label", "cache", "cache_above"} | {"categories", "train_on"}
+COMMON = set(hints_of(DatasetOptions)) - {"rest", "label", "cache", "cache_above", "bits"} | {"categories", "train_on"}
 ABOUT = {"title", "paper", "license", "homepage", "get", "archives", "categories", "masks", "views", "training"}
 SPLITS = {"train_good", "train_bad", "validation_good", "test_good", "test_bad"}
 
@@ -83,6 +83,7 @@ def test_releases_as_they_are_give_no_alarm(option, written):
     index = load(config, written(config["name"]))
     found = audit(index, None, whole=config["categories"] is None, image_size=32, workers=1, step=lambda: None)
     assert [finding for finding in found.findings if finding.verdict == "wrong"] == []
+    assert found.found(LEFT_OUT) == []
 
 
 @pytest.mark.parametrize("option", sorted(options("dataset")))

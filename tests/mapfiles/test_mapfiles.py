@@ -464,6 +464,28 @@ def test_pngs_that_are_no_maps(tmp_path):
     Image.fromarray(RNG.integers(0, 65536, (64, 64), np.uint16)).save(path)
     path.write_bytes(path.read_bytes()[:4000])
     unreadable(path, "truncated, damaged")
+    Image.fromarray(DEEP).save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[:-16] + bytes(4) + content[-12:])
+    unreadable(path, "is damaged (checksum of 'IDAT'")
+
+
+@pytest.mark.parametrize("name", ["000.npy", "000.npz", "000.png", "000.tif"])
+def test_what_is_no_file_is_not_waited_for(tmp_path, name):
+    folder = tmp_path / "bottle" / "x"
+    folder.mkdir(parents=True)
+    os.mkfifo(folder / name)
+    index = Index("mvtec", tmp_path / "data", (Sample("bottle/x/000.png", "bottle", "test", 1, (), "x"),))
+    with pytest.raises(UserError, match=f"{name} is a FIFO, not a file"):
+        open_maps(tmp_path, index)
+    for own in ("maps.pkl", "scores.csv"):
+        os.mkfifo(tmp_path / own)
+    with pytest.raises(UserError, match=r"maps\.pkl is a FIFO, not a file"):
+        open_maps(tmp_path / "maps.pkl", index)
+    (folder / name).unlink()
+    np.save(folder / "000.npy", MAP)
+    with pytest.raises(UserError, match=r"scores\.csv is a FIFO, not a file"):
+        open_maps(tmp_path, index, tmp_path / "scores.csv")
 
 
 @pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_adobe_deflate"])

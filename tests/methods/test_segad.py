@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from torch import nn
 
 from ader.__main__ import main
 from ader.data import load_index
+from ader.data.image import BadImageError
 from ader.data.index import TEST, Index, Sample
 from ader.data.labelmaps import LabelMaps, read_label_map, resized
 from ader.methods import build
@@ -575,7 +577,7 @@ def test_label_maps_are_read_and_resized(tmp_path):
         ("a.npy", np.array([[0, -1]]), "labels from -1"),
         ("a.png", np.zeros((4, 4, 3), np.uint8), "is a color image"),
         ("a.npz", None, "does not exist"),
-        ("a.png", b"nothing", "cannot be read as PNG"),
+        ("a.png", b"nothing", "is not an image that Pillow can read"),
         ("a.npy", b"nothing", "cannot be read"),
     ],
 )
@@ -590,6 +592,29 @@ def test_bad_label_maps_are_named(tmp_path, name, values, match):
     with pytest.raises(UserError, match=match) as caught:
         read_label_map(file)
     assert str(file) in str(caught.value)
+
+
+def test_label_maps_that_could_be_read_wrongly(tmp_path):
+    """Pages, checksums and orientation as for images; what is no file is not waited for."""
+    label_HW = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    image, file = Image.fromarray(label_HW), tmp_path / "a.png"
+    image.save(file, save_all=True, append_images=[Image.fromarray(label_HW[::-1].copy())])
+    with pytest.raises(UserError, match=r"a\.png has 2 pages or frames") as caught:
+        read_label_map(file)
+    assert not isinstance(caught.value, BadImageError)  # which would pass for the image's own fault
+    image.save(file)
+    content = file.read_bytes()
+    file.write_bytes(content[:-16] + bytes(4) + content[-12:])
+    with pytest.raises(UserError, match=r"a\.png is truncated or damaged \(checksum of 'IDAT'"):
+        read_label_map(file)
+    tag = Image.Exif()
+    tag[274] = 3  # by half a turn
+    Image.fromarray(label_HW[::-1, ::-1].copy()).save(file, exif=tag)
+    assert np.array_equal(read_label_map(file), label_HW)
+    for name in ("b.png", "b.npy"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(UserError, match=f"{name} is a FIFO, not a file"):
+            read_label_map(tmp_path / name)
 
 
 def test_every_image_needs_a_map_that_fits(tmp_path):
