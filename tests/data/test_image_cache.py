@@ -185,16 +185,28 @@ def test_many_images_are_cheap_to_pickle(tmp_path):
 # --- what is decoded and read again
 
 
-def test_a_second_call_only_looks_at_the_files(files, cache):
+def test_a_second_call_only_looks_at_the_files(files, cache, monkeypatch):
     fill(files, cache)
     expected = {name: load_image(path, SIZE) for name, path in files.items()}
-    for path in files.values():  # unreadable, but by size and time the same
-        stat = path.stat()
-        path.write_bytes(bytes(stat.st_size))
-        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    original = Path.read_bytes
+
+    def refuse(path: Path) -> bytes:
+        assert path not in files.values(), "is read again"
+        return original(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
     for images in (fill(files, cache), open_images(files, SIZE, cache)):
         assert images is not None
         assert all((images.read(name) == pixels).all() for name, pixels in expected.items())
+
+
+def test_an_edit_that_keeps_size_and_time_is_seen(files, cache, tmp_path):
+    fill(files, cache)
+    path = next(iter(files.values()))
+    stat = path.stat()
+    path.write_bytes(bytes(stat.st_size))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert open_images(files, SIZE, cache) is None
 
 
 def test_progress_counts_files_and_is_silent_when_all_are_known(files, cache):
