@@ -37,7 +37,7 @@ class TensorBoardWriter:
                 self._open(step)
             from torch.utils.tensorboard.summary import scalar
 
-            self._write(step=step, summary=scalar(tag, value))  # type: ignore[no-untyped-call]  # type: ignore[no-untyped-call]
+            self._write(step=step, summary=scalar(tag, value))  # type: ignore[no-untyped-call]
         except OSError as error:
             self.broken = True
             self.say(f"no more training curves: {self.folder} cannot be written ({error.strerror})")
