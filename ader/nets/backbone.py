@@ -45,12 +45,16 @@ class BackboneOptions:
     pretrained: bool = True
     weights: str | None = None
 
+    def folder(self) -> Path | None:
+        """The folder that is searched for weights."""
+        given = self.weights or os.environ.get("ADER_WEIGHTS")
+        return Path(given).expanduser() if given else None
+
     def local_file(self) -> Path | None:
         """The file with the pretrained weights, if a folder has one."""
-        given = self.weights or os.environ.get("ADER_WEIGHTS")
-        if not given or not self.pretrained or not self.name:
+        folder = self.folder()
+        if folder is None or not self.pretrained or not self.name:
             return None
-        folder = Path(given).expanduser()
         files = [folder / f"{self.name}{ending}" for ending in (".safetensors", ".pth")]
         return next((file for file in files if file.is_file()), None)
 
@@ -191,8 +195,7 @@ def _create(options: BackboneOptions, arguments: Mapping[str, Any]) -> tuple[Any
     except UserError:
         raise
     except Exception as error:  # timm and the hub raise many kinds for "no network" and "no such file"
-        given = options.weights or os.environ.get("ADER_WEIGHTS")
-        folder = Path(given) if given else None
+        folder = options.folder()
         raise UserError(
             f"weights {options.name!r} are not in the weights folder ({folder or 'none given'}) and could not be "
             f"downloaded ({type(error).__name__}): {_where_to_get(options.name, folder)}"

@@ -329,7 +329,10 @@ def test_changed_data(done, capsys):
     image.write_bytes(good)
     assert main(["eval", str(done.folder())]) == 0
     shutil.copy(image, image.with_name("000x.png"))
-    refused(capsys, done.folder(), "undo its changes, set dataset.root, or train again")
+    changed = (
+        "the list of images and masks, or their labels, changed since: undo that, set dataset.root, or train again"
+    )
+    refused(capsys, done.folder(), changed)
 
 
 def test_changed_configs(bench, capsys):
@@ -356,7 +359,7 @@ def test_a_named_run_needs_another_name(bench, capsys):
     assert tables(folder) == files
     assert main(["eval", str(folder)]) == 0
     assert main(["eval", str(folder), "metric=exact", "run=exact"]) == 0
-    refused(capsys, folder, "holds a run with other values of metric.name", "metric=ader", "run=exact")
+    refused(capsys, folder, "metric.name (exact there, ader here)", "metric=ader", "run=exact")
     assert main(["eval", str(folder), "metric=ader", "run=exact", "force=true"]) == 0
     assert (folder / "checkpoint.pt").exists()
 

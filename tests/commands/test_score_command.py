@@ -161,7 +161,10 @@ def test_folders_and_records(bench, maps, capsys):
     assert record["metric"] == "histogram"
     assert record["rows"].keys() == {"bottle", "cable", "mean"}
     assert record["choices"]["method"] == "maps"
-    assert yaml.safe_load((folder / "config.yaml").read_text())["fingerprint"]["maps"] == record["source"]["sha256"]
+    assert (
+        yaml.safe_load((folder / "config.yaml").read_text())["fingerprint"]["contents"]["maps"]
+        == record["source"]["sha256"]
+    )
     assert "evaluate: 8/8 images" in (folder / "run.log").read_text()
     assert score(bench, maps, "name=mine", "metric=ader", "metric.size=64") == 0
     (mine,) = bench.root.rglob("mine/*/record.json")

@@ -200,6 +200,15 @@ def test_a_second_call_only_looks_at_the_files(files, cache, monkeypatch):
         assert all((images.read(name) == pixels).all() for name, pixels in expected.items())
 
 
+def test_an_edit_that_keeps_size_and_time_is_seen(files, cache, tmp_path):
+    fill(files, cache)
+    path = next(iter(files.values()))
+    stat = path.stat()
+    path.write_bytes(bytes(stat.st_size))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert open_images(files, SIZE, cache) is None
+
+
 def test_progress_counts_files_and_is_silent_when_all_are_known(files, cache):
     steps = []
     fill(files, cache, progress=lambda done, total: steps.append((done, total)))
