@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from io import TextIOWrapper
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 
 from ader import __version__, commands
 from ader.commands._request import Request
@@ -47,6 +48,8 @@ exit status: 0 done; 2 something for you to fix, said in one line; 1 anything el
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _quit)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a character that the terminal lacks must not end a run
             stream.reconfigure(errors="backslashreplace")
@@ -82,6 +85,12 @@ def _refuse_bytes(words: Sequence[str]) -> None:
     for text in (*words, *folders, here):
         if not is_utf8(text):
             raise UserError(f"{text!r} is not UTF-8: rename that file or folder")
+
+
+def _quit(number: int, frame: FrameType | None) -> None:
+    """Ctrl-C before a run has begun ends it at once: an exception in the midst of imports may be swallowed there."""
+    os.write(2, b"ader: interrupted\n")
+    os._exit(1)
 
 
 def _fail(status: int, message: str, trace: str = "") -> int:

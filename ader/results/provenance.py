@@ -69,7 +69,8 @@ def commit() -> Commit | None:
         return None
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
-        status = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, check=True)
+        asked = ["git", "--no-optional-locks", "status", "--porcelain"]  # killed, it would leave the clone locked
+        status = subprocess.run(asked, cwd=root, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return Commit(sha=head.stdout.strip(), dirty=bool(status.stdout.strip()))
