@@ -290,7 +290,7 @@ def test_rows_per_defect_of_one_model_per_category(bench):
 def test_objects(bench, capsys, monkeypatch):
     assert bench.run(results="plain") == 0
     out = capsys.readouterr().out
-    assert "object object" not in out
+    assert "─ object ─" not in out
     assert "belongs to a group" not in out
 
     def grouped(dataset, option):
@@ -301,7 +301,7 @@ def test_objects(bench, capsys, monkeypatch):
     monkeypatch.setattr(ader.runs.plan, "read_index", grouped)
     assert bench.run(results="grouped") == 0
     out = capsys.readouterr().out
-    assert "object object object" in out
+    assert "─ object ─" in out
     assert read_table(bench.folder("grouped") / "metrics.csv")["object_auroc"].notna().all()
     for image in (bench.data / "cable" / "test" / "good").iterdir():
         image.unlink()
