@@ -18,7 +18,11 @@ def main(request: Request) -> int:
     from ader.config.schema import RunConfig
 
     config = request.compose(RunConfig)
-    if config is not None:
+    if config is None:
+        return 0
+    from ader.runs.finished import show_finished
+
+    if not show_finished(config):
         from ader.runs.run import run
 
         run(config)

@@ -6,15 +6,16 @@ Letters: B images, H rows, W columns (pixels).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from pydantic import Field
-from torch import Tensor
-from torch.nn.functional import interpolate
 
 from ader.data.image import U8, Interpolation, MaskRule, load_mask, own_mask, read_size
 from ader.data.index import Index, Sample
+
+if TYPE_CHECKING:  # a finished result is shown without torch
+    from torch import Tensor
 
 #: As predicted, as the dataset has it, or the side of a square.
 Size = Literal["input", "original"] | Annotated[int, Field(ge=16, le=8192)]
@@ -59,6 +60,8 @@ class Sizes:
 
     def fit(self, map_BHW: Tensor, size: tuple[int, int]) -> Tensor:
         """Maps at another size (height, width)."""
+        from torch.nn.functional import interpolate
+
         if map_BHW.shape[1:] == size:
             return map_BHW
         if self.map_interpolation == "nearest":

@@ -88,7 +88,8 @@ def claim(
     if os.path.lexists(owner):
         theirs = owner_of(folder)
         choice = "give run=NAME to keep both, or force=true to replace it"
-        if differing := differences(theirs, fingerprint):
+        known = "index" in theirs or "data" not in theirs  # earlier versions' have fewer keys besides
+        if known and (differing := differences(theirs, fingerprint)):
             raise UserError(f"{folder} holds a run with other values of {some(differing, 3)}: {choice}")
         if moved := moved_files(theirs, fingerprint, contents or Contents()):
             raise UserError(f"{folder} holds a run with other data: {moved}: {choice}")
@@ -109,7 +110,7 @@ def moved_files(theirs: Mapping[str, Any], mine: Mapping[str, Any], contents: Co
     """
     before, now = theirs.get("data"), mine.get("data")
     if before != now:
-        if "index" not in theirs and before == mine.get("index"):
+        if "index" not in theirs:
             return "it is of an earlier version of ader, which did not look into images and masks"
         if theirs.get("index", mine.get("index")) != mine.get("index"):
             return "the list of images and masks, or their labels, changed since"

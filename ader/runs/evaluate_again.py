@@ -137,7 +137,7 @@ def check_run(trained: Trained, plan: RunPlan) -> None:
     Raises:
         UserError: they are not, or it may not.
     """
-    theirs = owner_of(trained.home) if trained.home.is_dir() else dict[str, Any]()
+    theirs = owner_of(trained.home) if trained.home.is_dir() else {"index": plan.id.fingerprint["index"]}
     theirs["data"] = trained.record.data_hash
     if moved := moved_files(theirs, plan.id.fingerprint, contents_of(plan.config)):
         raise UserError(

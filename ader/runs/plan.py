@@ -17,32 +17,11 @@ from ader.data.sources import Source
 from ader.methods._base import Method, find_class, recipe_arguments
 from ader.metrics import Evaluator
 from ader.results.identity import RunId, contents_of, identify, is_anonymous
-from ader.results.schema import Record
+from ader.runs.finished import Outputs
 from ader.settings import ModelSplit, apply
 from ader.system import dist
 from ader.system.contents import Contents
 from ader.system.device import resolve_device
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """What a result holds besides the tables per category, because it was asked for.
-
-    Attributes:
-        maps: every anomaly map.
-        by_defect: a table per kind of defect.
-    """
-
-    maps: bool = False
-    by_defect: bool = False
-
-    @classmethod
-    def of(cls, result: Record | None) -> Outputs:
-        """Those of a record; none where there is no record."""
-        return cls() if result is None else cls(result.maps, result.by_defect)
-
-    def __or__(self, other: Outputs) -> Outputs:
-        return Outputs(self.maps or other.maps, self.by_defect or other.by_defect)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,8 +26,9 @@ from ader.results import schema
 from ader.results.identity import check_name, contents_of, identify
 from ader.results.schema import ReadingCost
 from ader.runs.facts import announce, write_result
+from ader.runs.finished import Outputs
 from ader.runs.observe import observe
-from ader.runs.plan import Outputs, Plan
+from ader.runs.plan import Plan
 from ader.runs.session import Session, working_on
 from ader.system.device import resolve_device
 from ader.system.errors import UserError, some

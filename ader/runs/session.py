@@ -17,7 +17,8 @@ from ader.results import folder as workspace
 from ader.results import record
 from ader.results.identity import contents_of
 from ader.results.schema import ModelRecord, Record
-from ader.runs.plan import Outputs, Plan
+from ader.runs.finished import Outputs, notice
+from ader.runs.plan import Plan
 from ader.system import dist
 from ader.system.console import Console
 from ader.system.interrupt import Interrupt
@@ -88,7 +89,7 @@ class Session(Generic[P]):
 
     def say_finished(self) -> None:
         """What is said in place of making a result that is there."""
-        self.console.say(f"This result exists already (force=true runs it again): {self.plan.folder}\n")
+        self.console.say(notice(self.plan.folder))
 
     def new_evaluator(self) -> Evaluator:
         """An empty evaluator, for one model."""

@@ -1,0 +1,72 @@
+"""A result that is there: whether it holds what is asked for, and showing it again without importing torch."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from ader.config.schema import RunConfig
+from ader.data.reading import read_index
+from ader.report.result import show
+from ader.results import folder as workspace
+from ader.results import record
+from ader.results.identity import identify
+from ader.results.schema import Record
+from ader.system.console import Console
+from ader.system.contents import Contents
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a result holds besides the tables per category, because it was asked for.
+
+    Attributes:
+        maps: every anomaly map.
+        by_defect: a table per kind of defect.
+    """
+
+    maps: bool = False
+    by_defect: bool = False
+
+    @classmethod
+    def of(cls, result: Record | None) -> Outputs:
+        """Those of a record; none where there is no record."""
+        return cls() if result is None else cls(result.maps, result.by_defect)
+
+    def __or__(self, other: Outputs) -> Outputs:
+        return Outputs(self.maps or other.maps, self.by_defect or other.by_defect)
+
+
+def notice(folder: Path) -> str:
+    """What is said in place of making a result that is there."""
+    return f"This result exists already (force=true runs it again): {folder}\n"
+
+
+def show_finished(config: RunConfig) -> bool:
+    """Shows the result of a run that is finished, if that can be told without the method's code.
+
+    Where it cannot (pretrained weights or textures may have changed, the folder is another configuration's or damaged,
+    several processes were started) nothing is said, and the run finds out.
+
+    Returns:
+        Whether it was shown.
+
+    Raises:
+        UserError: the dataset cannot be read, or the result's own files are damaged.
+    """
+    if config.force or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return False
+    found = identify(config, read_index(config.dataset, config.composition.choices["dataset"]))
+    if not (found.folder / "config.yaml").is_file() or (earlier := record.read(found.folder)) is None:
+        return False
+    owner, mine = workspace.owner_of(found.folder), {**found.fingerprint, "contents": {}}
+    if owner.get("contents") or workspace.differences(owner, mine) or workspace.moved_files(owner, mine, Contents()):
+        return False
+    has = Outputs.of(earlier)
+    if has != has | Outputs(config.save_maps, config.metric.by_defect):
+        return False
+    with Console(found.folder / "run.log") as console:
+        console.say(notice(found.folder))
+        show(found.folder, console)
+    return True
