@@ -212,7 +212,7 @@ def kinds(data: Path) -> list[Kind]:
             ],
         ),
         Kind("two processes", run("method=rd", "method.batch_size=4"), processes=2),
-        Kind("two processes, a pass", run("method=patchcore", "method.batch_size=4"), processes=2),
+        Kind("two processes in a pass", run("method=patchcore", "method.batch_size=4"), processes=2),
     ]
 
 
