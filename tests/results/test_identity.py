@@ -153,7 +153,7 @@ def test_odd_folder_names(tmp_path):
 
 @pytest.mark.parametrize("name", ["a/b", "..", ".", "''", "x" * 300])
 def test_a_run_is_a_plain_folder_name(tmp_path, name):
-    with pytest.raises(UserError, match="is not a folder name|does not fit"):
+    with pytest.raises(UserError, match=r"is not a folder name|does not fit"):
         _folder(write_mvtec(tmp_path / "toy", train=1), f"run={name}")
 
 
