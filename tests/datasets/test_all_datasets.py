@@ -132,8 +132,8 @@ def test_no_setting_trains_on_a_test_image(option, setting, written):
     try:
         after, parts = apply(index, 1, values["name"], own)
     except UserError as error:  # a layout in which a category has a single defect
-        assert setting == "noisy"
-        assert str(error).startswith("setting.ratio=0.6")
+        if setting != "noisy" or not str(error).startswith("setting.ratio=0.6"):
+            raise
         return
     check_no_leak(after)
     assert {s.image for s in after.split("test")} <= {s.image for s in index.split("test")}
