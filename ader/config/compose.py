@@ -130,11 +130,11 @@ class _Composer:
             config, {key: recipe[key] for key in recipe if not any(f"{key}.".startswith(f"{word}.") for word in given)}
         )
         _apply(base, recipe)
+        values = _plain(config, strict=True)
         for key in ("seed", "trainer.epochs"):
             if OmegaConf.select(base, key) is not None:
                 OmegaConf.update(base, key, OmegaConf.select(config, key))  # and what is interpolated from them
-        values, defaults = _plain(config, strict=True), _plain(base, strict=False)
-        return Composition(values, defaults, choices, overrides, None if self.folder is None else str(self.folder))
+        return Composition(values, _plain(base, strict=False), choices, overrides, None if self.folder is None else str(self.folder))
 
     def _for_hydra(self, word: Word) -> str:
         if word.key in self.groups:

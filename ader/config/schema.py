@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +44,13 @@ def _folder(value: object) -> Path:
     return Path(_path(os.fspath(value))).expanduser()
 
 
+def _device(value: str) -> str:
+    """Whether it is there is for torch to say."""
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,4})?", value):
+        raise ValueError("choose from auto, cpu, cuda, cuda:0, cuda:1, ...")
+    return value
+
+
 def _on_or_off(value: object) -> object:
     """YAML reads both words as booleans."""
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
@@ -61,6 +69,7 @@ def _listed(value: object) -> object:
 
 Folder = Annotated[Path, BeforeValidator(_folder)]
 PathText = Annotated[str, AfterValidator(_path)]
+Device = Annotated[str, AfterValidator(_device)]
 Workers = Literal["auto"] | Annotated[int, Field(ge=0, le=256)]
 Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_name)]
 Names = Annotated[list[Name], BeforeValidator(_listed), Field(min_length=1)]
@@ -144,7 +153,7 @@ class TrainerOptions:
         Literal["fp32", "torch", "tf32", "bf16"],
         Key(RECIPE, "of products; torch: TF32 in convolutions only; bf16 by autocast", at_eval=True),
     ]
-    device: Annotated[str, Key(MACHINE, "auto, cpu, cuda or cuda:1", at_eval=True)]
+    device: Annotated[Device, Key(MACHINE, "auto, cpu, cuda or cuda:1", at_eval=True)]
     workers: Annotated[Workers, Key(MACHINE, "decoding processes; auto: the cores, at most 8", at_eval=True)]
     test_batch_size: Annotated[Count, Key(MACHINE, "images that are predicted together", at_eval=True)]
     ema: Annotated[
@@ -253,7 +262,7 @@ class ScoreConfig(Config):
     metric: MetricOptions
     name: Annotated[Name | None, Key(MACHINE, "stands for the maps in the results; null: their folder's name")]
     scores: Annotated[PathText | None, Key(MACHINE, "CSV of image scores; null: the largest value of each map")]
-    device: Annotated[str, Key(MACHINE, "auto, cpu, cuda or cuda:1")]
+    device: Annotated[Device, Key(MACHINE, "auto, cpu, cuda or cuda:1")]
     workers: Annotated[Workers, Key(MACHINE, "threads that read; auto: the cores, at most 8")]
     run: Annotated[Name | None, Key(MACHINE, "name of the result's folder; null: made from what differs")]
     force: Annotated[bool, Key(MACHINE, "throw an existing result away and start again")]

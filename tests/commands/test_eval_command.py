@@ -253,7 +253,7 @@ def test_a_signal_while_the_tables_are_written_waits(done, monkeypatch):
         ("metric.sise=3", "did you mean 'metric.size'"),
         ("foo", "foo: there is no key 'foo': choose from: dataset.cache"),
         ("metric.size=foo", "metric.size='foo' does not fit"),
-        ("trainer.device=tpu", "trainer.device='tpu' is not a device"),
+        ("trainer.device=tpu", "trainer.device='tpu' does not fit"),
         ("dataset.root=/nope", "dataset.root: /nope does not exist"),
         ("paths.results=/dev/null/x", "cannot be written"),
         ("--confg-dir=x", "is not a flag"),

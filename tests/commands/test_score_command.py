@@ -267,7 +267,7 @@ def test_an_error_leaves_the_old_result(bench, maps, capsys):
         (("dataset.categories=[botle]",), "did you mean 'bottle'"),
         (("name=a/b",), "name='a/b' is not a folder name"),
         (("run=..",), "run='..' is not a folder name"),
-        (("device=tpu",), "error: device='tpu' is not a device"),
+        (("device=tpu",), "error: device='tpu' does not fit"),
         (("device=cuda:99",), "device=cuda:99 is not there"),
         (("workers=-1",), "workers=-1 does not fit"),
         (("scores=/nope.csv",), "scores: /nope.csv cannot be read"),
