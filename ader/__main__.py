@@ -18,6 +18,7 @@ from ader.commands._request import Request
 from ader.system.errors import UserError, is_utf8, suggest
 from ader.system.files import WriteError
 from ader.system.interrupt import Stopped
+from ader.system.launch import processes
 from ader.system.text import clean
 
 HELP = """\
@@ -95,7 +96,7 @@ def _quit(number: int, frame: FrameType | None) -> None:
 
 def _fail(status: int, message: str, trace: str = "") -> int:
     """Says why on stderr: once, also when torchrun started several processes."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if processes() > 1:
         from ader.system import dist
 
         dist.tell_launcher(message)

@@ -44,7 +44,7 @@ def test_distribution_has_a_name_of_its_own():
     places = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.*")]
     places += [*ROOT.glob("ader/**/*.py"), *ROOT.glob("configs/**/*.yaml"), ROOT / "pyproject.toml"]
     wrong = re.compile(
-        r"""pip install [^\n`]*['" ]ader(\[|['"`\s]|$)|["']ader(\[\w|[<>=~ ]+[\d.])|^dependencies = \["ader"\]""",
+        r"""pip install [^\n`]*['" ]ader(\[|['"`\s]|$)|["']ader(\[\w|[<>=~]=?\s*\d)|^dependencies = \["ader"\]""",
         re.MULTILINE,
     )
     assert len(places) > 100

@@ -134,7 +134,9 @@ class _Composer:
         for key in ("seed", "trainer.epochs"):
             if OmegaConf.select(base, key) is not None:
                 OmegaConf.update(base, key, OmegaConf.select(config, key))  # and what is interpolated from them
-        return Composition(values, _plain(base, strict=False), choices, overrides, None if self.folder is None else str(self.folder))
+        return Composition(
+            values, _plain(base, strict=False), choices, overrides, None if self.folder is None else str(self.folder)
+        )
 
     def _for_hydra(self, word: Word) -> str:
         if word.key in self.groups:

@@ -104,10 +104,16 @@ def read_yaml(file: Path) -> dict[str, Any]:
 
 def _check_defaults(file: Path, entries: object) -> None:
     """Refuses what Hydra ends with a traceback over."""
-    if not isinstance(entries, list) or any(
-        not isinstance(entry, str) and not (isinstance(entry, dict) and len(entry) == 1) for entry in entries
-    ):
+    if not isinstance(entries, list) or not all(map(_is_default, entries)):
         raise UserError(f"{file}: defaults is a list of names and of single group: option, such as [_self_, base]")
+
+
+def _is_default(entry: object) -> bool:
+    if not isinstance(entry, dict):
+        return isinstance(entry, str)
+    option = next(iter(entry.values()), None)
+    chosen = option if isinstance(option, list) else [option]
+    return len(entry) == 1 and all(name is None or isinstance(name, str) for name in chosen)
 
 
 class _Loader(yaml.SafeLoader):

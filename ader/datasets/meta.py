@@ -88,7 +88,7 @@ def listed_index(
     if repeated:
         raise UserError(f"{root / file} lists {some(repeated, 3)} more than once: remove the others")
     names = {text for sample in samples for text in (sample.category, sample.defect)}
-    odd = sorted(text for text in names if text in ("", ".", "..") or "/" in text or "\\" in text)
+    odd = sorted(text for text in names if text in ("", ".", "..") or {"/", "\\", "\0"} & {*text})
     if odd:  # results are kept in folders of these names
         raise UserError(f"{root / file} has {odd[0]!r} as a category or defect: give a name without slashes")
     on_disk = list(dict.fromkeys(sample.category for sample in samples))

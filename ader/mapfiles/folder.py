@@ -120,7 +120,11 @@ def _map_files(folder: Path, deepest: int, prefix: str = "") -> Iterator[str]:
     for entry in entries:
         if entry.name.startswith(".") or entry.name in CLUTTER:
             continue
-        if entry.is_dir():
+        try:
+            is_folder = entry.is_dir()
+        except OSError as error:  # a link to itself
+            raise UserError(f"{folder / entry.name} cannot be read ({error.strerror}): remove or mend it") from error
+        if is_folder:
             if deepest > 0:
                 yield from _map_files(folder / entry.name, deepest - 1, f"{prefix}{entry.name}/")
         elif Path(entry.name).suffix.lower() in READERS:

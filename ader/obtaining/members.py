@@ -68,7 +68,7 @@ Members = Generator[Entry, None, None]
 class Limits:
     """What an archive of datasets may become: what exceeds it was made to fill disks.
 
-    Images hardly shrink when they are packed, and a file takes some hundred bytes of an archive however small it is.
+    Images hardly shrink when they are packed, and with its header each takes a thousand bytes of an archive or more.
 
     Attributes:
         archive: the file, for messages.
@@ -86,7 +86,7 @@ class Limits:
     @property
     def members(self) -> int:
         """Files, folders and links that may."""
-        return 10_000 + self.size // 100
+        return 10_000 + self.size // 1024
 
     def check(self, members: int, unpacked: int) -> None:
         """Compares what an archive declares with what it may.

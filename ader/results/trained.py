@@ -39,7 +39,7 @@ class Trained:
             raise UserError(
                 f"{self.folder / FILE} has no model {name!r}: restore the file, or train again (force=true)"
             )
-        return _real(self.folder / self.record.models[name].checkpoint.file)
+        return Path(os.path.normpath(self.folder / self.record.models[name].checkpoint.file))
 
     def is_at(self, folder: Path) -> bool:
         """Whether ``folder`` is that of the run that trained the model."""

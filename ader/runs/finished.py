@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from ader.results.identity import identify
 from ader.results.schema import Record
 from ader.system.console import Console
 from ader.system.contents import Contents
+from ader.system.launch import processes
 
 
 @dataclass(frozen=True)
@@ -53,20 +53,26 @@ def show_finished(config: RunConfig) -> bool:
         Whether it was shown.
 
     Raises:
-        UserError: the dataset cannot be read, or the result's own files are damaged.
+        UserError: the dataset cannot be read, another run is at work in the folder, or its files are damaged.
     """
-    if config.force or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if config.force or processes() > 1:
         return False
     found = identify(config, read_index(config.dataset, config.composition.choices["dataset"]))
-    if not (found.folder / "config.yaml").is_file() or (earlier := record.read(found.folder)) is None:
+    if not (found.folder / "config.yaml").is_file():
         return False
-    owner, mine = workspace.owner_of(found.folder), {**found.fingerprint, "contents": {}}
-    if owner.get("contents") or workspace.differences(owner, mine) or workspace.moved_files(owner, mine, Contents()):
-        return False
-    has = Outputs.of(earlier)
-    if has != has | Outputs(config.save_maps, config.metric.by_defect):
-        return False
-    with Console(found.folder / "run.log") as console:
-        console.say(notice(found.folder))
-        show(found.folder, console)
-    return True
+    with workspace.exclusive(found.folder):
+        earlier, owner = record.read(found.folder), workspace.owner_of(found.folder)
+        mine = {**found.fingerprint, "contents": {}}
+        if (
+            owner.get("contents")
+            or workspace.differences(owner, mine)
+            or workspace.moved_files(owner, mine, Contents())
+        ):
+            return False
+        has = Outputs.of(earlier)
+        if earlier is None or has != has | Outputs(config.save_maps, config.metric.by_defect):
+            return False
+        with Console(found.folder / "run.log") as console:
+            console.say(notice(found.folder))
+            show(found.folder, console)
+        return True

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
 from ader.system.errors import UserError
+from ader.system.launch import processes
 from ader.system.parallel import die_with
 
 _store: Any = None  # the key-value store through which the processes met
@@ -43,7 +44,7 @@ def stop() -> None:
 
 def launched() -> bool:
     """Whether torchrun started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return processes() > 1
 
 
 def speaks() -> bool:

@@ -214,7 +214,6 @@ COMMANDS: tuple[tuple[Words, str], ...] = (
     (("data", "check", "dataset=nothing"), "nothing"),
     (("data", "check", "dataset=mvtec"), "mvtec"),
     (("data", "prepare", "dataset=mvtec"), "mvtec"),
-    (("data", "prepare", "dataset=folder", "dataset.root=own"), "check"),
     (("data", "prepare", "dataset=mvtec", "source=nowhere.tar"), "nowhere.tar"),
     (("data", "check", "dataset=folder", "dataset.root=own", "image_size=5"), "image_size"),
     (("data", "check", "dataset=folder", "dataset.root=own", "workers=-1"), "workers"),
@@ -250,6 +249,7 @@ DONE: tuple[tuple[str, Words], ...] = (
     ("cfg", (*RUN, "--cfg")),
     ("cfg as Hydra's", (*RUN, "--cfg", "job")),
     ("check", ("data", "check", "dataset=folder", "dataset.root=own")),
+    ("prepare what needs no preparation", ("data", "prepare", "dataset=folder", "dataset.root=own")),
 )
 
 

@@ -27,7 +27,7 @@ NAMES = {
     "line separator": "a\u2028b",
     "zero width": "a\u200bb",
     "not UTF-8": os.fsdecode(b"a\xffb"),
-    "markup": "[red]a[/red]",
+    "markup": "[red]a[bold]",
     "HTML": "<script>alert(1)<" + "\u2215" + "script>",
     "LaTeX": "a\\input{x}%_&#$",
     "Markdown": "a|b`c`*d*",

@@ -175,7 +175,7 @@ def test_short_runs(tmp_path, monkeypatch, capsys):
     lines = table.read_text().splitlines()
     assert "## patchcore" in lines
     head = next(line for line in lines if line.startswith("| category"))
-    assert "P-AUROC" in head
+    assert "pixel AUROC" in head
     rows = [line.split("|")[1].strip() for line in lines if line.startswith("| ") and "---" not in line]
     assert rows[-1] == "mean"
     assert len(rows) == len(list(root.iterdir())) + 2

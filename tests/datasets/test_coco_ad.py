@@ -484,7 +484,7 @@ def test_missing_packages_are_named_before_anything_is_read(tmp_path, monkeypatc
         module._packages.cache_clear()
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, name, None)
-            with pytest.raises(UserError, match=r"pip install 'ader\[coco\]'") as caught:
+            with pytest.raises(UserError, match=r"pip install 'ader-bench\[coco\]'") as caught:
                 make(tmp_path / "nothing")
             assert name in str(caught.value)
     for version, fine in {"4.10.0": False, "3.4.18": False, "4.11.0-pre": True, "5.0.0": True}.items():

@@ -423,7 +423,7 @@ def test_demo_fills_an_empty_folder_with_shareable_permissions(tmp_path):
     [("size", 16), ("size", 4096), ("train", 0), ("test_good", -1), ("per_defect", -1), ("seed", -1)],
 )
 def test_demo_options_have_limits(tmp_path, option, value):
-    fails(f"dataset.{option}={value}: give", tmp_path / "demo", "demo", **{**SMALL, option: value})
+    fails(f"dataset.{option}={value}", tmp_path / "demo", "demo", **{**SMALL, option: value})
     fails("both 0", tmp_path / "demo", "demo", **{**SMALL, "test_good": 0, "per_defect": 0})
     assert not (tmp_path / "demo").exists()
 

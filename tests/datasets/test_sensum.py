@@ -155,7 +155,8 @@ def test_masks_are_needed(root):
 
 
 def test_draws_that_leave_nothing_are_errors(root, tmp_path):
-    for number in (0, 153, 200, -1):
+    fails("dataset.test_good=-1 does not fit", root, test_good=-1)
+    for number in (0, 153, 200):
         fails(f"dataset.test_good: {number} of 153 normal images", root, test_good=number)
     for seed in (-1, 1 << 32):
         with pytest.raises(UserError, match=f"seed={seed}"):

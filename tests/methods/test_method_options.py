@@ -31,7 +31,7 @@ def here(tmp_path, monkeypatch):
     (tmp_path / "method").mkdir()
     (tmp_path / "method" / "base.yaml").write_text(BASE)
     (tmp_path / "method" / "variant.yaml").write_text(VARIANT)
-    monkeypatch.setattr("ader.config.options.config_folders", lambda: [tmp_path])
+    monkeypatch.setattr("ader.config.options.config_folders", lambda *extra: [tmp_path])
 
 
 @pytest.mark.usefixtures("here")

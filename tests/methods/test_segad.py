@@ -693,7 +693,7 @@ def test_a_finished_detector_in_a_run(vad, detector, capsys):
         weights["sha256"] == json.loads((folder / "record.json").read_text())["models"]["vad"]["checkpoint"]["sha256"]
     )
     assert record["provenance"]["versions"]["xgboost"] == xgboost.__version__
-    assert record["warnings"] == ["backbone resnet18 has random weights (not pretrained)"]
+    assert record["warnings"][-1] == "backbone resnet18 has random weights (not pretrained)"
     stages = record["models"]["vad"]["training"]["stages"]
     assert {name: stage["images"] for name, stage in stages.items()} == {"forest": 40}
     before = (run / "metrics.csv").read_bytes()
@@ -802,7 +802,12 @@ def test_the_common_checks_see_a_forest_that_splits():
 def finished(folder: Path, seed: int, auroc: dict[str, float], **more) -> Path:
     """A run's folder with what the summaries read."""
     folder.mkdir(parents=True)
-    config = {"seed": seed, "method": {"name": "segad", "runs": {"rd": f"run{seed}"}, "quantile": 0.9, **more}}
+    metric = {"size": "input", "map_interpolation": "bilinear", "mask_interpolation": "bilinear"}
+    config = {
+        "seed": seed,
+        "metric": metric,
+        "method": {"name": "segad", "runs": {"rd": f"run{seed}"}, "quantile": 0.9, **more},
+    }
     write(folder, {}, a_record(seed=seed, config=config))
     table = pd.DataFrame({"image_auroc": auroc, "image_fpr95": 0.5})
     table.to_csv(folder / "metrics.csv", index_label="category")
