@@ -61,6 +61,9 @@ def load_index(
     for sample in index:
         if odd := next((name for name in (sample.image, *sample.masks) if not is_utf8(name)), None):
             raise UserError(f"{index.path(odd)!r} has a name that is not UTF-8: rename it")
+        for name in (sample.category, sample.defect, sample.image):
+            if "\r" in name:  # tables of results could not be read back: a return ends a line of CSV
+                raise UserError(f"{index.root}: {name!r} has a return (\\r) in it: rename it")
     if categories is not None:
         index = index.select(categories)
     if taken := reserved(index.categories):

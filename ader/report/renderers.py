@@ -217,7 +217,7 @@ def _latex(text: str) -> str:
 
 def csv(table: Table) -> str:
     """Comma-separated values in full precision, percentages as fractions; deviations, bounds and published values have
-    columns of their own, a gap is empty. Names are data here: all but halves of pairs stays as it is."""
+    columns of their own, a gap is empty. Names are data here: all but halves of pairs and returns stays as it is."""
     output = io.StringIO()
     writer = csv_module.writer(output, lineterminator="\n")
     measures = [_measures(table, number) for number in range(len(table.columns))]
@@ -243,8 +243,8 @@ def _raw(cell: Cell, name: str) -> str:
 
 
 def _whole(text: str) -> str:
-    """Without halves of pairs, which no encoding has."""
-    return text.encode(errors="backslashreplace").decode()
+    """Without halves of pairs, which no encoding has, and returns, which readers take for the end of a row."""
+    return text.encode(errors="backslashreplace").decode().replace("\r", "\\r")
 
 
 def html(table: Table) -> str:
