@@ -34,6 +34,7 @@ BAD = {
     "deepish": (f"a: {'[' * 60}{']' * 60}\n", r"nested more than 50 deep"),
     "large": (f"a: {'x' * (1 << 20)}\n", r"a file of options has at most"),
     "defaults": ("defaults: 5\nname: rd\n", r"defaults is a list of names"),
+    "defaults in a group": ("defaults: [{a: {b: c}}]\nname: rd\n", r"defaults is a list of names"),
     "defaults in defaults": ("defaults: [[a]]\nname: rd\n", r"defaults is a list of names"),
     "number as key": ("010: 2\n", r":1: a key that is no plain text"),
     "documents": ("name: rd\n---\nname: b\n", r":2: not valid YAML"),

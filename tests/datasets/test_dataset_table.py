@@ -132,6 +132,7 @@ def test_tables_that_are_not_right(tmp_path):
     fails(tmp_path, "has two columns 'mask'", "x", header=f"{HEADER},mask")
     fails(tmp_path, "lists 002/2.png more than once", ROWS[0], "002//2.png,other,test,0,,,")
     fails(tmp_path, "has 'a/b' as a category or defect", "x.png,a/b,test,0,,,")
+    fails(tmp_path, r"has 'a\x00b' as a category or defect", "x.png,a\0b,test,0,,,")
     fails(tmp_path, "cannot be read", '"x.png,a,test,0,,,')
     (tmp_path / "set" / "index.csv").write_text(f"{HEADER}\n")
     with pytest.raises(UserError, match=r"index\.csv lists no image"):

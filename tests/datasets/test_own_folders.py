@@ -50,6 +50,16 @@ def test_words_for_normal_images(root, part, word):
     assert {sample.defect for sample in index} == {"good", "hole", "scratch"}
 
 
+@pytest.mark.parametrize("place", ["test/hole", "test/good/000.png"])
+def test_a_return_in_a_name_is_refused(root, place):
+    """It ends a line of CSV: tables with it could not be read back."""
+    name = Path(place).name
+    if name == "hole":
+        move(root, "ground_truth/hole", "ground_truth/a\rb")
+    move(root, place, f"{Path(place).parent}/{'a' + chr(13) + 'b' + Path(place).suffix}")
+    refused(root, r"a\rb", "rename it")
+
+
 @pytest.mark.parametrize("word", ["GOOD", "normal", "ok"])
 @pytest.mark.parametrize("part", ["train", "test"])
 def test_two_folders_of_normal_images_are_doubtful(root, part, word):

@@ -182,6 +182,12 @@ def test_links_to_maps_and_folders_are_followed_but_not_in_circles(tmp_path, ind
     assert same(source.read(SECOND)[0], MAP + 2)
 
 
+def test_a_link_to_itself_is_named(tmp_path, index):
+    put(tmp_path / "maps/bottle/good/000.npy")
+    (tmp_path / "maps/bottle/good/001.npy").symlink_to("001.npy")
+    refused(tmp_path / "maps", index, "001.npy", "remove or mend it")
+
+
 def test_broken_links_and_vanished_maps_are_named(tmp_path):
     maps = tmp_path / "maps"
     (maps / "bottle/crack").mkdir(parents=True)

@@ -32,6 +32,7 @@ import pytest
 
 from ader.obtaining import checksum, download, unpack, verify
 from ader.obtaining.disk import alone
+from ader.obtaining.members import Limits
 from ader.system.errors import UserError
 from ader.system.interrupt import Stopped
 
@@ -437,6 +438,12 @@ def test_a_bomb_of_many_files_is_refused(tmp_path, save, kind):
     with refused(tmp_path, "members or more, of which its size of .* bytes allows"):
         unpack(archive, tmp_path / "out", check=lambda: most.append(1))
     assert len(most) == 0 if kind == ".zip" else 10_000 <= len(most) < count
+
+
+def test_a_crowd_of_empty_files_is_more_than_its_size_allows(tmp_path):
+    """Headers alone take 512 bytes of a tar each; images a thousand and more."""
+    assert Limits(tmp_path / "x.tar", 512 * 50_000).members < 50_000
+    assert Limits(tmp_path / "x.tar", 2048 * 50_000).members > 50_000
 
 
 def _crowded_zip(count):
