@@ -15,10 +15,11 @@ from typing import Literal
 from ader.data.check import ALL_ZERO, MARKED_NORMAL, MASK_SIZE, MISSING, UNREADABLE, by, look_at
 from ader.data.counts import TOTAL, Row, differing
 from ader.data.depth import shallow, top_of
-from ader.data.image import MaskRule, load_mask, read_header
+from ader.data.image import read_header
 from ader.data.index import TEST, Index, Sample
 from ader.data.left_out import left_out
 from ader.data.listing import SUFFIXES, listing, relative
+from ader.data.masks import MaskRule, load_mask
 from ader.system.errors import some
 from ader.system.parallel import ahead, threads
 

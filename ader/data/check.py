@@ -15,9 +15,10 @@ import numpy as np
 from PIL import Image
 
 from ader.data.depth import find_shallow
-from ader.data.image import BadImageError, MaskRule, check_whole, open_image, read_header, read_image, read_levels
+from ader.data.image import BadImageError, check_whole, open_image, read_header, read_image
 from ader.data.index import Index, Sample
 from ader.data.mask_rule import edges
+from ader.data.masks import MaskRule, read_levels
 from ader.system.contents import file_key
 from ader.system.errors import UserError, some
 from ader.system.files import remove_leftovers, write_atomic

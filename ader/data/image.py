@@ -1,36 +1,27 @@
-"""Reading images and masks, and the geometry that both share.
+"""Reading images, and the geometry that masks share.
 
-The geometry is that of ADer: bilinear resize (Pillow, antialiased) to a square without keeping the aspect
-ratio; masks ``> 0`` (or by the other ``MaskRule`` cut at one half) before and ``> 0.5`` after, or by ADEval's rule the
-nearest pixel.
-
-Images and masks are turned as their orientation tag says, each by its own: a mask that was drawn over the image as
-viewers show it has none, and stays as it is stored.
+The geometry is that of ADer: bilinear resize (Pillow, antialiased) to a square without keeping the aspect ratio. Images
+are turned as their orientation tag says.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, reduce
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageChops, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from ader.data import png
 from ader.system.errors import UserError
 from ader.system.files import special
 
 U8 = npt.NDArray[np.uint8]
-Interpolation = Literal["bilinear", "nearest"]
-#: Which levels of a mask are defective: ``"any"`` above 0 (class ids), ``"half"`` of the file's range (soft edges).
-MaskRule = Literal["any", "half"]
 AGAIN = "copy or unpack it again"
 
 #: Pillow's names of the formats that are read, whatever a file's ending says. What Pillow knows besides is left out:
@@ -93,7 +84,7 @@ def read_image(path: Path, content: bytes | None = None, bits: int | None = None
         BadImageError: the file is missing, damaged, no image, not a single one, without a fixed range (float, 32-bit),
             or has 16-bit values that ``bits`` do not hold.
     """
-    image, header = _decode(path, content)
+    image, header = decode(path, content)
     bits = header.bits or bits or 16
     if image.mode.startswith("I"):
         values = np.asarray(image)
@@ -103,7 +94,7 @@ def read_image(path: Path, content: bytes | None = None, bits: int | None = None
         return Image.fromarray((values >> (bits - 8)).astype(np.uint8)).convert("RGB")
     if header.bits is None and bits < 16:
         raise BadImageError(path, f"has 16-bit colors, of which {bits} bits cannot be told: convert it to 8 bits")
-    return _colors(image, path)
+    return colors(image, path)
 
 
 def read_stored(path: Path) -> Image.Image:
@@ -113,66 +104,6 @@ def read_stored(path: Path) -> Image.Image:
         BadImageError: the file is missing, damaged, no image or not a single one.
     """
     return _open(path, decode=True)[0]
-
-
-@dataclass(frozen=True, slots=True)
-class MaskLevels:
-    """The levels of a mask as its file has them, upright.
-
-    Attributes:
-        values_HW: uint8 or uint16; of colors the brightest channel.
-        full: the largest level that the file could hold, 255 or 65535.
-        lossy: whether the file is a JPEG, whose levels are not those that were drawn.
-    """
-
-    values_HW: npt.NDArray[Any]
-    full: int
-    lossy: bool
-
-    def least(self, rule: MaskRule) -> int:
-        """The smallest level that is defective."""
-        return 1 if rule == "any" else self.full // 2 + 1
-
-
-def read_levels(path: Path) -> MaskLevels:
-    """Decodes a mask at its own size.
-
-    Alpha is ignored (an opaque alpha would mark the whole image); palette masks are judged by their colors.
-
-    Raises:
-        BadImageError: as for ``read_image``.
-    """
-    image, _ = _decode(path)
-    lossy = image.format in ("JPEG", "MPO")
-    if image.mode.startswith("I"):  # 16-bit masks may hold small class ids: their high byte would be 0
-        return MaskLevels(np.asarray(image).astype(np.uint16), 65535, lossy)
-    brightest = image if image.mode == "L" else reduce(ImageChops.lighter, _colors(image, path).split())
-    return MaskLevels(np.asarray(brightest), 255, lossy)
-
-
-def read_mask(path: Path, rule: MaskRule = "any") -> Image.Image:
-    """Decodes a mask to mode L at its own size: 255 where it is defective by ``rule``, else 0; see ``read_levels``.
-
-    Raises:
-        BadImageError: as for ``read_image``.
-    """
-    levels = read_levels(path)
-    return Image.fromarray((levels.values_HW >= levels.least(rule)).astype(np.uint8) * np.uint8(255))
-
-
-def read_masks(paths: Sequence[Path], rule: MaskRule = "any") -> Image.Image:
-    """The union of one or more masks of an image (MVTec LOCO has one for each of its defects), as ``read_mask``.
-
-    Raises:
-        BadImageError: as for ``read_image``, or the masks differ in size.
-    """
-    union = read_mask(paths[0], rule)
-    for path in paths[1:]:
-        mask = read_mask(path, rule)
-        if mask.size != union.size:
-            raise BadImageError(path, f"is {_by(mask)} pixels and {paths[0].name} {_by(union)}: {AGAIN}")
-        union = ImageChops.lighter(union, mask)
-    return union
 
 
 def read_size(path: Path) -> tuple[int, int]:
@@ -231,17 +162,6 @@ def resize(image: Image.Image, height: int, width: int) -> Image.Image:
     return image.resize((width, height), Image.Resampling.BILINEAR)
 
 
-def pick(values_HW: U8, height: int, width: int) -> U8:
-    """Resize to the nearest pixel as OpenCV and ADEval count it: output pixel i takes input pixel floor(i * in / out).
-
-    Pillow's ``NEAREST`` counts from the pixels' centers instead.
-    """
-    rows = np.arange(height) * values_HW.shape[0] // height
-    columns = np.arange(width) * values_HW.shape[1] // width
-    picked: U8 = values_HW[rows[:, None], columns]
-    return picked
-
-
 def load_image(path: Path, size: int, content: bytes | None = None, bits: int | None = None) -> U8:
     """The image at evaluation size: uint8 (3, size, size), RGB in 0..255; other arguments as for ``read_image``.
 
@@ -251,43 +171,12 @@ def load_image(path: Path, size: int, content: bytes | None = None, bits: int | 
     return np.ascontiguousarray(np.asarray(resize(read_image(path, content, bits), size, size)).transpose(2, 0, 1))
 
 
-def load_mask(
-    paths: Sequence[Path],
-    size: int | tuple[int, int],
-    interpolation: Interpolation = "bilinear",
-    rule: MaskRule = "any",
-) -> U8:
-    """The mask at evaluation size: uint8 (height, width), 1 = defective.
-
-    Args:
-        paths: files whose union is the mask; without any it is empty.
-        size: (height, width), or the side of a square.
-        interpolation: ``"bilinear"``: cut above one half; ``"nearest"``: see ``pick``.
-        rule: which levels of the files are defective, before anything is resized.
+def decode(path: Path, content: bytes | None = None) -> tuple[Image.Image, Header]:
+    """An image or mask upright and fully decoded, in a mode with a known range, and its header.
 
     Raises:
         BadImageError: as for ``read_image``.
     """
-    height, width = (size, size) if isinstance(size, int) else size
-    if not paths:
-        return np.zeros((height, width), np.uint8)
-    if interpolation == "nearest":
-        return pick(own_mask(paths, rule), height, width)
-    # 128 / 255 is the first 8-bit value above ADer's 0.5
-    return (np.asarray(resize(read_masks(paths, rule), height, width)) >= 128).astype(np.uint8)
-
-
-def own_mask(paths: Sequence[Path], rule: MaskRule = "any") -> U8:
-    """The mask as it is in its files: uint8 (height, width), 1 = defective.
-
-    Raises:
-        BadImageError: as for ``read_masks``.
-    """
-    return (np.asarray(read_masks(paths, rule)) > 0).astype(np.uint8)
-
-
-def _decode(path: Path, content: bytes | None = None) -> tuple[Image.Image, Header]:
-    """An image file upright and fully decoded, in a mode with a known range."""
     image, header = _open(path, decode=True, content=content)
     if image.mode == "F":
         raise BadImageError(path, "has float pixels, whose range is unknown: convert it to 8 or 16 bits")
@@ -393,15 +282,15 @@ def _orientation(file: Image.Image) -> int:
     return found if found in TURNS else 1
 
 
-def _colors(image: Image.Image, path: Path) -> Image.Image:
-    """Mode RGB with alpha and transparency dropped."""
+def colors(image: Image.Image, path: Path) -> Image.Image:
+    """Mode RGB with alpha and transparency dropped.
+
+    Raises:
+        BadImageError: its mode has no colors; ``path`` is for the message.
+    """
     image.info.pop("transparency", None)  # else Pillow warns, or maps the transparent color
     try:
         converted: Image.Image = image.convert("RGB")
         return converted
     except (ValueError, OSError) as error:
         raise BadImageError(path, f"has color mode {image.mode}: convert it to RGB") from error
-
-
-def _by(image: Image.Image) -> str:
-    return f"{image.width}x{image.height}"

@@ -19,8 +19,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ader.data.image import BadImageError, MaskLevels, MaskRule, read_levels
+from ader.data.image import BadImageError
 from ader.data.index import Index
+from ader.data.masks import MaskLevels, MaskRule, read_levels
 from ader.system.contents import file_key
 from ader.system.files import write_atomic
 from ader.system.parallel import ahead, threads

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from ader.data.image import U8, Interpolation, MaskRule, load_mask, own_mask, read_size
+from ader.data.image import U8, read_size
 from ader.data.index import Index, Sample
+from ader.data.masks import Interpolation, MaskRule, load_mask, own_mask
 
 if TYPE_CHECKING:  # a finished result is shown without torch
     from torch import Tensor

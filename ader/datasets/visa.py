@@ -30,9 +30,9 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
-from ader.data.image import read_mask
 from ader.data.index import TEST, TRAIN, Index, Sample
 from ader.data.listing import AGAIN, folders
+from ader.data.masks import read_mask
 from ader.datasets._locating import checked_path, choose_categories, find_root
 from ader.datasets._preparing import Work, copy, for_all
 from ader.datasets._tree import MVTEC, Tree, read_tree

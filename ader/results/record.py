@@ -13,7 +13,7 @@ import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
-from ader.data.image import Interpolation
+from ader.data.masks import Interpolation
 from ader.data.sizes import Size
 from ader.results.schema import SCHEMA, ModelRecord, Record, plain
 from ader.results.upgrade import OLDEST, upgrade

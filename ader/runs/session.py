@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from ader.data.image import MaskRule
 from ader.data.image_cache import CachedImages
 from ader.data.mask_rule import MaskReading, settle
+from ader.data.masks import MaskRule
 from ader.data.sizes import Sizes
 from ader.metrics import Evaluator
 from ader.results import folder as workspace

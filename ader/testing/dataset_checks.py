@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ader.data.image import load_image, load_mask, read_image, read_masks
+from ader.data.image import load_image, read_image
 from ader.data.index import TEST, TRAIN, Index, Sample
+from ader.data.masks import load_mask, read_masks
 from ader.system.errors import some
 
 Check = Callable[[Index], None]

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ader.data.image import U8, MaskRule, load_image
+from ader.data.image import U8, load_image
 from ader.data.image_cache import CachedImages
 from ader.data.index import TEST, Index, Sample
+from ader.data.masks import MaskRule
 from ader.data.sizes import Sizes
 from ader.data.sources import Source
 from ader.methods._base import Augment, Batch, Stage, Tags, TrainStage, supervision_of

@@ -559,7 +559,7 @@ def test_size_counts_for_equality(several):
 
 def test_every_image_is_decoded_once_and_forgotten(desk, monkeypatch):
     opened, references, alive, steps = [], [], [], []
-    decode, original = image_module._decode, module.look_at
+    decode, original = image_module.decode, module.look_at
 
     def look_at(index: Index, sample: Sample, **options: Any) -> check_module.Look:
         look = original(index, sample, **options)
@@ -567,7 +567,7 @@ def test_every_image_is_decoded_once_and_forgotten(desk, monkeypatch):
         alive.append(sum(reference() is not None for reference in references))
         return look
 
-    monkeypatch.setattr(image_module, "_decode", lambda path, *rest: opened.append(path) or decode(path, *rest))
+    monkeypatch.setattr(image_module, "decode", lambda path, *rest: opened.append(path) or decode(path, *rest))
     monkeypatch.setattr(module, "look_at", look_at)
     index = load_index("folder", desk.root)
     audit(index, None, whole=True, image_size=32, workers=1, step=lambda: steps.append(0))

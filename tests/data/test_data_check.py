@@ -14,7 +14,7 @@ from PIL import Image
 from ader.data import Index, Sample, load_index
 from ader.data import check as module
 from ader.data.check import check_files
-from ader.data.image import MaskRule
+from ader.data.masks import MaskRule
 from ader.system.errors import UserError
 from ader.testing.toy import write_mvtec
 

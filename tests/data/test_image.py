@@ -11,7 +11,8 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
-from ader.data.image import BadImageError, load_image, load_mask, own_mask, read_image, read_mask, read_size
+from ader.data.image import BadImageError, load_image, read_image, read_size
+from ader.data.masks import load_mask, own_mask, read_mask
 
 RGB = np.array([[[10, 20, 30], [200, 100, 0]], [[0, 0, 0], [255, 255, 255]]], np.uint8)
 GREY = np.array([[0, 7], [128, 255]], np.uint8)

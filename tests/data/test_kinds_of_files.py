@@ -12,10 +12,11 @@ from PIL import Image
 
 from ader.data import Index, Sample, load_index
 from ader.data.check import check_files
-from ader.data.image import BadImageError, check_whole, open_image, read_header, read_image, read_mask, read_size
+from ader.data.image import BadImageError, check_whole, open_image, read_header, read_image, read_size
 from ader.data.image_cache import cache_images
 from ader.data.left_out import describe, left_out
 from ader.data.listing import SUFFIXES, image_files
+from ader.data.masks import read_mask
 from ader.data.png import is_tagged_late
 from ader.datasets.folder import folder
 from ader.system.errors import UserError

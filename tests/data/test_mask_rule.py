@@ -17,8 +17,8 @@ from sklearn.metrics import roc_auc_score
 from ader.__main__ import main
 from ader.data import load_index
 from ader.data import mask_rule as module
-from ader.data.image import load_mask, own_mask, read_levels, read_mask
 from ader.data.mask_rule import MaskReading, edges, settle
+from ader.data.masks import load_mask, own_mask, read_levels, read_mask
 from ader.data.sizes import Sizes
 from ader.methods._base import Tags, TrainStage
 from ader.results.record import read_table

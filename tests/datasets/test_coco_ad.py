@@ -16,8 +16,9 @@ from PIL import Image
 
 from ader.config.options import read_option
 from ader.data import Index, Sample, load_index
-from ader.data.image import load_image, load_mask, read_mask
+from ader.data.image import load_image
 from ader.data.index import TEST
+from ader.data.masks import load_mask, read_mask
 from ader.datasets._preparing import Work
 from ader.datasets.coco_ad import generate as module
 from ader.datasets.coco_ad import prepare

@@ -11,8 +11,8 @@ import pytest
 from ader.config.options import read_option
 from ader.data import load_index
 from ader.data.counts import check_counts
-from ader.data.image import load_mask
 from ader.data.index import Index
+from ader.data.masks import load_mask
 from ader.system.errors import UserError
 from tests.layouts import mvtec3d, mvtec_ad2, mvtec_loco
 

@@ -13,8 +13,8 @@ from sklearn.model_selection import train_test_split
 
 from ader.config.options import read_option
 from ader.data import load_index
-from ader.data.image import load_mask
 from ader.data.index import Sample
+from ader.data.masks import load_mask
 from ader.datasets._hold_out import hold_out_share
 from ader.system.errors import UserError
 from ader.testing.dataset_checks import check_dataset

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from ader.data import load_index
-from ader.data.image import load_mask
+from ader.data.masks import load_mask
 from ader.datasets import uni_medical as module
 from ader.datasets._preparing import Work
 from ader.datasets.uni_medical import prepare

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ader.config.options import read_option
 from ader.data import load_index
-from ader.data.image import load_mask
+from ader.data.masks import load_mask
 from ader.datasets._preparing import Work
 from ader.datasets.visa import CATEGORIES, prepare
 from ader.system.console import Console
