@@ -1,8 +1,8 @@
 """Reading masks: which pixels are defective, at the file's own size or at the evaluation size.
 
 ADer's rule is ``> 0`` (or by the other ``MaskRule`` cut at one half) before the masks are resized and ``> 0.5``
-afterwards; ADEval's takes the nearest pixel. A mask is turned by its own orientation tag alone: one that was drawn over the
-image as viewers show it has none, and stays as it is stored.
+afterwards; ADEval's takes the nearest pixel. A mask is turned by its own orientation tag alone: one that was drawn over
+the image as viewers show it has none, and stays as it is stored.
 """
 
 from __future__ import annotations
