@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ader.data import caching, image
+from ader.data import caching, image, masks
 from ader.data.image_cache import total_bytes
 from tests.support.running import Bench, assert_same_result, terminate
 
@@ -17,8 +17,9 @@ def bench(tmp_path, monkeypatch) -> Bench:
 @pytest.fixture
 def decoded(monkeypatch) -> list[str]:
     """Images that are decoded from now on."""
-    seen, original = [], image._decode
-    monkeypatch.setattr(image, "_decode", lambda path, *rest: seen.append(path.name) or original(path, *rest))
+    seen, original = [], image.decode
+    for module in (image, masks):
+        monkeypatch.setattr(module, "decode", lambda path, *rest: seen.append(path.name) or original(path, *rest))
     return seen
 
 
