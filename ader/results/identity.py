@@ -58,10 +58,18 @@ def identify(config: RunConfig | ScoreConfig, index: Index, **contents: str) -> 
     choices = config.composition.choices
     data = content(index, contents_of(config))
     label = dataset_label(config, index, data)
-    name = run_name(config.composition, type(config)) if config.run is None else check_name("run", config.run)
-    folder = config.paths.results / label / choices["setting"] / choices["method"] / name
+    folder = config.paths.results / label / choices["setting"] / choices["method"] / folder_name(config)
     known = {"index": index.digest(), "data": data, "contents": contents}
     return RunId(label, folder, {**recipe(config.values, type(config)), **known})
+
+
+def folder_name(config: RunConfig | ScoreConfig) -> str:
+    """The name of a run's folder, which no data decides: the user's, or made from what differs from the defaults.
+
+    Raises:
+        UserError: ``run`` cannot name a folder.
+    """
+    return run_name(config.composition, type(config)) if config.run is None else check_name("run", config.run)
 
 
 def contents_of(config: RunConfig | ScoreConfig) -> Contents:

@@ -10,7 +10,7 @@ from ader.data.reading import read_index
 from ader.report.result import show
 from ader.results import folder as workspace
 from ader.results import record
-from ader.results.identity import identify
+from ader.results.identity import folder_name, identify
 from ader.results.schema import Record
 from ader.system.console import Console
 from ader.system.contents import Contents
@@ -37,6 +37,10 @@ class Outputs:
     def __or__(self, other: Outputs) -> Outputs:
         return Outputs(self.maps or other.maps, self.by_defect or other.by_defect)
 
+    def __contains__(self, other: Outputs) -> bool:
+        """Whether all of the other is here."""
+        return self | other == self
+
 
 def notice(folder: Path) -> str:
     """What is said in place of making a result that is there."""
@@ -55,7 +59,7 @@ def show_finished(config: RunConfig) -> bool:
     Raises:
         UserError: the dataset cannot be read, another run is at work in the folder, or its files are damaged.
     """
-    if config.force or processes() > 1:
+    if config.force or processes() > 1 or not _may_be_there(config):
         return False
     found = identify(config, read_index(config.dataset, config.composition.choices["dataset"]))
     if not (found.folder / "config.yaml").is_file():
@@ -69,10 +73,19 @@ def show_finished(config: RunConfig) -> bool:
             or workspace.moved_files(owner, mine, Contents())
         ):
             return False
-        has = Outputs.of(earlier)
-        if earlier is None or has != has | Outputs(config.save_maps, config.metric.by_defect):
+        if earlier is None or Outputs(config.save_maps, config.metric.by_defect) not in Outputs.of(earlier):
             return False
         with Console(found.folder / "run.log") as console:
             console.say(notice(found.folder))
             show(found.folder, console)
         return True
+
+
+def _may_be_there(config: RunConfig) -> bool:
+    """Whether a result of this name is there, of whatever data: a run that is new reads its dataset only once."""
+    choices = config.composition.choices
+    place = Path(choices["setting"], choices["method"], folder_name(config), record.FILE)
+    try:
+        return any((dataset / place).is_file() for dataset in config.paths.results.iterdir())
+    except OSError:  # there are no results yet, or they cannot be looked at, which the run says
+        return False

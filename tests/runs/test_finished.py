@@ -77,3 +77,15 @@ def test_files_that_only_the_method_knows_are_left_to_the_run(bench):
 def test_outputs_add_up():
     assert Outputs(maps=True) | Outputs(by_defect=True) == Outputs(True, True)
     assert Outputs.of(None) == Outputs()
+    assert Outputs() in Outputs(maps=True) in Outputs(True, True)
+    assert Outputs(by_defect=True) not in Outputs(maps=True)
+
+
+def test_a_new_run_reads_its_dataset_once(bench, monkeypatch):
+    """What is looked up beforehand is only whether a result of that name is there."""
+    read = []
+    monkeypatch.setattr("ader.runs.finished.read_index", lambda *given: read.append(given))
+    assert not shown(bench)
+    assert bench.run() == 0
+    assert not shown(bench, "seed=1")
+    assert not read
