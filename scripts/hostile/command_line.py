@@ -27,7 +27,6 @@ NO_NUMBER: Words = (
     "\u00b2",
     "0x",
 )
-NO_FRACTION: Words = ("a", "[0.1]", "{a:1}", "''", "nan", "inf", "-0.1", "1e30", "true")
 NO_CHOICE: Words = ("5", "[a]", "{a:1}", "no_such_thing", "''", "1.5", "'a b'", "../x", "\u00e9")
 NO_TRUTH: Words = ("2", "maybe", "[true]", "{a:1}", "1.5", "null", "''")
 NO_FOLDER: Words = ("null", "''", "~no_such_user_here/x", "/dev/null", "/proc/x", "a" * 5000)

@@ -235,10 +235,6 @@ def _deep_tree(world: World) -> None:
     place.mkdir(parents=True)
 
 
-def _unreadable(world: World) -> None:
-    (world.own / "bolt" / TRAIN).chmod(0)
-
-
 def _same_stem(world: World) -> None:
     shutil.copy(world.own / "bolt" / TEST, world.own / "bolt" / "test" / "scratch" / "000.bmp")
 
