@@ -18,7 +18,7 @@ from ader.commands._request import Request
 from ader.system.errors import UserError, is_utf8, suggest
 from ader.system.files import WriteError
 from ader.system.interrupt import Stopped
-from ader.system.launch import processes
+from ader.system.launch import processes, tell_why
 from ader.system.text import clean
 
 HELP = """\
@@ -58,18 +58,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _refuse_bytes(words)
         return _dispatch(words)
     except UserError as error:
-        return _fail(2, f"error: {error}")
+        return _fail(2, f"error: {error}", error.kind)
     except Stopped as error:
-        return _fail(1, str(error))
+        return _fail(1, str(error), error.kind)
     except KeyboardInterrupt:
-        return _fail(1, "interrupted")
+        return _fail(1, "interrupted", "stopped")
     except WriteError as error:
-        return _fail(2, f"error: {error.advice}")
+        return _fail(2, f"error: {error.advice}", UserError.kind)
     except BrokenPipeError:  # the reader of our output has left, as in `ader list methods | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        return _fail(1, f"unexpected {type(error).__name__}: {error}", traceback.format_exc())
+        return _fail(1, f"unexpected {type(error).__name__}: {error}", Stopped.kind, traceback.format_exc())
 
 
 def _refuse_bytes(words: Sequence[str]) -> None:
@@ -94,8 +94,9 @@ def _quit(number: int, frame: FrameType | None) -> None:
     os._exit(1)
 
 
-def _fail(status: int, message: str, trace: str = "") -> int:
-    """Says why on stderr: once, also when torchrun started several processes."""
+def _fail(status: int, message: str, kind: str, trace: str = "") -> int:
+    """Says why on stderr: once, also when torchrun started several processes; and to the sweep that asked for it."""
+    tell_why(kind, message)
     if processes() > 1:
         from ader.system import dist
 

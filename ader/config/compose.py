@@ -159,7 +159,7 @@ class _Composer:
         if word.prefix:
             raise UserError(f"{word.word}: the group {group} is there already: leave the {word.prefix} out")
         if option[:1] in ("[", "{") or "," in option:
-            raise UserError(f"{word.word}: {group} takes the name of one option: give one command for each")
+            raise UserError(f"{word.word}: {group} takes the name of one option: ader -m runs each of several")
         options = self._options(group)
         if option not in options:
             raise UserError(f"{group}={option} does not exist: {suggest(option, options)}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from ader.config.keys import REST, hints_of, is_group, mark_of
@@ -21,6 +22,8 @@ DEEPEST = 12
 
 #: What does what Hydra's own keys do elsewhere.
 INSTEAD = "paths.results=DIR is where runs write, run=NAME a run's own folder"
+
+SEVERAL = "it names several values, and one run takes one: ader -m runs each"
 
 WORD = re.compile(r"(?P<prefix>~|\+{0,2})(?P<key>[^=]*)(?P<given>=(?P<typed>.*))?", re.DOTALL)
 KEY = re.compile(r"\w[\w.\-/@:]*")
@@ -37,6 +40,7 @@ class Word:
         typed: what stands after ``=``; None without it.
         value: what Hydra's grammar reads there.
         fault: why it reads nothing, or None; right for a key that is text.
+        sweep: what Hydra's grammar reads where that is several values; None elsewhere.
     """
 
     word: str
@@ -45,6 +49,7 @@ class Word:
     typed: str | None
     value: Any = None
     fault: str | None = None
+    sweep: Override | None = None
 
     def for_hydra(self, config_class: type[Config]) -> str:
         """The word as Hydra takes it; a value that it cannot read is set later."""
@@ -100,7 +105,7 @@ def _read(word: str) -> Word:
     try:
         override = OverridesParser.create().parse_override(f"{key}={typed}")
         if override.is_sweep_override():
-            return Word(word, prefix, key, typed, fault="it names several values: one run takes one")
+            return Word(word, prefix, key, typed, fault=SEVERAL, sweep=override)
         return Word(word, prefix, key, typed, override.value())
     except ValueError:
         return Word(word, prefix, key, typed, fault="it is a number of too many digits")

@@ -16,7 +16,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from ader.config.keys import MACHINE, RECIPE, REST, STATEMENT, Declared, Key, declared, group, marks
-from ader.config.ranges import Count, Many, NonNegative, Pixels, Rate, Seed
+from ader.config.ranges import Count, Many, NonNegative, Pixels, Positive, Rate, Seed
+from ader.system.launch import cores
 
 #: Bytes of a path, and of a name in it, as Linux allows them.
 LONGEST_PATH, LONGEST_NAME = 4095, 255
@@ -283,9 +284,44 @@ class DataConfig(Config):
     workers: Annotated[Workers, Key(MACHINE, "decoding threads; auto: the cores, at most 8")]
 
 
+@group
+@dataclass(frozen=True)
+class LauncherOptions:
+    """Where a sweep's jobs run, and how long."""
+
+    name: Annotated[str, Key(MACHINE, "the module of ader.sweeps.engines")]
+    hours: Annotated[Positive | None, Key(MACHINE, "time limit of a job; null: none")]
+    idle_minutes: Annotated[
+        Positive | None, Key(MACHINE, "after which a job is hung that says and computes nothing; null: never")
+    ]
+    grace_seconds: Annotated[NonNegative, Key(MACHINE, "for a job that is told to end, until it is killed")]
+    smaller_test_batch: Annotated[
+        bool, Key(MACHINE, "a job out of memory runs once more with a quarter of trainer.test_batch_size")
+    ]
+    rest: Annotated[Rest, Key(MACHINE, "the launcher's own arguments")] = field(default_factory=dict)
+
+
+@group
+@dataclass(frozen=True)
+class SweepConfig(Config):
+    """A sweep; what its jobs are is no part of it."""
+
+    ROOT: ClassVar[str] = "sweep"
+
+    paths: PathOptions
+    launcher: LauncherOptions
+    sweep: Annotated[Name | None, Key(MACHINE, "name of its folder in paths.results/sweeps; null: made from the jobs")]
+    retry: Annotated[
+        Literal["missing", "failed", "new"],
+        Key(MACHINE, "what the same line runs again: all without a result, those that failed, or none of these"),
+    ]
+    preflight: Annotated[bool, Key(MACHINE, "try a step and a test batch of each job first")]
+    dry_run: Annotated[bool, Key(MACHINE, "say which jobs would run, and run none")]
+
+
 def decoders(workers: int | Literal["auto"]) -> int:
     """How many processes or threads decode images."""
-    return min(8, os.cpu_count() or 1) if workers == "auto" else workers
+    return min(8, cores()) if workers == "auto" else workers
 
 
 def keys(config: type[Config] = RunConfig) -> Iterator[Declared]:

@@ -17,8 +17,11 @@ from rich.text import Text
 
 from ader.system.errors import UserError
 from ader.system.files import WriteError, check_regular
-from ader.system.interrupt import Stopped
+from ader.system.interrupt import OutOfMemory, Stopped
 from ader.system.text import clean
+
+#: In what is raised where memory cannot be had: by Python and NumPy, CUDA, torch's CPU allocator, the system, C++.
+OUT_OF_MEMORY = ("MemoryError", "out of memory", "can't allocate memory", "Cannot allocate memory", "bad_alloc")
 
 #: Seconds between two progress lines where there is no terminal.
 PERIOD = 10.0
@@ -100,9 +103,10 @@ class Console:
         except Exception as error:
             self.note(traceback.format_exc())
             what = (str(error).strip() or "no message").splitlines()[0]
-            if "out of memory" in what.lower():
-                what += ": lower method.batch_size, trainer.test_batch_size or image_size"
             where = f" (traceback in {self.log})" if self._log else ""
+            if any(words in f"{type(error).__name__}: {error}" for words in OUT_OF_MEMORY):
+                what += ": lower method.batch_size, trainer.test_batch_size or image_size"
+                raise OutOfMemory(f"{type(error).__name__}: {what}{where}") from error
             raise Stopped(f"{type(error).__name__}: {what}{where}") from error
 
     def close(self) -> None:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import ClassVar
 
 
 class UserError(ValueError):
     """Bad input. The message is one line: what is wrong, where, and how to fix it.
 
     The command line prints the message without a traceback and exits with status 2.
+
+    Attributes:
+        kind: what a sweep is told that this is.
     """
+
+    kind: ClassVar[str] = "input"
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))

@@ -8,13 +8,32 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import ClassVar
 
 #: Also the terminal's end, SIGHUP: who wants a run to go on without it starts it with ``nohup``, which ignores it.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Stopped(RuntimeError):
-    """A run that ends early for a reason worth one clear line; exit status 1."""
+    """A run that ends early for a reason worth one clear line; exit status 1.
+
+    Attributes:
+        kind: what a sweep is told that this is.
+    """
+
+    kind: ClassVar[str] = "raised"
+
+
+class Halted(Stopped):
+    """A run that was told to end: it goes on when it is started again."""
+
+    kind = "stopped"
+
+
+class OutOfMemory(Stopped):
+    """A run that the machine or the device has no memory for."""
+
+    kind = "memory"
 
 
 class Interrupt:
@@ -83,7 +102,7 @@ class Interrupt:
 
     def stop(self) -> None:
         """Ends the run."""
-        raise Stopped(f"stopped by {self.name or 'another process'} {self.activity}: {self.advice}")
+        raise Halted(f"stopped by {self.name or 'another process'} {self.activity}: {self.advice}")
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         if self.name is not None:

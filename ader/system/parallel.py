@@ -44,13 +44,14 @@ def ahead(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[
         yield waiting.popleft().result()
 
 
-def die_with(parent: int) -> None:
-    """Has this process killed when the one that started it ends, however that ends (Linux; elsewhere nothing).
+def die_with(parent: int, number: int = signal.SIGKILL) -> None:
+    """Has this process get a signal when the one that started it ends, however that ends (Linux; elsewhere nothing).
 
     Args:
         parent: its process number, as it was before this one could have lost it.
+        number: of the signal.
     """
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(number))
         if os.getppid() != parent:  # it ended before
             os._exit(1)

@@ -1,0 +1,1 @@
+"""Where the jobs of a sweep run: a module each, with a class ``Engine``."""
