@@ -84,8 +84,16 @@ def claim(
         UserError: the folder belongs to another configuration, or to files that were changed; the message names what
             differs.
     """
-    owner = folder / "config.yaml"
-    if os.path.lexists(owner):
+    if not is_claimed(folder, fingerprint, contents):
+        text = yaml.safe_dump(
+            {**_plain(config), "fingerprint": _plain(fingerprint)}, sort_keys=False, allow_unicode=True
+        )
+        write_atomic(folder / "config.yaml", text)
+
+
+def is_claimed(folder: Path, fingerprint: Mapping[str, Any], contents: Contents | None = None) -> bool:
+    """Whether the folder is this configuration's, and not free; as ``claim``, but nothing is written."""
+    if os.path.lexists(folder / "config.yaml"):
         theirs = owner_of(folder)
         choice = "give run=NAME to keep both, or force=true to replace it"
         known = "index" in theirs or "data" not in theirs  # earlier versions' have fewer keys besides
@@ -93,9 +101,8 @@ def claim(
             raise UserError(f"{folder} holds a run with other values of {some(differing, 3)}: {choice}")
         if moved := moved_files(theirs, fingerprint, contents or Contents()):
             raise UserError(f"{folder} holds a run with other data: {moved}: {choice}")
-        return
-    text = yaml.safe_dump({**_plain(config), "fingerprint": _plain(fingerprint)}, sort_keys=False, allow_unicode=True)
-    write_atomic(owner, text)
+        return True
+    return False
 
 
 def moved_files(theirs: Mapping[str, Any], mine: Mapping[str, Any], contents: Contents) -> str:
