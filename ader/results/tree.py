@@ -62,12 +62,14 @@ def read_result(folder: Path, *names: str) -> Result | None:
                 found = Result(result, {name: record.read_table(folder / f"{name}.csv") for name in wanted})
         except UserError as error:
             found = error
+        late = time.monotonic() > until
         # tables are only replaced while there is no record
-        settled = before == _mark(folder) and (before is not None or not _is_replaced(folder))
-        if settled or time.monotonic() > until:
+        if before == _mark(folder) and (before is not None or late or not _is_replaced(folder)):
             if isinstance(found, UserError):
                 raise found
             return found
+        if late:
+            raise UserError(f"the result in {folder} is replaced again and again: wait for that to end")
         time.sleep(PAUSE)
 
 
