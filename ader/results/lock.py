@@ -101,6 +101,8 @@ class Busy(UserError):
         holder: that run; None where it did not say.
     """
 
+    kind = "busy"
+
     def __init__(self, folder: Path, holder: Holder | None) -> None:
         who = f": {holder}" if holder else ""
         super().__init__(f"another run is at work in {folder}{who}: wait for it, or give run=NAME")

@@ -18,6 +18,7 @@ from ader.config.compose import compose_as
 from ader.config.schema import SweepConfig
 from ader.config.sweep import divide, expand
 from ader.results.folder import exclusive
+from ader.results.lock import Busy
 from ader.sweeps import board, ledger
 from ader.sweeps import engine as engines
 from ader.sweeps.engine import Engine
@@ -131,9 +132,8 @@ def holding(folder: Path) -> Iterator[None]:
     try:
         with exclusive(folder):
             yield
-    except UserError as error:  # TODO Busy
-        if "another run" not in str(error):
-            raise
+    except Busy as error:
         raise UserError(
-            f"this sweep is at work already ({folder}): ader sweep status shows it; give sweep=NAME for one of its own"
+            f"the sweep in {folder} is at work already ({error.holder}): ader sweep status {folder.name} shows it; give "
+            "sweep=NAME for one of its own"
         ) from error
