@@ -5,6 +5,7 @@ Outside this module a configuration is a typed ``Config`` of the schema; no othe
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,18 +43,22 @@ STATED = ("method.recipes.", "dataset.about.", "dataset.counts.")
 
 C = TypeVar("C", bound=Config)
 
+#: Compositions without overridden values, by the options that were chosen.
+Known = dict[tuple[str, ...], DictConfig]
 
-def compose(overrides: Sequence[str], config_dir: str | None = None) -> RunConfig:
+
+def compose(overrides: Sequence[str], config_dir: str | None = None, known: Known | None = None) -> RunConfig:
     """The configuration of a run: ``configs/run.yaml`` with command-line overrides, typed and checked.
 
     Args:
         overrides: Hydra's ``group=option`` and ``key=value``.
         config_dir: a folder with further options, searched as well.
+        known: of earlier compositions, for many in a row; empty at first.
 
     Raises:
         UserError: anything wrong with the overrides; the message names near choices.
     """
-    return compose_as(RunConfig, overrides, config_dir)
+    return of(RunConfig, composition(RunConfig, overrides, config_dir, known))
 
 
 def compose_as(config_class: type[C], overrides: Sequence[str], config_dir: str | None = None) -> C:
@@ -75,7 +80,9 @@ def changed(config: C, values: Mapping[str, Any]) -> C:
     return of(type(config), replace(config.composition, values={str(key): value for key, value in plain.items()}))
 
 
-def composition(config_class: type[Config], overrides: Sequence[str], config_dir: str | None = None) -> Composition:
+def composition(
+    config_class: type[Config], overrides: Sequence[str], config_dir: str | None = None, known: Known | None = None
+) -> Composition:
     """What Hydra composes of ``configs/<root>.yaml``, as plain values: known keys, values not yet checked.
 
     Raises:
@@ -84,7 +91,7 @@ def composition(config_class: type[Config], overrides: Sequence[str], config_dir
     words, folder = read(overrides), None if config_dir is None else vetted(config_dir)
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
-            return _Composer(config_class, words, folder).compose(tuple(overrides))
+            return _Composer(config_class, words, folder, {} if known is None else known).compose(tuple(overrides))
     except RecursionError as error:
         raise UserError("the overrides are nested too deeply: put such values into a YAML file") from error
 
@@ -96,10 +103,11 @@ class _Composer:
         config_class: what is composed.
         words: the command line.
         folder: with further options.
+        known: what was composed before without any value overridden.
     """
 
-    def __init__(self, config_class: type[Config], words: Sequence[Word], folder: Path | None) -> None:
-        self.config_class, self.folder = config_class, folder
+    def __init__(self, config_class: type[Config], words: Sequence[Word], folder: Path | None, known: Known) -> None:
+        self.config_class, self.folder, self.known = config_class, folder, known
         search = [f"pkg://{point.module}" for point in entry_points(group="ader.configs")]
         search += [] if folder is None else [f"file://{folder}"]
         quoted = ",".join(map(_quoted, search))
@@ -121,8 +129,7 @@ class _Composer:
         config = self._hydra([self._for_hydra(word) for word in self.words])
         choices = _choices(config)
         # a trainer is known by its values: another one with the default's values is the same recipe; so is a protocol
-        known = [group for group in choices if group not in ("trainer", "protocol")]
-        base = self._hydra([f"{group}={_quoted(choices[group])}" for group in known])
+        base = self._base({group: choices[group] for group in choices if group not in ("trainer", "protocol")})
         self._set_texts(config, base)
         recipe = _recipe(config)
         given = {word.key for word in self.words} - {*choices}
@@ -137,6 +144,13 @@ class _Composer:
         return Composition(
             values, _plain(base, strict=False), choices, overrides, None if self.folder is None else str(self.folder)
         )
+
+    def _base(self, choices: Mapping[str, str]) -> DictConfig:
+        """These options, without any value overridden."""
+        words = tuple(f"{group}={_quoted(option)}" for group, option in choices.items())
+        if words not in self.known:
+            self.known[words] = self._hydra(words)
+        return copy.deepcopy(self.known[words])
 
     def _for_hydra(self, word: Word) -> str:
         if word.key in self.groups:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ader.config.compose import compose
+from ader.config.compose import Known, compose
 from ader.config.schema import RunConfig
 from ader.results import record
 from ader.results.folder import is_claimed
@@ -87,9 +87,10 @@ def plan_jobs(
         step: called after each job.
     """
     planned, owners = Planned(), dict[Path, tuple[int, Mapping[str, Any]]]()
+    known: Known = {}
     for number, words in enumerate(lines, 1):
         try:
-            config = compose(words, config_dir)
+            config = compose(words, config_dir, known)
             check_device(config.trainer.device)
             plan = make_plan(config, device=torch.device("cpu"))
             for model in plan.models:

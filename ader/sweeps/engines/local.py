@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -197,4 +199,13 @@ def _live(task: Task, variables: Mapping[str, str]) -> None:
     sys.stdin = open(0, closefd=False)  # noqa: SIM115 - the process's own, as long as it lives
     os.environ.clear()
     os.environ.update(variables)
+    threading.Thread(target=_follow_sweep, daemon=True).start()
     live(parent, task.words)
+
+
+def _follow_sweep() -> None:
+    """Has this process end, as by ``kill``, when the one that sees to the sweep is gone: it is not its parent."""
+    sweep = multiprocessing.parent_process()
+    if sweep is not None:
+        sweep.join()
+        os.kill(os.getpid(), signal.SIGTERM)
