@@ -3,6 +3,8 @@ the one where the sweep is, through a file in the sweep's folder."""
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -50,6 +52,20 @@ def watch(task: Task, order: Callable[[], Order | None]) -> Ending:
         if ending.kind != "busy" or time.monotonic() > until:
             return ending
         time.sleep(AGAIN)
+
+
+def watch_here(task: Task, orders: Path, mark: Path, folder: str) -> Ending:
+    """What a worker of Ray's does.
+
+    Args:
+        task: what to run.
+        orders: folder of what all tasks are told.
+        mark: file that says where this one runs.
+        folder: the sweep's working directory, from which relative paths lead.
+    """
+    os.chdir(folder)
+    mark.write_text(socket.gethostname(), encoding="utf-8")
+    return watch(task, lambda: given(orders))
 
 
 def _once(task: Task, order: Callable[[], Order | None]) -> Ending:

@@ -23,7 +23,7 @@ from pydantic import Field
 
 from ader.config.ranges import Natural, Positive
 from ader.sweeps.engine import Ended, Started
-from ader.sweeps.engines._watch import check_device, environment, give, given, watch
+from ader.sweeps.engines._watch import check_device, environment, give, watch_here
 from ader.sweeps.schema import Ending
 from ader.sweeps.task import Task
 from ader.system.errors import UserError
@@ -88,7 +88,7 @@ class Engine:
         Raises:
             UserError: there is none, or no machine in one of our own has what a job needs.
         """
-        self._folder = folder / f"ray-{socket.gethostname()}-{os.getpid()}"
+        self._folder = folder.absolute() / f"ray-{socket.gethostname()}-{os.getpid()}"
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         own = {"num_cpus": cores(), "include_dashboard": False, "object_store_memory": STORE}
         try:
@@ -219,20 +219,6 @@ class Engine:
             tries = self._attempts.get(task.number, 0) + 1
             what = "for want of memory" if isinstance(error, errors.OutOfMemoryError) else type(error).__name__
             return Ending(kind="lost", reason=f"its worker or its machine died, {tries} times in all (Ray: {what})")
-
-
-def watch_here(task: Task, orders: Path, mark: Path, folder: str) -> Ending:
-    """What a worker of Ray's does.
-
-    Args:
-        task: what to run.
-        orders: folder of what all tasks are told.
-        mark: file that says where this one runs.
-        folder: the sweep's working directory, from which relative paths lead.
-    """
-    os.chdir(folder)
-    mark.write_text(socket.gethostname(), encoding="utf-8")
-    return watch(task, lambda: given(orders))
 
 
 def _fits(wanted: Mapping[str, float], machine: Mapping[str, float]) -> bool:

@@ -10,26 +10,29 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from ader.config.ranges import Count, Positive
 from ader.sweeps.engine import Ended, Started
-from ader.sweeps.engines._watch import check_device, environment, give, given, watch
+from ader.sweeps.engines._allocation import Watched
+from ader.sweeps.engines._watch import check_device, environment, give
 from ader.sweeps.schema import Ending, Failure
 from ader.sweeps.task import Task, last_lines
 from ader.system.errors import UserError
 from ader.system.launch import cores
 
+#: File with the numbers of a sweep's arrays.
+JOBS = "jobs"
 #: Elements of one array: Slurm's own default is 1001.
 ARRAY = 1000
 #: Seconds between two questions to Slurm: the first, and at most.
@@ -38,8 +41,9 @@ SOON, SELDOM = 1.0, 15.0
 SETTLED = 15.0
 #: Seconds that a checkpoint's job has beyond those in which the job is to write it, before Slurm ends it.
 MARGIN = 60
-#: Seconds for which a job waits for its end that Slurm has announced.
-ANNOUNCED = 600.0
+#: Starts a program that does not hear Slurm's signals until it listens: they would kill it while it imports, and a job
+#: that has ended in any way before its preemption is not queued again.
+DEAF = 'trap "" TERM USR2; exec "$0" "$@"'
 
 #: Slurm's states of a job that is over, and what each says of one that left no word.
 OVER: Mapping[str, tuple[Failure, str]] = {
@@ -122,9 +126,13 @@ class Engine:
             )
         own = {"partition": partition, "account": account, "qos": qos, "constraint": constraint, "cpus-per-task": cpus}
         own |= {"gpus-per-node": gpus or None, "mem": None if memory_gb is None else f"{round(memory_gb * 1024)}M"}
-        given_own = {key: value for key, value in own.items() if value is not None}
-        self.sbatch: dict[str, Any] = {"requeue": True, **given_own, **(sbatch or {})}
-        container = [] if container_image is None else [f"--container-image={container_image}"]
+        self.sbatch: dict[str, Any] = {
+            "requeue": True,
+            **{key: value for key, value in own.items() if value is not None},
+            **(sbatch or {}),
+        }
+        here = f"--container-workdir={os.getcwd()}"
+        container = [] if container_image is None else [f"--container-image={container_image}", here]
         mounts = [f"--container-mounts={','.join(container_mounts)}"] if container_mounts else []
         # since 22.05 srun does not take the number of cores from the job that it is in
         self.srun = [f"--cpus-per-task={cpus}", *container, *mounts, *srun]
@@ -142,7 +150,7 @@ class Engine:
         Raises:
             UserError: it would not; in Slurm's words.
         """
-        self._folder = folder / f"slurm-{socket.gethostname()}-{os.getpid()}"
+        self._folder = folder.absolute() / f"slurm-{socket.gethostname()}-{os.getpid()}"
         if self.cluster == "slurm":
             flags = [f"--{key}" if value is True else f"--{key}={value}" for key, value in self.sbatch.items()]
             asked = _slurm("sbatch", "--test-only", f"--time={self.minutes}", *flags, "--wrap=true")
@@ -208,6 +216,8 @@ class Engine:
         if self._stopped:
             yield from (Ended(task.number, Ending(kind="stopped", reason="was not begun")) for task in taken)
             return
+        if not self._folder.exists():
+            self._withdraw_earlier()
         grace = round(max(task.limits.grace for task in taken)) + MARGIN
         try:
             executor = self._executor(min(grace, self.minutes * 60 // 2))
@@ -224,18 +234,31 @@ class Engine:
             return
         for task, job in zip(taken, jobs, strict=True):
             self._jobs[task.number] = _Submitted(task, job)
+        with (self._folder / JOBS).open("a", encoding="utf-8") as file:
+            print(jobs[0].job_id.partition("_")[0], file=file)
         self._pause = SOON
 
+    def _withdraw_earlier(self) -> None:
+        """Jobs that still wait for a sweep that was killed: they are among those that are now taken anew."""
+        files = self._folder.parent.glob(f"slurm-*/{JOBS}") if self.cluster == "slurm" else ()
+        if jobs := [job for file in files for job in file.read_text(encoding="utf-8").split()]:
+            _slurm("scancel", "--state=PENDING", *jobs)
+
     def _executor(self, signal_seconds: int) -> Any:
-        kind = self._submitit.SlurmExecutor if self.cluster == "slurm" else self._submitit.LocalExecutor
-        executor = kind(self._folder, max_num_timeout=self.allocations - 1, python=self.python)
-        executor.update_parameters(
-            name="ader", timeout_min=self.minutes, signal_delay_s=signal_seconds, setup=self.setup
-        )
+        own: dict[str, Any] = {"timeout_min": self.minutes}
+        kind = self._submitit.LocalExecutor
         if self.cluster == "slurm":
-            executor.update_parameters(
-                additional_parameters=self.sbatch, array_parallelism=self.slots, srun_args=self.srun
-            )
+            kind = self._submitit.SlurmExecutor
+            own = {
+                "job_name": "ader",
+                "time": self.minutes,
+                "array_parallelism": self.slots,
+                "srun_args": self.srun,
+                "additional_parameters": self.sbatch,
+            }
+        python = f"sh -c {shlex.quote(DEAF)} {self.python or shlex.quote(sys.executable)}"
+        executor = kind(self._folder, max_num_timeout=self.allocations - 1, python=python)
+        executor.update_parameters(signal_delay_s=signal_seconds, setup=self.setup, **own)
         return executor
 
     def _results(self) -> Iterator[Ended]:
@@ -260,7 +283,8 @@ class Engine:
         if states is None:  # Slurm does not answer
             return
         for number, job in list(self._jobs.items()):
-            state, where = states.get(job.job.job_id, ("", ""))
+            array = job.job.job_id.partition("_")[0]  # stands for those of its elements that were withdrawn together
+            state, where = states.get(job.job.job_id) or states.get(array) or ("", "")
             if state not in OVER:
                 job.over_since = None
                 if (state == "RUNNING") > job.begun:
@@ -277,6 +301,8 @@ class Engine:
         """How a job ended that left no word."""
         if job.task.finished():
             return Ending(kind="done")
+        if self._stopped and not job.begun:
+            return Ending(kind="stopped", reason="the sweep was stopped before it began")
         kind, reason = OVER[state]
         lines = [*last_lines(job.job.paths.stderr), *last_lines(job.task.log)]
         return Ending(kind=kind, reason=f"{reason} (job {job.job.job_id})", lines=tuple(lines))
@@ -285,59 +311,6 @@ class Engine:
         names = {"FINISHED": "COMPLETED", "INTERRUPTED": "FAILED"}
         jobs = [job.job for job in self._jobs.values()]
         return {job.job_id: (names.get(job.state, job.state), "") for job in jobs}
-
-
-class Watched:
-    """What a job of Slurm's does: it watches one task.
-
-    Slurm's signals reach all processes of a job. SIGUSR2, before the allocation ends, has the job queued again as soon
-    as its checkpoint is written. After SIGTERM, which announces a preemption or a cancellation, it waits for its end:
-    a job that left by itself would not be queued again.
-
-    Args:
-        task: what to run.
-        orders: folder of what all tasks are told.
-    """
-
-    def __init__(self, task: Task, orders: Path) -> None:
-        self.task, self.orders = task, orders
-
-    def __call__(self) -> Ending:
-        """Runs the task."""
-        heard: list[int] = []
-
-        def hear(number: int, frame: FrameType | None) -> None:
-            heard.append(number)
-
-        requeue = signal.signal(signal.SIGUSR2, hear)
-        signal.signal(signal.SIGTERM, hear)
-        ending = watch(self.task, lambda: "stop" if heard else given(self.orders))
-        if ending.kind != "stopped" or not heard:
-            return ending
-        if signal.SIGUSR2 in heard:
-            return self._queue_again(requeue)
-        until = time.monotonic() + ANNOUNCED
-        while time.monotonic() < until and "SLURM_JOB_ID" in os.environ:
-            time.sleep(1)
-        return ending
-
-    def checkpoint(self) -> Any:
-        """What submitit runs after it has queued the job again; the run's own checkpoint is in its folder."""
-        from submitit.helpers import DelayedSubmission
-
-        return DelayedSubmission(self)
-
-    def _queue_again(self, requeue: Any) -> Ending:
-        """Leaves this process, where Slurm takes the job back; returns where it does not."""
-        from submitit.core.utils import UncompletedJobError
-
-        try:
-            requeue(signal.SIGUSR2, None)
-        except UncompletedJobError:
-            return Ending(kind="limit", reason="its allocations are used up (launcher.allocations, allocation_hours)")
-        except (OSError, subprocess.SubprocessError) as error:
-            return Ending(kind="stopped", reason=f"wrote a checkpoint, and Slurm did not queue it again: {error}")
-        return Ending(kind="stopped", reason="was queued again")
 
 
 def squeue(jobs: Iterator[str] | Sequence[str]) -> dict[str, tuple[str, str]] | None:

@@ -29,7 +29,7 @@ if "ader.sweeps.task" in words and words[-1].startswith("planted="):
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, stop)
     with open(file + ".starts", "a") as starts:
-        print(os.getpid(), os.getppid(), os.environ.get("CUDA_VISIBLE_DEVICES"), file=starts)
+        print(os.getpid(), os.getppid(), repr(os.environ.get("CUDA_VISIBLE_DEVICES")), file=starts)
     if kind == "raise":
         print("a word before the end", flush=True)
         leave(1, "raised", "unexpected ZeroDivisionError: planted")
@@ -43,7 +43,7 @@ if "ader.sweeps.task" in words and words[-1].startswith("planted="):
     if kind == "orphan" and not os.path.exists(mark):
         os.kill(os.getppid(), signal.SIGKILL)  # its watcher
         time.sleep(20)
-    if kind == "hang":
+    if kind.startswith("hang"):
         time.sleep(60)
     if kind == "long" and not os.path.exists(mark):
         time.sleep(60)
