@@ -224,11 +224,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default 0)")
     parser.add_argument("--markdown", type=Path, help="also write the table here")
     choice = parser.parse_args()
-    for module in pkgutil.walk_packages(ader.__path__, "ader."):
-        if not module.name.endswith("__main__"):
-            importlib.import_module(module.name)
-    for name in ("timm", "tensorboard", "torch.utils.tensorboard", "xgboost", "sklearn.metrics", "pandas", "hydra"):
-        importlib.import_module(name)
+    import_everything()
     root = Path(tempfile.mkdtemp(prefix="torture-"))
     data = write_mvtec(root / "toy", train=6, good=3, bad=3, size=40)
     known = kinds(data)
@@ -247,6 +243,15 @@ def main() -> int:
     if not faults:
         shutil.rmtree(root)
     return int(bool(faults))
+
+
+def import_everything() -> None:
+    """So that what is forked from this process is at work at once."""
+    for module in pkgutil.walk_packages(ader.__path__, "ader."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    for name in ("timm", "tensorboard", "torch.utils.tensorboard", "xgboost", "sklearn.metrics", "pandas", "hydra"):
+        importlib.import_module(name)
 
 
 def torture(kind: Kind, folder: Path, kills: int, rng: random.Random) -> Outcome:

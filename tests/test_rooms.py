@@ -27,6 +27,7 @@ ROOMS = (
     "methods",
     "training",
     "runs",
+    "sweeps",
     "commands",
     "testing",
 )

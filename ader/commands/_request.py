@@ -14,11 +14,13 @@ if TYPE_CHECKING:
 
 C = TypeVar("C", bound="Config")
 
-FLAGS = ("--cfg", "--config-dir", "--help", "--version")
+FLAGS = ("--cfg", "--config-dir", "--help", "--multirun", "--version")
+
+#: What a run is typed as: the command without a name of its own.
+RUN = "ader"
 
 #: Flags that users of Hydra know, with what to do here instead.
 OF_HYDRA = {
-    ("-m", "--multirun"): "this version has no sweeps yet: give one command per run",
     ("-r", "--run"): "a run is what ader does without it: leave it out",
     ("-i", "--info"): "see --cfg for the configuration, ader doctor for the machine, ader list for the choices",
     ("-p", "--package"): "--cfg prints the whole configuration, and no part of it: leave it out",
@@ -43,6 +45,7 @@ class Request:
         cfg: print the composed configuration, and do nothing else.
         config_dir: a folder with further options.
         help: print how the command is used, and do nothing else.
+        multirun: the words stand for many runs.
     """
 
     command: str
@@ -50,6 +53,7 @@ class Request:
     cfg: bool = False
     config_dir: str | None = None
     help: bool = False
+    multirun: bool = False
 
     @classmethod
     def of(cls, command: str, words: Sequence[str]) -> Request:
@@ -64,6 +68,10 @@ class Request:
             flag, equals, value = word.partition("=") if word.startswith("-") else (word, "", "")
             if word in ("-h", "--help"):
                 taken = replace(taken, help=True)
+            elif word in ("-m", "--multirun"):
+                if command != RUN:
+                    raise UserError(f"{word} is for runs, as in ader -m method=rd,invad seed=1,2: {command} has none")
+                taken = replace(taken, multirun=True)
             elif flag in ("-c", "--cfg"):
                 _check_kind(value if equals else rest.take("job", "hydra", "all"), flag, bool(equals))
                 taken = replace(taken, cfg=True)
@@ -109,6 +117,12 @@ class Request:
         if value not in choices:
             raise UserError(f"{key}={value} is not known: choose from {', '.join(sorted(choices))}")
         return value, replace(self, words=tuple(word for word in self.words if not word.startswith(f"{key}=")))
+
+    def value(self, key: str) -> tuple[str | None, Request]:
+        """The value of a key that is the command's own, None where it is not given, and the rest."""
+        given = [word.partition("=")[2] for word in self.words if word.startswith(f"{key}=")]
+        rest = tuple(word for word in self.words if not word.startswith(f"{key}="))
+        return given[-1] if given else None, replace(self, words=rest)
 
     def folder(self) -> Path | None:
         """``--config-dir``, absolute, its files vetted; None without it.

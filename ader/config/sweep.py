@@ -61,7 +61,8 @@ def expand(words: Sequence[str], config_dir: Path | None = None) -> tuple[list[t
     Raises:
         UserError: a word is no override, stands for no single values, or there are too many jobs.
     """
-    read_words = read(words)
+    # of two words for one key the later one counts, in the place of the first
+    read_words = list({(word.prefix, word.key): word for word in read(words)}.values())
     columns = [_each(word, config_dir) for word in read_words]
     count = math.prod(map(len, columns))
     if count > MOST:

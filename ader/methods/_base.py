@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,9 @@ from ader.data.sources import Source
 from ader.nets.optim.schedules import Schedule
 from ader.settings import check_supervision
 from ader.system.errors import UserError
+
+if TYPE_CHECKING:
+    from ader.nets.backbone import BackboneOptions
 
 Array = npt.NDArray[Any]
 
@@ -246,13 +249,35 @@ class Method(nn.Module):
         Raises:
             UserError: some are missing.
         """
+        files = [each.local_file() for each in cls.backbones(arguments)]
+        weights = {file.name: file for file in files if file is not None}
+        return {"weights": weights} if weights else {}
+
+    @classmethod
+    def obtain(cls, arguments: Mapping[str, Any]) -> None:
+        """Gets what the constructor would get from elsewhere, before many runs ask for it: a sweep calls this once.
+
+        Here: the pretrained weights of every backbone, which are downloaded where no folder has them.
+
+        Args:
+            arguments: the constructor's, as configured.
+
+        Raises:
+            UserError: it cannot be had; the message says how to get it by hand.
+        """
+        from ader.nets.backbone import obtain
+
+        for options in cls.backbones(arguments):
+            obtain(options)
+
+    @classmethod
+    def backbones(cls, arguments: Mapping[str, Any]) -> list[BackboneOptions]:
+        """Those of its arguments, the constructor's defaults included, that choose a pretrained network."""
         from ader.nets.backbone import BackboneOptions  # brings timm
 
         parameters = inspect.signature(cls).parameters
         values = [arguments.get(name, parameter.default) for name, parameter in parameters.items()]
-        files = [each.local_file() for each in values if isinstance(each, BackboneOptions)]
-        weights = {file.name: file for file in files if file is not None}
-        return {"weights": weights} if weights else {}
+        return [each for each in values if isinstance(each, BackboneOptions)]
 
     @property
     def holdout(self) -> Mapping[str, float]:

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -164,6 +165,17 @@ class Backbone(nn.Module):
         """Feature maps (B, channels[k], H / strides[k], W / strides[k]) of RGB images in [0, 1]."""
         features: list[Tensor] = self.net(self.normalize(image_BCHW))
         return features
+
+
+@cache
+def obtain(options: BackboneOptions) -> None:
+    """Has the weights of a network on this machine, which may mean a download; asked twice it remembers.
+
+    Raises:
+        UserError: they cannot be had, or there is no such network.
+    """
+    with torch.random.fork_rng(devices=[]):
+        _create(options, {})
 
 
 def _warning(options: BackboneOptions) -> str | None:

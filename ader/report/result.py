@@ -16,6 +16,7 @@ from ader.report.result_tables import category_tables, defect_table, roots, wors
 from ader.report.tables import Table
 from ader.results import record
 from ader.results.schema import Masks, Record
+from ader.results.tree import read_result
 from ader.system.console import Console, duration
 from ader.system.errors import UserError, some
 
@@ -46,17 +47,16 @@ def result_tables(folder: Path) -> list[Table]:
     Raises:
         UserError: its record or a table is damaged.
     """
-    result = record.read(folder)
-    assert result is not None
-    frame, bounds, counts = (record.read_table(folder / f"{name}.csv") for name in ("metrics", "bounds", "counts"))
+    found = read_result(folder, "metrics", "bounds", "counts", "defects")
+    assert found is not None
+    result, (frame, bounds, counts, *defects) = found.record, found.tables.values()
     try:
         if record.rows(frame) != result.rows:
             raise ValueError("metrics.csv says otherwise")
         worse = worse_than_chance(frame, counts)
         frame.loc["chance"] = chance(counts)
         tables = category_tables(frame, bounds, result, worse)
-        if result.by_defect:
-            tables.append(defect_table(record.read_table(folder / "defects.csv")))
+        tables += map(defect_table, defects)
         return [*tables[:-1], replace(tables[-1], notes=tuple(_footnotes(frame, bounds, counts, result, worse)))]
     except UserError:
         raise

@@ -17,10 +17,10 @@ import pandas as pd
 from ader.metrics import METRICS, SLUGS
 from ader.metrics.curves import Bins, auroc, fpr_at_95_tpr, quantile
 from ader.report.tables import Cell, Column, Row, Table
-from ader.results import record
 from ader.results.folder import differences
 from ader.results.identity import recipe
 from ader.results.schema import Record
+from ader.results.tree import Result, read_result
 from ader.system.errors import UserError, some
 
 #: Divisor S - DDOF of the variance: what is printed estimates the spread of further seeds from S of them.
@@ -67,11 +67,11 @@ def over_seeds(runs: Sequence[Path], metrics: Collection[str]) -> pd.DataFrame:
     Raises:
         UserError: a run is not finished, a metric is unknown, or the runs differ in more than their seed.
     """
-    records = [_finished(run) for run in runs]
-    if not records:
+    results = [_finished(run, "metrics") for run in runs]
+    if not results:
         raise UserError("no runs are given: give the results folders of some")
-    _check_alike(runs, records)
-    tables = [record.read_table(run / "metrics.csv") for run in runs]
+    _check_alike(runs, [result.record for result in results])
+    tables = [result.tables["metrics"] for result in results]
     for slug in metrics:
         if slug not in tables[0]:
             raise UserError(f"{slug!r} is no metric: choose from {', '.join(SLUGS)}")
@@ -175,8 +175,8 @@ def _defective_and_normal(scores: pd.DataFrame) -> tuple[npt.NDArray[np.float64]
     return score_N[label_N == 1], score_N[label_N == 0]
 
 
-def _finished(run: Path) -> Record:
-    result = record.read(run)
+def _finished(run: Path, *tables: str) -> Result:
+    result = read_result(run, *tables)
     if result is None:
         raise UserError(f"{run} holds no finished run: finish it first")
     return result

@@ -2,68 +2,74 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ader.results import record
 from ader.results.identity import canonical
+from ader.results.lock import FILE, Hold, take
 from ader.system.contents import Contents
 from ader.system.errors import UserError, some
-from ader.system.files import check_regular, remove_leftovers, try_lock, write_atomic
-
-#: What a disk says that knows no locks (NFS without its daemon, Lustre, some FUSE).
-NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
-
+from ader.system.files import check_regular, remove_leftovers, write_atomic
+from ader.system.interrupt import Stopped
 
 #: Of a fingerprint: what is compared by what is in files, not as values.
 OF_FILES = ("index", "data", "contents")
 
 
 @contextmanager
-def exclusive(folder: Path) -> Iterator[bool]:
+def exclusive(folder: Path, command: Sequence[str] = ()) -> Iterator[Hold]:
     """Holds the folder for this process; the lock vanishes with the process, however it ends.
 
     A folder that bad input (``UserError``) left without anything to come back to is removed again.
 
+    Args:
+        folder: of the results.
+        command: the words of the command, for others to see.
+
     Yields:
-        Whether the disk knows locks; else nothing keeps another run out (some network disks).
+        The hold; its ``notes`` are for the run's log.
 
     Raises:
-        UserError: another run holds it, or the folder cannot be written.
+        Busy: another run holds it.
+        UserError: the folder cannot be written.
+        Stopped: another run took it over, since this process gave no sign of life for too long.
     """
     missing = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
-    with ExitStack() as held:
-        locks = True
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            if (lock := try_lock(folder / ".lock")) is None:
-                raise UserError(f"another run is at work in {folder}: wait for it, or give run=NAME")
-            held.enter_context(lock)
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                why = error.strerror or type(error).__name__
-                raise UserError(
-                    f"results folder {folder} cannot be written ({why}): give paths.results=FOLDER"
-                ) from error
-            locks = False
+    try:
+        hold = take(folder, command)
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        raise UserError(f"results folder {folder} cannot be written ({why}): give paths.results=FOLDER") from error
+    try:
+        hold.start()
         remove_leftovers(folder)
-        try:
-            yield locks
-        except UserError:
+        yield hold
+    except UserError:
+        if hold.taken_by is None:
             _undo(folder, missing)
+        raise
+    except Stopped as error:
+        if hold.taken_by is None:
             raise
+        raise Stopped(
+            f"{folder} was taken over by {hold.taken_by}, after this run had given no sign of life for too long: that "
+            "one goes on"
+        ) from error
+    finally:
+        hold.release()
 
 
 def _undo(folder: Path, missing: list[Path]) -> None:
     """Removes a folder that this run made and that holds no work, with the parents that it made."""
     with suppress(OSError):  # another run may be starting in it
-        if folder in missing and {path.name for path in folder.iterdir()} <= {".lock", "config.yaml", "run.log"}:
+        if folder in missing and {path.name for path in folder.iterdir()} <= {FILE, "config.yaml", "run.log"}:
             shutil.rmtree(folder)
             for parent in missing[1:]:
                 parent.rmdir()
@@ -84,8 +90,16 @@ def claim(
         UserError: the folder belongs to another configuration, or to files that were changed; the message names what
             differs.
     """
-    owner = folder / "config.yaml"
-    if os.path.lexists(owner):
+    if not is_claimed(folder, fingerprint, contents):
+        text = yaml.safe_dump(
+            {**_plain(config), "fingerprint": _plain(fingerprint)}, sort_keys=False, allow_unicode=True
+        )
+        write_atomic(folder / "config.yaml", text)
+
+
+def is_claimed(folder: Path, fingerprint: Mapping[str, Any], contents: Contents | None = None) -> bool:
+    """Whether the folder is this configuration's, and not free; as ``claim``, but nothing is written."""
+    if os.path.lexists(folder / "config.yaml"):
         theirs = owner_of(folder)
         choice = "give run=NAME to keep both, or force=true to replace it"
         known = "index" in theirs or "data" not in theirs  # earlier versions' have fewer keys besides
@@ -93,9 +107,8 @@ def claim(
             raise UserError(f"{folder} holds a run with other values of {some(differing, 3)}: {choice}")
         if moved := moved_files(theirs, fingerprint, contents or Contents()):
             raise UserError(f"{folder} holds a run with other data: {moved}: {choice}")
-        return
-    text = yaml.safe_dump({**_plain(config), "fingerprint": _plain(fingerprint)}, sort_keys=False, allow_unicode=True)
-    write_atomic(owner, text)
+        return True
+    return False
 
 
 def moved_files(theirs: Mapping[str, Any], mine: Mapping[str, Any], contents: Contents) -> str:
@@ -150,9 +163,10 @@ def owner_of(folder: Path) -> dict[str, Any]:
 
 
 def clear(folder: Path) -> None:
-    """Deletes what earlier runs left, the lock excepted."""
-    for path in folder.iterdir():
-        if path.name == ".lock":
+    """Deletes what earlier runs left, the lock excepted; the record first, so that no reader finds half a result."""
+    first = folder / record.FILE
+    for path in sorted(folder.iterdir(), key=lambda path: path != first):
+        if path.name == FILE:
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

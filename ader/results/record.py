@@ -68,10 +68,10 @@ def read(folder: Path) -> Record | None:
     """
     file = folder / FILE
     check_regular(file)
-    if not file.exists():
-        return None
     try:
         found = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except FileNotFoundError:
+        return None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is not valid JSON: delete it and run again") from error
     except OSError as error:

@@ -57,14 +57,15 @@ def show_finished(config: RunConfig) -> bool:
         Whether it was shown.
 
     Raises:
-        UserError: the dataset cannot be read, another run is at work in the folder, or its files are damaged.
+        Busy: another run is at work in the folder.
+        UserError: the dataset cannot be read, or the folder's files are damaged.
     """
     if config.force or processes() > 1 or not _may_be_there(config):
         return False
     found = identify(config, read_index(config.dataset, config.composition.choices["dataset"]))
     if not (found.folder / "config.yaml").is_file():
         return False
-    with workspace.exclusive(found.folder):
+    with workspace.exclusive(found.folder, ("ader", *config.composition.overrides)):
         earlier, owner = record.read(found.folder), workspace.owner_of(found.folder)
         mine = {**found.fingerprint, "contents": {}}
         if (

@@ -109,18 +109,21 @@ class RunPlan(Plan):
     models: tuple[PlannedModel, ...]
 
 
-def make_plan(config: RunConfig, trained: bool = False) -> RunPlan:
+def make_plan(config: RunConfig, trained: bool = False, device: torch.device | None = None) -> RunPlan:
     """Reads the dataset, applies the setting, and checks the method for every model.
 
     Args:
         config: the configuration.
         trained: the models are: what training alone would read does not matter.
+        device: where everything is computed; None: where the configuration says, by all processes that were started
+            for this run.
 
     Raises:
         UserError: bad input.
     """
-    device = resolve_device(config.trainer.device)
-    dist.start(device)
+    if device is None:
+        device = resolve_device(config.trainer.device)
+        dist.start(device)
     with dist.main_first():  # a generated dataset is made once
         published = read_index(config.dataset, config.composition.choices["dataset"])
     method_class = find_class(config.method.name)

@@ -116,11 +116,13 @@ def working_on(plan: P, interrupt: Interrupt, force: bool) -> Iterator[Session[P
         force: throw away what the folder holds.
 
     Raises:
-        UserError: another run holds the folder, or it belongs to another configuration.
+        Busy: another run holds the folder.
+        UserError: it belongs to another configuration.
     """
     with ExitStack() as stack:
         if dist.is_main():
-            locked = stack.enter_context(workspace.exclusive(plan.folder))
+            words = ("ader", *plan.config.composition.overrides)
+            hold = stack.enter_context(workspace.exclusive(plan.folder, words))
             if force:
                 workspace.clear(plan.folder)
             contents = contents_of(plan.config)
@@ -128,6 +130,7 @@ def working_on(plan: P, interrupt: Interrupt, force: bool) -> Iterator[Session[P
         dist.barrier()
         console = stack.enter_context(Console(plan.folder / "run.log", quiet=not dist.is_main()))
         stack.enter_context(console.keeping_errors())
-        if dist.is_main() and not locked:
-            console.say(f"no locks on the disk of {plan.folder}: take care that no other run works there")
+        if dist.is_main():
+            for note in hold.notes:
+                console.say(note)
         yield Session(plan=plan, interrupt=interrupt, console=console, earlier=record.read(plan.folder))

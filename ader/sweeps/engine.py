@@ -54,8 +54,15 @@ class Engine(AbstractContextManager["Engine"], Protocol):
 
     slots: int | None
 
+    def check_device(self, name: str) -> None:
+        """Called with each job's ``trainer.device`` before anything runs.
+
+        Raises:
+            UserError: jobs cannot have it here.
+        """
+
     def open(self, folder: Path) -> None:
-        """Called once, before the first task.
+        """Called once, before the jobs are planned: makes ready what takes time, and writes nothing yet.
 
         Args:
             folder: of the sweep, for files of the engine's own.
@@ -80,6 +87,16 @@ class Engine(AbstractContextManager["Engine"], Protocol):
         """All tasks end at once, and are reported."""
 
 
+def refuse_number(name: str) -> None:
+    """For any engine: a job sees its own GPU alone.
+
+    Raises:
+        UserError: ``trainer.device`` names one by its number.
+    """
+    if ":" in name:
+        raise UserError(f"trainer.device={name}: each job of a sweep sees one GPU, as cuda: leave the number out")
+
+
 def build(name: str, arguments: Mapping[str, Any]) -> Engine:
     """The engine that ``launcher=`` names.
 
@@ -96,6 +113,8 @@ def build(name: str, arguments: Mapping[str, Any]) -> Engine:
         if not (error.name or "").startswith("ader."):
             raise
         known = ", ".join(options("launcher"))
-        raise UserError(f"launcher.name={name!r} is no launcher: choose launcher={known.replace(', ', ' | ')}") from error
+        raise UserError(
+            f"launcher.name={name!r} is no launcher: choose launcher={known.replace(', ', ' | ')}"
+        ) from error
     engine: Engine = module.Engine(**validated(module.Engine, arguments, where="launcher"))
     return engine

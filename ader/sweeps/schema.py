@@ -81,6 +81,9 @@ class JobRecord:
     estimate_seconds: float | None = None
     """How long it may take, from the trial before the sweep or from a finished run that is like it."""
 
+    trial_bytes: int | None = None
+    """Peak memory of the trial before the sweep."""
+
     notes: tuple[str, ...] = ()
     """What was done about it, such as a smaller test batch after it was out of memory."""
 

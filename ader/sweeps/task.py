@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -13,10 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import psutil
 
+import ader
 from ader.results import record
 from ader.runs.finished import Outputs
 from ader.sweeps.schema import Ending, Failure
@@ -28,10 +30,10 @@ from ader.system.text import clean
 
 #: Lines of a log that are kept of a job that failed.
 LINES = 5
-#: Seconds between two looks at what a job computes.
-PERIOD = 5.0
-#: Seconds of computing in such a period that count as some.
-SOME = 0.05
+#: Seconds between two looks at what a job computes; at least so many looks are made before it counts as hung.
+PERIOD, LOOKS = 5.0, 5
+#: Seconds of computing between two looks that count as some: the system counts in hundredths.
+SOME = 0.02
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Task:
         words: of ``ader``.
         folder: of the result.
         outputs: what the result is to hold.
+        trial: the file that is wanted in place of a result, for a task that only tries what a run would do.
         replaces: the result that was there before and is to be made again (``force=true``): its modification time.
         log: file for all that the job prints.
         limits: of its time.
@@ -72,6 +75,7 @@ class Task:
     log: Path
     limits: Limits = Limits()
     environment: Mapping[str, str] = field(default_factory=dict)
+    trial: Path | None = None
     replaces: int | None = None
     title: str = ""
 
@@ -82,6 +86,8 @@ class Task:
 
     def finished(self) -> bool:
         """Whether the result is there, with all that it is to hold."""
+        if self.trial is not None:
+            return self.trial.exists()
         try:
             earlier = record.read(self.folder)
             newer = self.replaces is None or (self.folder / record.FILE).stat().st_mtime_ns != self.replaces
@@ -132,14 +138,16 @@ class Running:
     """
 
     def __init__(self, task: Task, start: Callable[[Task], Process] = Program) -> None:
-        self.task, self.began = task, time.monotonic()
+        self.task = task
         task.log.parent.mkdir(parents=True, exist_ok=True)
         task.why.unlink(missing_ok=True)
         self.from_byte = task.log.stat().st_size if task.log.exists() else 0
         self.process = start(task)
+        self.began = time.monotonic()
         self.told: tuple[Failure, str, float] | None = None
         self.memory = 0
-        self._activity = _Activity(self.process.pid, task.log)
+        period = PERIOD if task.limits.idle is None else min(PERIOD, task.limits.idle / LOOKS)
+        self._activity = _Activity(self.process.pid, task.log, period)
 
     def look(self) -> Ending | None:
         """How it ended; None while it runs. Ends what is over its limits."""
@@ -221,7 +229,10 @@ def judged(status: int, why: Path, lines: Sequence[str]) -> tuple[Failure, str]:
     if status == 0:
         return "no result", "ended with status 0 and left no result"
     if status > 0:
-        return "raised", f"ended with status {status}: {last}" if last else f"ended with status {status}, without a word"
+        return (
+            "raised",
+            f"ended with status {status}: {last}" if last else f"ended with status {status}, without a word",
+        )
     name = signal.Signals(-status).name
     hint = ", by someone or by the system for want of memory" if status == -signal.SIGKILL else ""
     return "killed", f"was killed by {name}{hint}"
@@ -242,15 +253,15 @@ def last_lines(log: Path, from_byte: int = 0, most: int = LINES) -> list[str]:
 class _Activity:
     """When a session last said or computed something, and how much memory it has."""
 
-    def __init__(self, pid: int, log: Path) -> None:
-        self.pid, self.log = pid, log
+    def __init__(self, pid: int, log: Path, period: float) -> None:
+        self.pid, self.log, self.period = pid, log, period
         self.active = self.looked = time.monotonic()
         self._computed, self._said, self._memory = 0.0, -1, 0
 
     def look(self) -> int:
         """Bytes of resident memory, all processes of the session together (what they share counts for each)."""
         now = time.monotonic()
-        if now - self.looked < PERIOD and self._said >= 0:
+        if now - self.looked < self.period and self._said >= 0:
             return self._memory
         computed, self._memory = _cost(self.pid)
         said = self.log.stat().st_size if self.log.exists() else 0
@@ -287,23 +298,13 @@ def _of_torchrun(name: str) -> bool:
     return name in exact or name.startswith("TORCHELASTIC_")
 
 
-def live(parent: int, words: Sequence[str]) -> int:
-    """The life of a task's process: it is told to end when the one that watches it dies, and then writes a checkpoint.
-
-    Returns:
-        The exit status.
-    """
-    from ader.__main__ import main
-
+def live(parent: int, words: Sequence[str]) -> None:
+    """The life of a task's process: ``python -m ader WORDS``. It is told to end when the one that watches it dies, and
+    then writes a checkpoint."""
     die_with(parent, signal.SIGTERM)
     sys.argv = ["ader", *words]
-    return main(words)
+    runpy.run_path(str(Path(ader.__file__).with_name("__main__.py")), run_name="__main__")
 
 
-def main() -> int:
-    """``python -m ader.sweeps.task PARENT WORDS...``"""
-    return live(int(sys.argv[1]), sys.argv[2:])
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+if __name__ == "__main__":  # python -m ader.sweeps.task PARENT WORDS...
+    live(int(sys.argv[1]), sys.argv[2:])

@@ -93,17 +93,23 @@ def replace_together(folder: Path, contents: Mapping[str, str]) -> None:
     """Writes several files of a folder, by name, of which the last one says that all are there.
 
     A reader, or a crash at any moment, sees all old files, all new ones, or no last one. All content is on disk before
-    the first old file goes, so that only renaming lies between old and new.
+    the first old file goes, so that only renaming lies between old and new. Where the old files but the last are as
+    they should be, there is no moment without the last one.
 
     Raises:
         WriteError: as ``write_atomic``.
     """
     temporaries: dict[str, Path] = {}
+    last = list(contents)[-1]
+    changed = {
+        name: content for name, content in contents.items() if name == last or not _holds(folder / name, content)
+    }
     try:
-        for name, content in contents.items():
+        for name, content in changed.items():
             temporaries[name] = _temporary(folder / name, content)
-        with _naming(folder / list(contents)[-1]):
-            (folder / list(contents)[-1]).unlink(missing_ok=True)
+        if any(name != last and os.path.lexists(folder / name) for name in changed):
+            with _naming(folder / last):
+                (folder / last).unlink(missing_ok=True)
         for name, temporary in temporaries.items():
             with _naming(folder / name):
                 _sync_folder(folder)  # in this order on disk as well
@@ -113,6 +119,18 @@ def replace_together(folder: Path, contents: Mapping[str, str]) -> None:
     finally:
         for temporary in temporaries.values():
             temporary.unlink(missing_ok=True)
+
+
+def _holds(path: Path, content: str) -> bool:
+    """Whether that is what the file holds already."""
+    try:
+        return special(path) is None and path.read_bytes() == _encoded(content)
+    except OSError:
+        return False
+
+
+def _encoded(content: str) -> bytes:
+    return content.encode(errors="backslashreplace")
 
 
 def _temporary(path: Path, content: bytes | str | Callable[[BinaryIO], object]) -> Path:
@@ -128,7 +146,7 @@ def _temporary(path: Path, content: bytes | str | Callable[[BinaryIO], object]) 
             if callable(content):
                 content(heard)  # type: ignore[arg-type]
             else:
-                file.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
+                file.write(_encoded(content) if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~UMASK)  # mkstemp makes files private; results are to be shared

@@ -185,8 +185,8 @@ def test_a_disk_without_locks(tmp_path, monkeypatch, code):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr("fcntl.flock", refuse)
-    with workspace.exclusive(tmp_path / "run") as locked:
-        assert not locked
+    with workspace.exclusive(tmp_path / "run") as hold:
+        assert "no locks on the disk of" in hold.notes[0]
 
 
 def test_a_folder_that_another_start_is_using_is_left(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ader.sweeps.engine import Ended, Started
+from ader.sweeps.engine import Ended, Started, refuse_number
 from ader.sweeps.task import Running, Task, environment, live, threads_environment
 from ader.system.errors import UserError, some
 from ader.system.launch import cores
@@ -47,7 +47,9 @@ class Engine:
         UserError: there is no such GPU.
     """
 
-    def __init__(self, slots: Slots = "auto", gpus: Literal["auto"] | list[Gpu] = "auto", threads: Threads = "auto") -> None:
+    def __init__(
+        self, slots: Slots = "auto", gpus: Literal["auto"] | list[Gpu] = "auto", threads: Threads = "auto"
+    ) -> None:
         self.gpus = visible_gpus(gpus)
         automatic = len(self.gpus) or max(1, cores() // CORES_EACH)
         self.slots: int = automatic if slots == "auto" else slots
@@ -64,6 +66,12 @@ class Engine:
         self._context.set_forkserver_preload(list(PRELOADED))
         with _environment(threads_environment(self.threads)):
             forkserver.ensure_running()
+
+    def check_device(self, name: str) -> None:
+        """As ``Engine`` has it."""
+        refuse_number(name)
+        if name == "cuda" and not self.gpus:
+            raise UserError("trainer.device=cuda: the launcher has no GPU (launcher.gpus): set trainer.device=auto")
 
     def __enter__(self) -> Engine:
         return self
@@ -85,7 +93,7 @@ class Engine:
             OSError: the process cannot be started.
         """
         slot = self._free.pop(0)
-        own = replace(task, environment={**task.environment, **self._sees(slot)})
+        own = replace(task, environment={**task.environment, **threads_environment(self.threads), **self._sees(slot)})
         try:
             self._running[task.number] = slot, Running(own, lambda task: Forked(task, self._context))
         except OSError:
@@ -131,7 +139,7 @@ class Forked:
     """A process that is forked from one that has imported torch."""
 
     def __init__(self, task: Task, context: ForkServerContext) -> None:
-        self._process = context.Process(target=_live, args=(task,), name=f"job {task.number}")
+        self._process = context.Process(target=_live, args=(task, environment(task)), name=f"job {task.number}")
         self._process.start()
         assert self._process.pid is not None
         self.pid, self.sentinel = self._process.pid, self._process.sentinel
@@ -179,14 +187,14 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _live(task: Task) -> None:
-    """The life of a forked process."""
+def _live(task: Task, variables: Mapping[str, str]) -> None:
+    """The life of a forked process, whose variables are those of the sweep and not of the process it is forked from."""
     parent = os.getppid()
     os.setsid()
     with open(os.devnull, "rb") as nothing, task.log.open("ab") as log:
         for stream, number in ((nothing, 0), (log, 1), (log, 2)):
             os.dup2(stream.fileno(), number)
     sys.stdin = open(0, closefd=False)  # noqa: SIM115 - the process's own, as long as it lives
-    for name, value in environment(task).items():
-        os.environ[name] = value
-    sys.exit(live(parent, task.words))
+    os.environ.clear()
+    os.environ.update(variables)
+    live(parent, task.words)
