@@ -124,7 +124,7 @@ class Slurm:
                 _kill(each)
 
     def hurry(self) -> None:
-        """Has jobs that were queued again start, for which Slurm waits two minutes; once it has cleared up after them."""
+        """Has jobs start that were queued again, after which Slurm waits two minutes, as soon as it has cleared up."""
         lines = self.command("squeue", "--noheader", "--array", "--format=%i|%T|%r").splitlines()
         jobs = {line.partition("|")[0] for line in lines if line.endswith("PENDING|BeginTime")}
         now = time.monotonic() if self.node() == "idle" else float("inf")

@@ -12,7 +12,6 @@ from typing import Literal
 
 from ader.sweeps.schema import Ending
 from ader.sweeps.task import Running, Task, threads_environment
-from ader.system.errors import UserError
 
 #: What a job is told: to write a checkpoint and end, or to end at once.
 Order = Literal["stop", "kill"]
@@ -88,15 +87,3 @@ def _once(task: Task, order: Callable[[], Order | None]) -> Ending:
 def environment(cpus: int, gpus: float) -> Mapping[str, str]:
     """Of a job: so many threads, and no GPU where none was asked for (with some, the cluster says which)."""
     return {**threads_environment(cpus), **({} if gpus else {"CUDA_VISIBLE_DEVICES": ""})}
-
-
-def check_device(name: str, gpu: bool) -> None:
-    """For a launcher whose jobs are given a GPU, or none.
-
-    Raises:
-        UserError: ``trainer.device`` is another.
-    """
-    if ":" in name:
-        raise UserError(f"trainer.device={name}: each job of a sweep sees its own GPU, as cuda: leave the number out")
-    if name == "cuda" and not gpu:
-        raise UserError("trainer.device=cuda: jobs get no GPU here: give launcher.gpus=1, or trainer.device=auto")

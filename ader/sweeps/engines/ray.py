@@ -22,8 +22,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from ader.config.ranges import Natural, Positive
-from ader.sweeps.engine import Ended, Started
-from ader.sweeps.engines._watch import check_device, environment, give, watch_here
+from ader.sweeps.engine import Ended, Started, refuse_number
+from ader.sweeps.engines._watch import environment, give, watch_here
 from ader.sweeps.schema import Ending
 from ader.sweeps.task import Task
 from ader.system.errors import UserError
@@ -134,7 +134,9 @@ class Engine:
 
     def check_device(self, name: str) -> None:
         """As ``Engine`` has it."""
-        check_device(name, self.gpus != 0)
+        refuse_number(name)
+        if name == "cuda" and not self.gpus:
+            raise UserError("trainer.device=cuda: jobs have no GPU (launcher.gpus): set trainer.device=auto")
 
     def start(self, task: Task) -> None:
         """Gives Ray a task."""
@@ -176,6 +178,8 @@ class Engine:
 
     def stop(self) -> None:
         """Running tasks see the order; Ray forgets the others."""
+        if self._stopped:
+            return
         self._stopped = True
         give(self._folder, "stop")
         self._news()
@@ -185,8 +189,8 @@ class Engine:
 
     def kill(self) -> None:
         """All end at once."""
-        give(self._folder, "kill")
         self.stop()
+        give(self._folder, "kill")
 
     def _mark(self, task: Task) -> Path:
         """The file that says where a task runs."""

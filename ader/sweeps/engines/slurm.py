@@ -23,9 +23,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from ader.config.ranges import Count, Positive
-from ader.sweeps.engine import Ended, Started
+from ader.sweeps.engine import Ended, Started, refuse_number
 from ader.sweeps.engines._allocation import Watched
-from ader.sweeps.engines._watch import check_device, environment, give
+from ader.sweeps.engines._watch import environment, give
 from ader.sweeps.schema import Ending, Failure
 from ader.sweeps.task import Task, last_lines
 from ader.system.errors import UserError
@@ -137,12 +137,13 @@ class Engine:
         # since 22.05 srun does not take the number of cores from the job that it is in
         self.srun = [f"--cpus-per-task={cpus}", *container, *mounts, *srun]
         self.cluster, self.cpus, self.gpus, self.allocations = cluster, cpus, gpus, allocations
-        self.slots: int | None = slots if cluster == "slurm" else max(1, min(slots, cores() // cpus))
+        self.at_once = slots if cluster == "slurm" else max(1, min(slots, cores() // cpus))
+        self.slots: int | None = None if cluster == "slurm" else self.at_once
         self.minutes, self.setup, self.python = max(1, round(allocation_hours * 60)), list(setup), python
         self._waiting: list[Task] = []
         self._jobs: dict[int, _Submitted] = {}
         self._folder, self._pause, self._asked = Path(), SOON, 0.0
-        self._stopped = False
+        self._orders: set[str] = set()
 
     def open(self, folder: Path) -> None:
         """Asks Slurm whether it would take such a job.
@@ -170,13 +171,14 @@ class Engine:
     def room(self) -> int:
         """Slurm has a queue of its own; submitit's local processes have none."""
         if self.cluster == "local":
-            assert self.slots is not None
-            return self.slots - len(self._jobs) - len(self._waiting)
+            return self.at_once - len(self._jobs) - len(self._waiting)
         return 1_000_000
 
     def check_device(self, name: str) -> None:
         """As ``Engine`` has it."""
-        check_device(name, self.gpus > 0)
+        refuse_number(name)
+        if name == "cuda" and not self.gpus:
+            raise UserError("trainer.device=cuda: jobs have no GPU (launcher.gpus): set trainer.device=auto")
 
     def start(self, task: Task) -> None:
         """Takes a task; those that were taken by the next ``look`` make an array."""
@@ -202,7 +204,9 @@ class Engine:
         self._order("kill", [])
 
     def _order(self, order: Literal["stop", "kill"], which: Sequence[str]) -> None:
-        self._stopped = True
+        if order in self._orders:
+            return
+        self._orders.add(order)
         give(self._folder, order)
         if self.cluster == "slurm" and self._jobs:
             _slurm("scancel", *which, *(job.job.job_id for job in self._jobs.values()))
@@ -213,7 +217,7 @@ class Engine:
         taken, self._waiting = self._waiting[:ARRAY], self._waiting[ARRAY:]
         if not taken:
             return
-        if self._stopped:
+        if self._orders:
             yield from (Ended(task.number, Ending(kind="stopped", reason="was not begun")) for task in taken)
             return
         if not self._folder.exists():
@@ -252,7 +256,7 @@ class Engine:
             own = {
                 "job_name": "ader",
                 "time": self.minutes,
-                "array_parallelism": self.slots,
+                "array_parallelism": self.at_once,
                 "srun_args": self.srun,
                 "additional_parameters": self.sbatch,
             }
@@ -301,7 +305,7 @@ class Engine:
         """How a job ended that left no word."""
         if job.task.finished():
             return Ending(kind="done")
-        if self._stopped and not job.begun:
+        if self._orders and not job.begun:
             return Ending(kind="stopped", reason="the sweep was stopped before it began")
         kind, reason = OVER[state]
         lines = [*last_lines(job.job.paths.stderr), *last_lines(job.task.log)]
