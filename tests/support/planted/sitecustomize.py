@@ -45,6 +45,10 @@ if "ader.sweeps.task" in words and words[-1].startswith("planted="):
         time.sleep(20)
     if kind.startswith("hang"):
         time.sleep(60)
+    with open(file + ".starts") as starts:
+        first = len(starts.readlines()) == 1
+    if kind == "again" and first:
+        time.sleep(60)
     if kind == "long" and not os.path.exists(mark):
         time.sleep(60)
     open(file, "w").close()
