@@ -8,11 +8,13 @@ TORCH  ?=
 CPU    := $(shell sed -n 's/^torch.*==.*/&+cpu/p' constraints.txt)
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: help setup demo test lint docs clean
+.PHONY: help setup demo smoke test lint bench docs clean
 
 help:
 	@echo "make demo    set up, then train and evaluate on the built-in data (no download but Python packages)"
 	@echo "make test    set up, then run all checks and tests"
+	@echo "make smoke   every method, made small, with two seeds on the built-in data: a sweep"
+	@echo "make bench   measure the evaluator, sweeps and training on several processes"
 	@echo "make lint    style and types only"
 	@echo "make docs    build the documentation into site/"
 	@echo "make setup   only set up $(VENV); the command is then $(BIN)/ader (TORCH=cpu: without the CUDA libraries)"
@@ -38,6 +40,15 @@ demo: $(READY)
 # One thread per test process: with more, processes and threads fight over the cores.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+# SMOKE: more words for the sweep, such as SMOKE='launcher.slots=8' or SMOKE='retry=failed'
+smoke: $(READY)
+	$(BIN)/ader -m experiment=smoke 'method=glob(*)' seed=1,2 sweep=smoke launcher.slots=2 $(SMOKE)
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks.sweeps
+	$(BIN)/python -m benchmarks.parallel
+	$(BIN)/python -m benchmarks.banks
 
 lint: $(READY)
 	$(BIN)/ruff check .

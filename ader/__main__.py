@@ -41,6 +41,7 @@ often used
   dataset.cache=auto|on|off  save_maps=true  force=true  run=NAME
   paths.data=DIR  paths.results=DIR  paths.weights=DIR
   --config-dir DIR              a folder with options of your own
+with ader -m: dry_run=true  preflight=true  retry=failed  launcher.slots=N  launcher.gpus=[0,1]  launcher.hours=H
 
 exit status: 0 done; 2 something for you to fix, said in one line; 1 anything else
 """
@@ -128,9 +129,11 @@ def _dispatch(words: list[str]) -> int:
 
 
 def _help(request: Request) -> int:
-    """General help, or that of the method that is named."""
+    """General help, that of sweeps, or that of the method that is named."""
     folder, method = request.folder(), [word for word in request.words if word.startswith("method=")]
-    if method:
+    if request.multirun:
+        print(_command("sweep").USAGE, end="")
+    elif method:
         importlib.import_module("ader.commands.list").explain(method[-1].partition("=")[2], folder)
     else:
         print(help_text(folder), end="")

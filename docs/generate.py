@@ -26,7 +26,7 @@ from mkdocs.structure.pages import Page
 from ader.__main__ import main as ader
 from ader.config.options import comments, config_folder, option_file, options, read_option
 from ader.config.paths import FROM_ENVIRONMENT
-from ader.config.schema import DataConfig, RunConfig, ScoreConfig, keys
+from ader.config.schema import DataConfig, RunConfig, ScoreConfig, SweepConfig, keys
 from ader.data.counts import images as count_images
 from ader.methods._description import describe
 from ader.metrics import METRICS
@@ -109,7 +109,7 @@ def code(value: Any) -> str:
 
 def whole_file(path: str) -> str:
     """A file of the repository as a block of code."""
-    language = {".py": "python", ".yaml": "yaml", ".toml": "toml"}[Path(path).suffix]
+    language = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".toml": "toml"}[Path(path).suffix]
     return f"```{language}\n{(ROOT / path).read_text(encoding='utf-8')}```\n"
 
 
@@ -146,7 +146,7 @@ def key_table(root: str = "run") -> str:
 
     Of others than a run only the own keys: groups are the same.
     """
-    (config,) = (each for each in (RunConfig, ScoreConfig, DataConfig) if root == each.ROOT)
+    (config,) = (each for each in (RunConfig, ScoreConfig, DataConfig, SweepConfig) if root == each.ROOT)
     stated = dict(flat(yaml.safe_load((config_folder() / f"{root}.yaml").read_text(encoding="utf-8"))))
     for entry in stated.pop("defaults"):
         for group, option in entry.items() if isinstance(entry, dict) else ():
@@ -154,7 +154,7 @@ def key_table(root: str = "run") -> str:
                 stated |= {f"{group}.{key}": value for key, value in flat(read_option(group, option))}
     rows = []
     for key in keys(config):
-        if root == "run" or "." not in key.name:
+        if root == "run" or "." not in key.name or key.name.startswith("launcher."):
             default = code(stated[key.name]) if key.name in stated else ""
             # ${oc.env:ADER_DATA,data}: what holds where the variable is not set, and the variable
             default = FROM_ENVIRONMENT.sub(r"\2 (\1)", default)

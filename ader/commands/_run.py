@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ader.commands._request import Request
 from ader.system.errors import UserError
+from ader.system.launch import processes
 
 SUMMARY = """\
 ader dataset=NAME method=NAME [key=value ...]
@@ -40,6 +41,8 @@ def main(request: Request) -> int:
 def _sweep(request: Request) -> int:
     if request.cfg:
         raise UserError("--cfg prints one configuration: leave -m out, or see the jobs with dry_run=true")
+    if processes() > 1:
+        raise UserError("ader -m starts the processes of its jobs itself: leave torchrun out")
     from ader.sweeps.sweep import sweep
 
     return sweep(request.words, request.config_dir)

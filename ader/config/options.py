@@ -13,7 +13,7 @@ import yaml
 
 from ader.system.errors import UserError, suggest
 
-GROUPS = ("dataset", "method", "setting", "trainer", "metric", "protocol", "experiment")
+GROUPS = ("dataset", "method", "setting", "trainer", "metric", "protocol", "experiment", "launcher")
 
 
 def config_folder() -> Path:

@@ -153,9 +153,9 @@ def status_text(sweep: SweepRecord) -> str:
 
 def life(sweep: SweepRecord) -> str:
     """Who sees to a sweep, and whether that process is alive."""
-    who = f"{sweep.launcher}, process {sweep.pid} on {sweep.host}, since {sweep.began}"
+    who = f"{sweep.launcher}, process {sweep.pid} on {sweep.host}, since {_minute(sweep.began)}"
     if sweep.ended is not None:
-        return f"ended {sweep.ended} ({who}): {sweep.command}"
+        return f"ended {_minute(sweep.ended)} ({who}): {sweep.command}"
     heard = duration(max(0.0, seconds_since(sweep.heartbeat)))
     if is_alive(sweep):
         return f"at work ({who}; last heard of {heard} ago): {sweep.command}"
@@ -181,6 +181,10 @@ def summary(sweep: SweepRecord, folder: Path, results: Path) -> str:
 
 def _at_once(sweep: SweepRecord) -> str:
     return f"{sweep.slots} at once" if sweep.slots else f"as {sweep.launcher} has room"
+
+
+def _minute(time: str) -> str:
+    return f"{time[:16].replace('T', ' ')} UTC"
 
 
 def _took(job: JobRecord) -> str:

@@ -28,8 +28,8 @@ RECORD = TypeAdapter(SweepRecord)
 
 
 def now() -> str:
-    """UTC, to the second."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+    """UTC, to the millisecond."""
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
 
 
 def seconds_since(time: str) -> float:

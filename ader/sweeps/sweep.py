@@ -134,6 +134,6 @@ def holding(folder: Path) -> Iterator[None]:
             yield
     except Busy as error:
         raise UserError(
-            f"the sweep in {folder} is at work already ({error.holder}): ader sweep status {folder.name} shows it; give "
+            f"the sweep in {folder} is at work already ({error.holder}): ader sweep status shows it; give "
             "sweep=NAME for one of its own"
         ) from error

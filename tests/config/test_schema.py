@@ -13,7 +13,7 @@ from ader.config import keys
 from ader.config.compose import changed, compose, compose_as, composition, of
 from ader.config.keys import MACHINE, RECIPE, Key, all_changeable, changeable, find, group
 from ader.config.options import config_folder
-from ader.config.schema import DataConfig, RunConfig, ScoreConfig
+from ader.config.schema import DataConfig, RunConfig, ScoreConfig, SweepConfig
 from ader.config.schema import keys as documented
 from ader.results.identity import recipe, run_name
 from ader.system.errors import UserError
@@ -23,49 +23,49 @@ WORDS = ["dataset=demo", "method=rd"]
 
 @group
 @dataclass(frozen=True)
-class LauncherOptions:
-    """What a sweep of the future may be told."""
+class MachineryOptions:
+    """A group that there may be one day."""
 
-    name: Annotated[str, Key(MACHINE, "the launcher")]
+    name: Annotated[str, Key(MACHINE, "its name")]
     slots: Annotated[int, Key(MACHINE, "runs at a time")]
 
 
 @group
 @dataclass(frozen=True)
-class SweepConfig(RunConfig):
+class WiderConfig(RunConfig):
     """A run's configuration with one group more."""
 
     ROOT: ClassVar[str] = "run"
 
-    launcher: LauncherOptions
+    machinery: MachineryOptions
 
 
 @pytest.fixture
-def with_launcher(tmp_path, monkeypatch):
+def with_machinery(tmp_path, monkeypatch):
     """The configs of this package with a further group in ``run.yaml``."""
     folder = tmp_path / "configs"
     shutil.copytree(config_folder(), folder)
     text = (folder / "run.yaml").read_text()
     (folder / "run.yaml").write_text(
-        text.replace("  - metric: histogram\n", "  - metric: histogram\n  - launcher: local\n")
+        text.replace("  - metric: histogram\n", "  - metric: histogram\n  - machinery: local\n")
     )
-    (folder / "launcher").mkdir()
-    (folder / "launcher" / "local.yaml").write_text("name: local\nslots: 2\n")
+    (folder / "machinery").mkdir()
+    (folder / "machinery" / "local.yaml").write_text("name: local\nslots: 2\n")
     monkeypatch.setattr("ader.config.compose.config_folder", lambda: folder)
 
 
-def test_a_new_group_touches_no_fingerprint(with_launcher):
+def test_a_new_group_touches_no_fingerprint(with_machinery):
     plain = of(RunConfig, _without(composition(RunConfig, WORDS)))
-    for words in ([], ["launcher.slots=4"]):
-        config = compose_as(SweepConfig, [*WORDS, *words])
-        assert config.launcher.slots == (4 if words else 2)
-        assert recipe(config.values, SweepConfig) == recipe(plain.values)
-        assert run_name(config.composition, SweepConfig) == run_name(plain.composition) == "e100-s42"
+    for words in ([], ["machinery.slots=4"]):
+        config = compose_as(WiderConfig, [*WORDS, *words])
+        assert config.machinery.slots == (4 if words else 2)
+        assert recipe(config.values, WiderConfig) == recipe(plain.values)
+        assert run_name(config.composition, WiderConfig) == run_name(plain.composition) == "e100-s42"
 
 
 def _without(composed):
     values, defaults = (
-        {name: value for name, value in plain.items() if name != "launcher"}
+        {name: value for name, value in plain.items() if name != "machinery"}
         for plain in (composed.values, composed.defaults)
     )
     return type(composed)(values, defaults, composed.choices)
@@ -77,14 +77,14 @@ def test_an_unmarked_key_fails_at_import():
         @group
         @dataclass(frozen=True)
         class Bad:
-            name: Annotated[str, Key(MACHINE, "the launcher")]
+            name: Annotated[str, Key(MACHINE, "its name")]
             slots: int
 
 
-@pytest.mark.parametrize("config", [RunConfig, ScoreConfig, DataConfig])
+@pytest.mark.parametrize("config", [RunConfig, ScoreConfig, DataConfig, SweepConfig])
 def test_the_schema_and_the_yaml_agree(config):
     """Every key of the schema has a value in the files, except a group's optional ones; no other key is in them."""
-    words = WORDS if config is RunConfig else ["dataset=demo"]
+    words = {RunConfig: WORDS, SweepConfig: []}.get(config, ["dataset=demo"])
     values = composition(config, words).values
     assert set(values) == set(keys.hints_of(config))
     for name in ("paths", "trainer", "metric"):
@@ -131,7 +131,7 @@ def test_roles(key, role):
 
 
 def test_no_mark_for_what_no_field_takes():
-    assert find(RunConfig, "launcher.slots") is None
+    assert find(RunConfig, "machinery.slots") is None
     assert find(RunConfig, "trainer.nothing") is None
 
 

@@ -18,7 +18,7 @@ from ader.config import plugins
 from ader.config.compose import compose, composition
 from ader.config.keys import REST, hints_of, is_group, words
 from ader.config.options import options, read_option
-from ader.config.schema import DataConfig, RunConfig, ScoreConfig
+from ader.config.schema import DataConfig, RunConfig, ScoreConfig, SweepConfig
 from ader.config.validate import typed, validated
 from ader.data.index import Index
 from ader.data.load import find_reader
@@ -81,15 +81,19 @@ def groups(config: type[Any]) -> Iterator[tuple[str, type[Any]]]:
     yield from ((name, hint) for name, hint in hints_of(config).items() if is_group(hint))
 
 
+#: What must be chosen, where that is not a dataset alone.
+WORDS = {RunConfig: ["dataset=demo", "method=rd"], SweepConfig: []}
+
+
 @pytest.fixture(scope="module")
 def composed() -> Mapping[type[Any], Mapping[str, Any]]:
     return {
-        config: composition(config, ["dataset=demo", *(["method=rd"] if config is RunConfig else [])]).values
-        for config in (RunConfig, ScoreConfig, DataConfig)
+        config: composition(config, WORDS.get(config, ["dataset=demo"])).values
+        for config in (RunConfig, ScoreConfig, DataConfig, SweepConfig)
     }
 
 
-@pytest.mark.parametrize("config", [RunConfig, ScoreConfig, DataConfig])
+@pytest.mark.parametrize("config", [RunConfig, ScoreConfig, DataConfig, SweepConfig])
 def test_every_key_of_the_schema(composed, config):
     for group, cls in groups(config):
         if config is not RunConfig and group:
