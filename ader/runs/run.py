@@ -45,7 +45,7 @@ def run(config: RunConfig) -> Path:
         UserError: bad input; nothing was half written.
         Stopped: a signal came, a loss was not finite, or something unexpected happened (the log has the traceback).
     """
-    with Interrupt().listening() as interrupt:
+    with Interrupt().listening() as interrupt, dist.naming_the_dead():
         plan = make_plan(config)
         with working_on(plan, interrupt, config.force) as session:
             if session.finished:

@@ -128,6 +128,7 @@ def working_on(plan: P, interrupt: Interrupt, force: bool) -> Iterator[Session[P
         dist.barrier()
         console = stack.enter_context(Console(plan.folder / "run.log", quiet=not dist.is_main()))
         stack.enter_context(console.keeping_errors())
+        stack.enter_context(dist.naming_the_dead())
         if dist.is_main() and not locked:
             console.say(f"no locks on the disk of {plan.folder}: take care that no other run works there")
         yield Session(plan=plan, interrupt=interrupt, console=console, earlier=record.read(plan.folder))

@@ -27,6 +27,7 @@ from ader.training.checkpoint import Checkpoint, TrainState
 from ader.training.losses import LossMeter
 from ader.training.optimization import Optimization, check_compile, compiled
 from ader.training.order import BatchOrder, pass_batches, pass_images
+from ader.training.vote import Vote
 
 
 class TrainingData(Protocol):
@@ -203,7 +204,7 @@ class Trainer:
         if resumed and state.step:
             self.file.resume(optimization, resumed)
         losses = LossMeter(f"{type(method).__name__}, stage {stage.name!r}", self.device)
-        saved_at, began = time.monotonic(), state.step
+        saved_at, began, vote = time.monotonic(), state.step, Vote(self.interrupt, state.step)
         method.eval()
         for module in stage.modules:
             module.train()
@@ -223,11 +224,10 @@ class Trainer:
                     losses.add(stage.step(batch, optimization), state.step)
                 state.step += 1
                 state.images[stage.name] = state.images.get(stage.name, 0) + images
-                look = state.step % losses.every == 0 or state.step == total
-                if look:
+                if state.step % losses.every == 0 or state.step == total:
                     self._log(stage, losses.means(), optimization.rates(), state, order)
                 track.advance(losses.text(clock.pace(stage.batch_size, track.done - track.first)))
-                due, over = self._vote(look, time.monotonic() - saved_at >= self.checkpoint_seconds)
+                due, over = vote.cast(state.step, time.monotonic() - saved_at >= self.checkpoint_seconds)
                 if over:
                     break
                 if due:
@@ -292,14 +292,6 @@ class Trainer:
         curves = {**means, **{f"lr_{name}": rate for name, rate in rates.items()}}
         for name, value in {**curves, "epoch": state.step / order.steps_per_epoch}.items():
             self.scalar(f"{stage.name}/{name}", value, state.steps_before + state.step)
-
-    def _vote(self, look: bool, due: bool) -> tuple[bool, bool]:
-        """Whether to write a checkpoint, and whether to stop; all processes must do so at the same step."""
-        stop = self.interrupt.name is not None
-        if dist.world() == 1:
-            return due, stop
-        votes = dist.gather_objects((due, stop)) if look else [(False, False)]
-        return votes[0][0], any(stop for _, stop in votes)
 
 
 def _check_division(stage: TrainStage, order: BatchOrder) -> int:
