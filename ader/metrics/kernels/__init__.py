@@ -16,7 +16,6 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
-
 #: A region's weight of a pixel is added up in two parts, whose sums float64 holds exactly up to 2^27 regions, and 2^27
 #: defective pixels, in a bin: order and partition of the data change nothing, and a pixel loses at most half of `REST`.
 WEIGHT = 2.0**-26
