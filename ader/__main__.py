@@ -98,13 +98,16 @@ def _quit(number: int, frame: FrameType | None) -> None:
 def _fail(status: int, message: str, kind: str, trace: str = "") -> int:
     """Says why on stderr: once, also when torchrun started several processes; and to the sweep that asked for it."""
     tell_why(kind, message)
+    speaking = True
     if processes() > 1:
         from ader.system import dist
 
-        dist.tell_launcher(message)
-        if not dist.speaks():
-            return status
-    print(clean(f"{trace}ader: {message}"), file=sys.stderr, flush=True)
+        speaking = dist.last_word(message)
+    if speaking:
+        print(clean(f"{trace}ader: {message}"), file=sys.stderr, flush=True)
+    if processes() > 1:  # the others wait for the end, which takes seconds if everything is tidied up
+        sys.stdout.flush()
+        os._exit(status)
     return status
 
 

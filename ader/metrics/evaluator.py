@@ -36,7 +36,7 @@ from ader.metrics.results import (
 )
 from ader.system.errors import UserError
 
-STATE_VERSION = 3
+STATE_VERSION = 4
 MEAN = "mean"
 _TALLIES = ("regions", "vanished", "pixel_images", "normal_pixels", "defective_pixels", "mapped")
 
@@ -66,8 +66,9 @@ class PixelState(Protocol):
 class Evaluator:
     """All metrics of a set of categories, from batches in any order, partition and number of processes.
 
-    Integer counts make the answers independent of the order; sums of region weights are floating-point, so
-    AUPRO may differ by rounding (about 1e-15).
+    Counts are integers, and sums of region weights are kept so that nothing is rounded, so the answers do not depend
+    on the order or the partition, to the last bit. (Kinds that keep every score add weights in the order of arrival:
+    their AUPRO may then differ by rounding, about 1e-15.)
 
     Args:
         categories: names, in the order of the table's rows; ``"mean"`` and ``"chance"`` are taken.

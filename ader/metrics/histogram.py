@@ -22,7 +22,7 @@ from ader.metrics.kernels import Kernels, Scan, Tables, kernels
 from ader.metrics.keys import INFINITY, SIGN, bits_float, float_bits, key_float
 from ader.metrics.layout import Int, Layout
 
-BINS = 1 << 19  # per row; 16 bytes each
+BINS = 1 << 19  # per row; 24 bytes each
 SPARE = 1 << 17  # places made at a time, at least
 MOST_LATE = 1 << 16  # scores without a place that wait for others, so that room is made for many at once
 SAMPLE = 1 << 14  # pixels of an image that are looked at before a row is counted for the first time
@@ -42,6 +42,7 @@ class Content:
     normal_K: Int
     defective_K: Int
     weight_K: npt.NDArray[np.float64]
+    rest_K: npt.NDArray[np.float64]
     low_R: Int
     high_R: Int
     bits_R: Int
@@ -70,7 +71,7 @@ class HistogramState:
         self._layout = Layout(rows, bins)
         # As in `Tables`. On the CPU there is room for all budgets at once: memory is only spent on what is touched.
         room = rows * bins if self.device.type == "cpu" else 1
-        kinds = (np.int32, np.int32, np.float64)
+        kinds = (np.int32, np.int32, np.float64, np.float64)
         self._counts: tuple[Tensor, ...] = tuple(
             torch.from_numpy(np.zeros(room, kind)).to(self.device) for kind in kinds
         )
@@ -158,7 +159,7 @@ class HistogramState:
             missing = max(missing, SPARE, len(arrays[0]) // 4)  # some more, so that copying stays rare
             for i in range(len(arrays)):
                 arrays[i] = torch.nn.functional.pad(arrays[i], (0, missing))
-            self._counts, self._carry = tuple(arrays[:3]), tuple(arrays[3:])
+            self._counts, self._carry = tuple(arrays[:4]), tuple(arrays[4:])
         for array in arrays if len(move.source_K) else ():
             self._kernels.move(array, *(torch.from_numpy(each).to(self.device) for each in move))
 
@@ -212,8 +213,9 @@ class HistogramState:
         else:
             zeros = torch.zeros_like(self._counts[1], dtype=torch.int64)
             self._carry = self._carry or (zeros, zeros.clone())
-            arrays = (*self._carry, self._counts[2])
-        for array, each in zip(arrays, (content.normal_K, content.defective_K, content.weight_K), strict=True):
+            arrays = (*self._carry, *self._counts[2:])
+        counts = (content.normal_K, content.defective_K, content.weight_K, content.rest_K)
+        for array, each in zip(arrays, counts, strict=True):
             self._kernels.add(array, place, torch.from_numpy(each).to(self.device, array.dtype))
 
     def content(self, rows: Sequence[int] | None = None) -> Content:
@@ -224,8 +226,8 @@ class HistogramState:
         place = torch.from_numpy(place_K).to(self.device)
         normal, defective = self._wide(place)
         at = np.flatnonzero(normal + defective)
-        weight = self._kernels.take(self._counts[2], place).cpu().numpy()
-        bins = (row_K[at], bits_K[at], shift_K[at], normal[at], defective[at], weight[at])
+        weight, rest = (self._kernels.take(each, place).cpu().numpy() for each in self._counts[2:])
+        bins = (row_K[at], bits_K[at], shift_K[at], normal[at], defective[at], weight[at], rest[at])
         return Content(*bins, self._low_R.copy(), self._high_R.copy(), self._bits_R.copy(), self._layout.caps())
 
     def bins(self, rows: Sequence[int]) -> Bins:
@@ -248,7 +250,7 @@ class HistogramState:
         # Without the sign, bits grow away from 0: positive scores from the end, then negative ones from the start.
         positive = int(np.searchsorted(bits_K, SIGN))
         low_K, high_K = _falling(first_K, last_K, positive), _falling(last_K, first_K, positive)
-        counts = (content.normal_K, content.defective_K, content.weight_K)
+        counts = (content.normal_K, content.defective_K, content.weight_K + content.rest_K)
         normal_K, defective_K, weight_K = (_falling(each, each, positive).astype(np.float64) for each in counts)
         columns = [normal_K, defective_K, weight_K, low_K, high_K]
         if 0 < positive < len(bits_K) and bits_K[0] == 0 and bits_K[positive] == SIGN:
@@ -257,7 +259,7 @@ class HistogramState:
         if len(low_K):
             smallest, largest = key_float(np.array([content.low_R[row], content.high_R[row]]))
             low_K, high_K = np.maximum(low_K, smallest), np.minimum(high_K, largest)
-        # Every addition of a weight or a bin may lose half an ulp of a fraction.
+        # Every weight, and every addition of a bin, may lose half an ulp of a fraction.
         rounding = 1e-11 + float(np.finfo(np.float64).eps) * float(defective_K.sum() + normal_K.sum())
         return Bins(defective_K, normal_K, weight_K, low_K, high_K, rounding)
 

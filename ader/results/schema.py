@@ -93,7 +93,7 @@ class TrainingCost:
     """Peak: allocated on the CUDA device, or the resident set of the process on a CPU."""
 
     processes: int
-    """Processes that trained together."""
+    """Processes that trained together; where a training went on with another number, the last."""
 
     cached: bool
     """Whether decoded images came from the cache."""

@@ -46,7 +46,7 @@ def evaluate(trained: Trained, config: RunConfig) -> Path:
         UserError: bad input; nothing was half written.
         Stopped: as for ``ader.runs.run.run``.
     """
-    with Interrupt().listening() as interrupt, interrupt.during("before predicting"):
+    with Interrupt().listening() as interrupt, dist.naming_the_dead(), interrupt.during("before predicting"):
         plan = make_plan(config, trained=True)
         dist.on_main(lambda: check_run(trained, plan))
         with working_on(plan, interrupt, config.force and not trained.is_at(plan.folder)) as session:

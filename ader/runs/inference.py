@@ -27,6 +27,7 @@ from ader.system.interrupt import Stopped
 from ader.system.memory import peak_memory, reset_peak
 from ader.system.precision import autocast
 from ader.training.loader import Loader
+from ader.training.order import test_batches
 
 
 @torch.no_grad()
@@ -45,7 +46,7 @@ def predict(
     scores: dict[str, float] = {}
     sizes, places = session.sizes, saved_names(plan.index)
     method.eval()
-    with session.console.track("predict", -(-images // (batch_size * dist.world())), "batches") as track:
+    with session.console.track("predict", len(test_batches(images, batch_size)), "batches") as track:
         for samples, image_BCHW, masks, inputs in loader.test(batch_size, sizes):
             began = time.perf_counter()
             with autocast(plan.device, options.precision):

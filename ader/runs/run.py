@@ -27,7 +27,7 @@ from ader.system.files import check_regular, sha256, write_atomic
 from ader.system.interrupt import Interrupt
 from ader.system.memory import peak_memory, reset_peak
 from ader.system.randomness import derive_seed, seed_all
-from ader.training.checkpoint import same_processes
+from ader.training.checkpoint import UNKNOWN, check_processes
 from ader.training.loader import Loader, hold_out
 from ader.training.tensorboard import TensorBoardWriter
 from ader.training.trainer import Trainer
@@ -45,7 +45,7 @@ def run(config: RunConfig) -> Path:
         UserError: bad input; nothing was half written.
         Stopped: a signal came, a loss was not finite, or something unexpected happened (the log has the traceback).
     """
-    with Interrupt().listening() as interrupt:
+    with Interrupt().listening() as interrupt, dist.naming_the_dead():
         plan = make_plan(config)
         with working_on(plan, interrupt, config.force) as session:
             if session.finished:
@@ -60,13 +60,13 @@ def run(config: RunConfig) -> Path:
                     with interrupt.during(f"before training {model.name!r}"):
                         method, loader = build(model, session)
                         network = describe(session, model, method)
-                    training, checkpoint = fit(method, loader, model, session)
+                    training, checkpoint, depends = fit(method, loader, model, session)
                     evaluator, prediction, scores = test(method, loader, session)
                     record = ModelRecord(
                         network=network, checkpoint=checkpoint, training=training, prediction=prediction
                     )
                     session.add_model(model.name, record, evaluator, scores)
-                    keep(model, session, evaluator, scores)
+                    keep(model, session, evaluator, scores, depends)
                 write_result(session)
             show(plan.folder, session.console)
     dist.stop()
@@ -138,8 +138,14 @@ def build(model: PlannedModel, session: RunSession) -> tuple[Method, Loader]:
     return method, loader
 
 
-def fit(method: Method, loader: Loader, model: PlannedModel, session: RunSession) -> tuple[TrainingCost, Checkpoint]:
-    """Trains one model, or what its checkpoint leaves to do; what that cost, and where its weights are."""
+def fit(
+    method: Method, loader: Loader, model: PlannedModel, session: RunSession
+) -> tuple[TrainingCost, Checkpoint, str]:
+    """Trains one model, or what its checkpoint leaves to do.
+
+    Returns:
+        What that cost, where its weights are, and why the number of processes mattered, if it did.
+    """
     plan, options = session.plan, session.plan.config.trainer
     file, curves = model.folder / "checkpoint.pt", TensorBoardWriter(model.folder / "tb", session.console.say)
     trainer = Trainer(
@@ -163,14 +169,17 @@ def fit(method: Method, loader: Loader, model: PlannedModel, session: RunSession
         state = trainer.fit(method, loader)
     finally:
         curves.close()
+    processes = state.processes or dist.world()
+    if len(plan.models) > 1:  # all must be trained alike
+        check_processes(processes, state.depends, file)
     cost = TrainingCost(
         stages={name: StageCost.of(seconds, state.images[name]) for name, seconds in state.seconds.items()},
         memory_bytes=peak_memory(plan.device),
-        processes=state.processes or dist.world(),
+        processes=processes,
         cached=session.cached is not None,
     )
     checksum = sha256(file) if dist.is_main() else ""  # only that process has the file, and writes the record
-    return cost, Checkpoint(file=os.path.relpath(file, plan.folder), sha256=checksum)
+    return cost, Checkpoint(file=os.path.relpath(file, plan.folder), sha256=checksum), state.depends
 
 
 def test(method: Method, loader: Loader, session: RunSession) -> tuple[Evaluator, PredictionCost, dict[str, float]]:
@@ -197,12 +206,13 @@ def recall(model: PlannedModel, session: RunSession) -> bool:
             return False
         evaluator = Evaluator.from_state_dict(saved["evaluator"], device=session.plan.device)
         before, scores = MODEL.validate_python(saved["model"]), saved["scores"]
+        depends = saved.get("depends", UNKNOWN)
         if scores.keys() != {sample.image for sample in model.split.index.split(TEST)}:
             raise ValueError("it is of other images")
     except Exception as error:  # a damaged file raises anything
         session.console.say(f"{model.name}: {file} cannot be used ({type(error).__name__}): tested again")
         return False
-    same_processes(before.training.processes, file)
+    check_processes(before.training.processes, depends, file)
     session.add_model(model.name, before, evaluator, scores)
     session.console.say(f"{model.name}: done before")
     return True
@@ -213,7 +223,9 @@ def owner_of(model: PlannedModel, plan: RunPlan) -> str:
     return f"{digest(plan.id.fingerprint)}/{model.name}"
 
 
-def keep(model: PlannedModel, session: RunSession, evaluator: Evaluator, scores: dict[str, float]) -> None:
+def keep(
+    model: PlannedModel, session: RunSession, evaluator: Evaluator, scores: dict[str, float], depends: str
+) -> None:
     """Keeps what ``recall`` reads; a run of one model has nothing to come back to."""
     if len(session.plan.models) > 1 and dist.is_main():
         state = {
@@ -223,5 +235,6 @@ def keep(model: PlannedModel, session: RunSession, evaluator: Evaluator, scores:
             "model": plain(session.models[model.name]),
             "scores": scores,
             "outputs": vars(session.outputs),
+            "depends": depends,
         }
         write_atomic(model.folder / "evaluation.pt", lambda file: torch.save(state, file))

@@ -130,6 +130,7 @@ def working_on(plan: P, interrupt: Interrupt, force: bool) -> Iterator[Session[P
         dist.barrier()
         console = stack.enter_context(Console(plan.folder / "run.log", quiet=not dist.is_main()))
         stack.enter_context(console.keeping_errors())
+        stack.enter_context(dist.naming_the_dead())
         if dist.is_main():
             for note in hold.notes:
                 console.say(note)

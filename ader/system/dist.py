@@ -17,27 +17,41 @@ from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
 from ader.system.errors import UserError
+from ader.system.interrupt import Stopped
 from ader.system.launch import processes
 from ader.system.parallel import die_with
+from ader.system.peers import Peers
+
+#: Seconds after an error within which it is known whether a process died: the system closes connections at once.
+NOTICED = 0.5
 
 _store: Any = None  # the key-value store through which the processes met
+_peers: Peers | None = None
 
 
 def start(device: torch.device) -> None:
-    """Joins the process group that torchrun announces; nothing to do in a single process."""
-    global _store
+    """Joins the process group that torchrun announces; nothing to do in a single process.
+
+    Raises:
+        Stopped: some processes did not come.
+    """
+    global _store, _peers
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if launched() and not td.is_initialized():
         if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun, killed, would leave its processes to themselves
             die_with(os.getppid())
         _store, number, count = next(rendezvous("env://"))
+        _peers = Peers(number, count, _give_up)
+        _peers.meet(_store, os.environ["MASTER_ADDR"])  # torch would wait where no signal is answered
         backend = "nccl" if device.type == "cuda" else "gloo"
         td.init_process_group(backend, store=_store, rank=number, world_size=count, timeout=timedelta(hours=2))
 
 
 def stop() -> None:
     """Leaves the process group, at the end of a run that went well."""
+    if _peers is not None:
+        _peers.leave()
     if td.is_initialized():
         td.destroy_process_group()
 
@@ -47,24 +61,71 @@ def launched() -> bool:
     return processes() > 1
 
 
-def speaks() -> bool:
-    """Whether this process is the one that tells the user why the run failed: the first one that fails."""
+def last_word(message: str) -> bool:
+    """Whether this process is the one that tells the user why the run failed, with which it ends. torchrun is told, the
+    words of which are the last, and the other processes learn that this one ends by itself."""
     if not launched():
         return True
+    speaking = _speaks()
+    _tell_launcher(message if speaking or _store is None else None)
+    if _peers is not None:
+        _peers.leave()
+    return speaking
+
+
+def _speaks() -> bool:
+    """The first one that fails speaks, or where one died the first that lives."""
     if _store is None:  # not joined yet: all processes fail alike
         return os.environ.get("RANK", "0") == "0"
     try:
+        if _peers is not None and (_peers.dead or _peers.missing):
+            return _peers.speaks()
         return bool(_store.add("ader/failed", 1) == 1)
     except RuntimeError:  # the store went with another process
         return False
 
 
-def tell_launcher(message: str) -> None:
-    """Has torchrun, whose words are the last, give the reason. Its exit status is 1 whatever ours was."""
+def _tell_launcher(message: str | None) -> None:
+    """Has torchrun report the reason, or None where another process gives it: it names the earliest as the cause."""
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if file:
-        told = {"message": message, "extraInfo": {"timestamp": str(int(time.time()))}}
+        when = int(time.time()) + (message is None)
+        told = {"message": message or "ended with the others", "extraInfo": {"timestamp": str(when)}}
         Path(file).write_text(json.dumps({"message": told}), encoding="utf-8")
+
+
+@contextmanager
+def naming_the_dead() -> Iterator[None]:
+    """Says which process died, in place of what its death did to this one: an error of the next exchange, or torchrun's
+    SIGTERM.
+
+    Raises:
+        Stopped: a process died.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # ``Stopped`` is one
+        if _peers is None:
+            raise
+        if _peers.lost(NOTICED):
+            raise Stopped(_epitaph(_peers)) from error
+        if _peers.missing and isinstance(error, Stopped):
+            late = _peers.named(_peers.missing)
+            raise Stopped(f"{error}; {late} had not started: dead, unless the run was stopped") from error
+        raise
+
+
+def _epitaph(peers: Peers) -> str:
+    return f"{peers.named(peers.dead)} died (killed, or ended by a library): run the same command again to resume"
+
+
+def _give_up() -> None:
+    """Ends this process, which another one's death has not ended yet. Files appear whole or not at all."""
+    if _peers is not None and _peers.speaks():
+        message = _epitaph(_peers)
+        _tell_launcher(message)
+        os.write(2, f"ader: {message}\n".encode())
+    os._exit(1)
 
 
 def rank() -> int:

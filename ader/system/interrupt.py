@@ -5,13 +5,21 @@ from __future__ import annotations
 import os
 import signal
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import ClassVar
 
-#: Also the terminal's end, SIGHUP: who wants a run to go on without it starts it with ``nohup``, which ignores it.
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+from ader.system.launch import processes
+
+#: Also the terminal's end, SIGHUP: who wants a run to go on without it starts it with ``nohup``, which ignores it. Job
+#: schedulers announce the end of a job's time with SIGUSR1 or SIGUSR2.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+#: Seconds for which a signal is the first one again: who signals all processes of a job reaches torchrun, too, which
+#: passes it on.
+ECHO = 2.0
 
 
 class Stopped(RuntimeError):
@@ -37,10 +45,11 @@ class OutOfMemory(Stopped):
 
 
 class Interrupt:
-    """Takes SIGTERM, SIGINT and SIGHUP.
+    """Takes the signals that ask a program to end.
 
     A signal raises ``Stopped`` where it arrives, except inside ``patiently``, where it is only noted and the code
-    asks (``name``, ``check``) when it suits. A second signal raises KeyboardInterrupt in any case.
+    asks (``name``, ``check``) when it suits. A second signal raises KeyboardInterrupt in any case; of one of several
+    processes only ``ECHO`` seconds after the first.
 
     Args:
         advice: what to do then, for the message.
@@ -55,6 +64,7 @@ class Interrupt:
         self.activity = "before training"
         self.advice = advice
         self._prompt = True
+        self._since = 0.0
 
     @contextmanager
     def listening(self) -> Iterator[Interrupt]:
@@ -63,6 +73,10 @@ class Interrupt:
         before = {number: signal.signal(number, self._take) for number in heard}
         try:
             yield self
+        except BaseException:
+            if processes() > 1:  # torchrun ends all where one has failed: the reason must still be said
+                before[signal.SIGTERM] = signal.SIG_IGN
+            raise
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -102,12 +116,18 @@ class Interrupt:
 
     def stop(self) -> None:
         """Ends the run."""
-        raise Halted(f"stopped by {self.name or 'another process'} {self.activity}: {self.advice}")
+        raise Halted(f"stopped by {self.name} {self.activity}: {self.advice}")
+
+    def note(self, name: str) -> None:
+        """Takes a signal as come, here or to another process."""
+        self.name, self._since = name, time.monotonic()
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         if self.name is not None:
+            if processes() > 1 and time.monotonic() - self._since < ECHO:
+                return
             raise KeyboardInterrupt
-        self.name = signal.Signals(number).name
+        self.note(signal.Signals(number).name)
         if number == signal.SIGHUP:
             _leave_terminal()
         if self._prompt:

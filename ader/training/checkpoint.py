@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from ader.methods._base import Method
+from ader.methods._base import Method, Stage, TrainStage
 from ader.system import dist
 from ader.system.errors import UserError
 from ader.system.files import check_regular, write_atomic
@@ -26,7 +29,9 @@ class TrainState:
         steps_before: of all earlier training stages; with ``step`` the horizontal axis of the training curves.
         finished: nothing is left to do.
         seconds, images: per stage; images over all processes.
-        processes: that trained; 0 where an earlier version did not say.
+        processes: that trained, those of the last session; 0 where an earlier version did not say.
+        depends: why another number of processes would have changed more than the order of sums in what was trained so
+            far, finished stages included; empty where it would not.
     """
 
     stage: int = 0
@@ -36,26 +41,74 @@ class TrainState:
     seconds: dict[str, float] = field(default_factory=dict)
     images: dict[str, int] = field(default_factory=dict)
     processes: int = 0
+    depends: str = ""
 
 
-def same_processes(before: int, file: Path) -> None:
-    """Going on with another number of processes would give what neither number gives.
+UNKNOWN = "an earlier version of ader did not note whether that matters"
 
-    They differ in the order of sums, and in the images over which each batch norm takes its statistics.
+
+def check_processes(before: int, depends: str, file: Path) -> None:
+    """Another number of processes may go on with a training only where that changes nothing but the order of sums: else
+    it would end with what neither number gives.
 
     Args:
         before: how many made the file.
+        depends: as in ``TrainState``.
         file: for the message.
 
     Raises:
-        UserError: this run has another number.
+        UserError: this run has another number, and that matters.
     """
-    if before != dist.world():
+    if depends and before != dist.world():
         start = f"torchrun --nproc-per-node={before} -m ader ..." if before > 1 else "ader ... without torchrun"
         raise UserError(
             f"{file} was written by a run of {before} process{'es' * (before > 1)} and cannot be resumed by "
-            f"{dist.world()}: start it again with {start}, or give force=true to train again"
+            f"{dist.world()}, since the result would be that of neither ({depends}): start it again with {start}, or "
+            "give force=true to train again"
         )
+
+
+def own_statistics(stage: TrainStage) -> bool:
+    """Whether batch norms train, each process's on the statistics of its own images."""
+    return any(isinstance(part, _BatchNorm) and part.training for module in stage.modules for part in module.modules())
+
+
+def dependence(stage: Stage, began: Mapping[str, Any], device: torch.device) -> str:
+    """Why a stage that is under way, or just over, depends on the number of processes, as in ``TrainState``. Every
+    process must call it.
+
+    Args:
+        stage: its batch norms are as in training.
+        began: the random states at its beginning.
+        device: of the random streams.
+    """
+    modules = stage.modules if isinstance(stage, TrainStage) else ()
+    drew = not _equal(began, random_states(device))
+    buffers = [buffer for module in modules for buffer in module.buffers()] if dist.world() > 1 else []
+    shares = dist.gather_objects((drew, _digest(buffers)))
+    if isinstance(stage, TrainStage) and own_statistics(stage):
+        return f"in stage {stage.name!r} each process has batch norms of its own images"
+    if any(drew for drew, _ in shares):
+        return f"in stage {stage.name!r} each process draws its own random numbers"
+    if any(digest != shares[0][1] for _, digest in shares):
+        return f"in stage {stage.name!r} each process keeps its own state"
+    return ""
+
+
+def _digest(tensors: Iterable[Tensor]) -> bytes:
+    content = hashlib.sha256()
+    for tensor in tensors:
+        content.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return content.digest()
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two random states are the same."""
+    if isinstance(one, Mapping):
+        return all(_equal(one[key], other[key]) for key in one)
+    if isinstance(one, tuple):
+        return all(_equal(*pair) for pair in zip(one, other, strict=True))
+    return torch.equal(one, other) if isinstance(one, Tensor) else bool(one == other)
 
 
 class Checkpoint:
@@ -75,13 +128,15 @@ class Checkpoint:
         """What the file holds, on the CPU; None where there is none. Nothing in it is executed.
 
         Raises:
-            UserError: it is damaged, of another version, or of an unfinished training by another number of processes.
+            UserError: it is damaged, of another version, or of an unfinished training that this number of processes
+                must not go on with.
         """
         if self.path is None or not self.path.exists():
             return None
         check_regular(self.path)
         try:
             saved: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+            saved["progress"].setdefault("depends", UNKNOWN)
             state = TrainState(**saved["progress"])
         except Exception as error:  # a damaged file raises anything
             raise UserError(
@@ -90,7 +145,7 @@ class Checkpoint:
         if self.owner is not None and saved.get("owner", self.owner) != self.owner:
             raise UserError(f"{self.path} is of another run or model: put the right file there, or delete it")
         if not state.finished:
-            same_processes(len(saved["local"]), self.path)
+            check_processes(len(saved["local"]), state.depends, self.path)
         return saved
 
     def put_back(self, method: Method, saved: Mapping[str, Any]) -> None:
@@ -138,6 +193,8 @@ class Checkpoint:
     def resume(self, optimization: Optimization, saved: Mapping[str, Any]) -> None:
         """Puts back what a stage under way needs besides the method's weights."""
         optimization.load_state_dict(saved["optimization"])
+        if len(saved["local"]) != dist.world():
+            return  # nothing was drawn, and all that a process had of its own was the same in all
         local = saved["local"][dist.rank()]
         for module, values in zip(optimization.stage.modules, local["buffers"], strict=False):
             for buffer, value in zip(module.buffers(), values, strict=True):

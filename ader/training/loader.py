@@ -20,10 +20,9 @@ from ader.data.masks import MaskRule
 from ader.data.sizes import Sizes
 from ader.data.sources import Source
 from ader.methods._base import Augment, Batch, Stage, Tags, TrainStage, supervision_of
-from ader.system import dist
 from ader.system.errors import UserError, some
 from ader.system.randomness import derive_seed
-from ader.training.order import BatchOrder, BatchSampler, shard
+from ader.training.order import BatchOrder, BatchSampler, test_batches
 from ader.training.workers import in_workers
 
 Keys = list[tuple[int, int]]  # epoch and position
@@ -202,10 +201,15 @@ class Loader:
             )
 
     def test(self, batch_size: int, sizes: Sizes) -> Iterator[TestBatch]:
-        """This process's test images, each once; masks at the sizes that ``sizes`` says."""
+        """This process's test images; masks at the sizes that ``sizes`` says.
+
+        Batches are those of a single process, so that the same weights give the same bits on any number of processes.
+        """
         samples = self.index.split(TEST).samples
-        positions = shard(len(samples), dist.rank(), dist.world())
-        batches = [[(0, p) for p in positions[i : i + batch_size]] for i in range(0, len(positions), batch_size)]
+        batches = [
+            [(0, position) for position in range(len(samples))[number * batch_size :][:batch_size]]
+            for number in test_batches(len(samples), batch_size)
+        ]
         truth = "pixel" if self.index.has_masks else "normal"
         images = _Images(self.index, samples, self.size, truth, self.seed, None, sizes, self.cached, self.inputs)
         for item in self._iterate(images, batches):

@@ -115,6 +115,11 @@ def pass_batches(order: BatchOrder, steps: int) -> int:
     return math.ceil(images / math.ceil(order.batch_size / dist.world()))
 
 
+def test_batches(images: int, batch_size: int) -> range:
+    """The numbers of the test batches that this process takes: whole ones, contiguous; there may be none."""
+    return shard(math.ceil(images / batch_size), dist.rank(), dist.world())
+
+
 class BatchSampler:
     """Batches of (epoch, position) for steps ``start`` to ``stop``; this process's share of each.
 

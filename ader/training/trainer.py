@@ -22,11 +22,12 @@ from ader.system.device import synchronize
 from ader.system.errors import UserError
 from ader.system.interrupt import Interrupt, Stopped
 from ader.system.precision import Precision, autocast, set_precision
-from ader.system.randomness import derive_seed, seed_all
-from ader.training.checkpoint import Checkpoint, TrainState
+from ader.system.randomness import derive_seed, random_states, seed_all
+from ader.training.checkpoint import Checkpoint, TrainState, dependence
 from ader.training.losses import LossMeter
 from ader.training.optimization import Optimization, check_compile, compiled
 from ader.training.order import BatchOrder, pass_batches, pass_images
+from ader.training.vote import Vote
 
 
 class TrainingData(Protocol):
@@ -166,6 +167,7 @@ class Trainer:
     @torch.no_grad()
     def _fit(self, method: Method, data: TrainingData, stage: FitPass, state: TrainState, clock: StageClock) -> None:
         seed_all(derive_seed(self.seed, stage.name))  # the same in all processes: they must fit the same bank
+        began = random_states(self.device)
         method.eval()
         order = data.order(stage)
         total = order.steps_per_epoch if stage.batches is None else min(stage.batches, order.steps_per_epoch)
@@ -177,6 +179,7 @@ class Trainer:
                         stage.update(batch)
                     track.advance(clock.pace(stage.batch_size, track.done + 1))
                     self.interrupt.check()
+            state.depends = state.depends or dependence(stage, began, self.device)
             self.console.say(f"{stage.name}: finishing")
             stage.finish()
 
@@ -190,6 +193,7 @@ class Trainer:
         resumed: dict[str, Any] | None,
     ) -> None:
         seed_all(derive_seed(self.seed, stage.name, dist.rank()))
+        streams = random_states(self.device)
         order = data.order(stage)
         total = stage.steps if stage.steps is not None else (stage.epochs or 0) * order.steps_per_epoch
         total = total if self.max_steps is None else min(total, self.max_steps)
@@ -203,7 +207,7 @@ class Trainer:
         if resumed and state.step:
             self.file.resume(optimization, resumed)
         losses = LossMeter(f"{type(method).__name__}, stage {stage.name!r}", self.device)
-        saved_at, began = time.monotonic(), state.step
+        saved_at, began, vote = time.monotonic(), state.step, Vote(self.interrupt, state.step)
         method.eval()
         for module in stage.modules:
             module.train()
@@ -211,7 +215,7 @@ class Trainer:
             self.console.track(stage.name, total, "steps", done=state.step) as track,
             compiled(stage.modules) if self.compile else nullcontext(),
         ):
-            keep = partial(self._keep, method, state, optimization, losses, clock)
+            keep = partial(self._keep, method, state, optimization, losses, clock, streams)
             over, batches = False, self._laid_out(data.train(stage, state.step, total))
             for batch in self._arriving(batches, keep):
                 images = order.count(state.step)
@@ -223,11 +227,10 @@ class Trainer:
                     losses.add(stage.step(batch, optimization), state.step)
                 state.step += 1
                 state.images[stage.name] = state.images.get(stage.name, 0) + images
-                look = state.step % losses.every == 0 or state.step == total
-                if look:
+                if state.step % losses.every == 0 or state.step == total:
                     self._log(stage, losses.means(), optimization.rates(), state, order)
                 track.advance(losses.text(clock.pace(stage.batch_size, track.done - track.first)))
-                due, over = self._vote(look, time.monotonic() - saved_at >= self.checkpoint_seconds)
+                due, over = vote.cast(state.step, time.monotonic() - saved_at >= self.checkpoint_seconds)
                 if over:
                     break
                 if due:
@@ -238,6 +241,7 @@ class Trainer:
                 where = f"at step {state.step} of {total} in stage {stage.name!r}"
                 with self.interrupt.during(where + ", checkpoint written" * bool(self.checkpoint)):
                     self.interrupt.stop()
+        state.depends = state.depends or dependence(stage, streams, self.device)
         optimization.finish()
         dist.average_buffers(stage.modules)
         method.eval()
@@ -266,11 +270,18 @@ class Trainer:
             yield batch
 
     def _keep(
-        self, method: Method, state: TrainState, optimization: Optimization, losses: LossMeter, clock: StageClock
+        self,
+        method: Method,
+        state: TrainState,
+        optimization: Optimization,
+        losses: LossMeter,
+        clock: StageClock,
+        streams: Mapping[str, Any],
     ) -> None:
         """Writes a checkpoint in the midst of a stage."""
         losses.means()  # nothing that is not finite goes into a checkpoint
         clock.stop()
+        state.depends = state.depends or dependence(optimization.stage, streams, self.device)
         self.file.save(method, state, optimization)
 
     def _laid_out(self, batches: Iterator[Batch]) -> Iterator[Batch]:
@@ -292,14 +303,6 @@ class Trainer:
         curves = {**means, **{f"lr_{name}": rate for name, rate in rates.items()}}
         for name, value in {**curves, "epoch": state.step / order.steps_per_epoch}.items():
             self.scalar(f"{stage.name}/{name}", value, state.steps_before + state.step)
-
-    def _vote(self, look: bool, due: bool) -> tuple[bool, bool]:
-        """Whether to write a checkpoint, and whether to stop; all processes must do so at the same step."""
-        stop = self.interrupt.name is not None
-        if dist.world() == 1:
-            return due, stop
-        votes = dist.gather_objects((due, stop)) if look else [(False, False)]
-        return votes[0][0], any(stop for _, stop in votes)
 
 
 def _check_division(stage: TrainStage, order: BatchOrder) -> int:

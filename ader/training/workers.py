@@ -27,7 +27,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 from ader.system.errors import UserError
-from ader.system.interrupt import Stopped
+from ader.system.interrupt import SIGNALS, Stopped
 from ader.system.parallel import die_with
 
 AHEAD = 2  # items per worker that wait to be worked on, or to be taken
@@ -83,7 +83,7 @@ class _Worker:
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(function, theirs, os.getpid()), daemon=True)
         # none may arrive before the worker is shielded from them
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP, signal.SIGTERM})
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, set(SIGNALS))
         try:
             self.process.start()
         finally:
@@ -184,9 +184,10 @@ def _shield(parent: int) -> None:
     A terminal or a job scheduler signals all processes of a run; only SIGTERM from the parent, or the parent's death,
     ends a worker.
     """
-    for number in (signal.SIGINT, signal.SIGHUP):
+    others = set(SIGNALS) - {signal.SIGTERM}
+    for number in others:
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGHUP})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, others)
     die_with(parent)
     if sys.platform == "darwin":  # without sigwaitinfo
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})

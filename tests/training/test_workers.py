@@ -95,7 +95,7 @@ def test_a_result_that_cannot_be_sent_is_an_error():
             lambda: os.kill(os.getpid(), signal.SIGKILL),
             "was killed by SIGKILL, as the system does where memory runs out",
         ),
-        (lambda: os.kill(os.getpid(), signal.SIGUSR1), "was killed by SIGUSR1: run"),
+        (lambda: os.kill(os.getpid(), signal.SIGXCPU), "was killed by SIGXCPU: run"),
         (lambda: os._exit(3), "ended with status 3: run the same command again"),
     ],
 )

@@ -16,6 +16,11 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
+#: A region's weight of a pixel is added up in two parts, whose sums float64 holds exactly up to 2^27 regions, and 2^27
+#: defective pixels, in a bin: order and partition of the data change nothing, and a pixel loses at most half of `REST`.
+WEIGHT = 2.0**-26
+REST = 2.0**-52
+
 
 class Scan(NamedTuple):
     """What must be known of each image before it is counted; tensors on the CPU.
@@ -37,7 +42,8 @@ class Tables(NamedTuple):
     node_DC: Tensor  # int32, `Layout.node_NC`
     normal_S: Tensor  # int32, as all counts modulo 2^32
     defective_S: Tensor  # int32
-    weight_S: Tensor  # float64
+    weight_S: Tensor  # float64, multiples of `WEIGHT`
+    rest_S: Tensor  # float64, what is missing there: multiples of `REST`
 
 
 class Kernels(Protocol):

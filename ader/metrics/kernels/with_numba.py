@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ader.metrics.kernels import Scan, Tables
+from ader.metrics.kernels import REST, WEIGHT, Scan, Tables
 from ader.metrics.keys import CHUNK_BITS, CHUNKS, PAGE_BITS, PAGES
 from ader.metrics.layout import ABSENT, PAGE_SHIFT_BITS, PAGE_SHIFT_MASK, SHIFT_BITS, SHIFT_MASK
 
@@ -83,6 +83,7 @@ def _mark(
     normal_S: Array,
     defective_S: Array,
     weight_S: Array,
+    rest_S: Array,
     late: Array,
 ) -> int:
     found = 0
@@ -103,7 +104,9 @@ def _mark(
             place = (entry >> SHIFT_BITS) + ((bits & np.int64(IN_CHUNK)) >> (entry & SHIFT_MASK))
         normal_S[place] -= np.uint32(1)
         defective_S[place] += np.uint32(1)
-        weight_S[place] += weight_M[m]
+        coarse = np.rint(weight_M[m] / WEIGHT) * WEIGHT
+        weight_S[place] += coarse
+        rest_S[place] += np.rint((weight_M[m] - coarse) / REST) * REST
     return found
 
 
@@ -190,7 +193,7 @@ def mark(tables: Tables, row_B: Tensor, map_BN: Tensor, position_M: Tensor, weig
     """See `Kernels.mark`."""
     narrow = (tables.normal_S.numpy().view(np.uint32), tables.defective_S.numpy().view(np.uint32))
     where = [each.numpy() for each in (tables.page_P, tables.node_DC)]
-    counts = (*narrow, tables.weight_S.numpy())
+    counts = (*narrow, tables.weight_S.numpy(), tables.rest_S.numpy())
     pixels = (map_BN.reshape(-1).numpy().view(np.uint32), map_BN.shape[1], row_B.numpy(), position_M.numpy())
     late = np.empty(len(position_M), np.int64)
     found = _mark(*pixels, weight_M.numpy(), *where, *counts, late)

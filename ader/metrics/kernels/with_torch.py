@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ader.metrics.kernels import Scan, Tables
+from ader.metrics.kernels import REST, WEIGHT, Scan, Tables
 from ader.metrics.keys import CHUNK_BITS, CHUNKS, PAGE_BITS, PAGES, float_key
 from ader.metrics.layout import ABSENT, PAGE_SHIFT_BITS, PAGE_SHIFT_MASK, SHIFT_BITS, SHIFT_MASK
 
@@ -55,7 +55,9 @@ def mark(tables: Tables, row_B: Tensor, map_BN: Tensor, position_M: Tensor, weig
     one_M = torch.ones_like(place_M, dtype=torch.int32)
     tables.normal_S.scatter_add_(0, place_M, -one_M)
     tables.defective_S.scatter_add_(0, place_M, one_M)
-    tables.weight_S.scatter_add_(0, place_M, weight_M)
+    coarse_M = (weight_M / WEIGHT).round() * WEIGHT
+    tables.weight_S.scatter_add_(0, place_M, coarse_M)
+    tables.rest_S.scatter_add_(0, place_M, ((weight_M - coarse_M) / REST).round() * REST)
     return (~known_M).nonzero().view(-1)
 
 
