@@ -153,7 +153,7 @@ def gather_rows(rows: Tensor, counts: Sequence[int] | None = None) -> Tensor:
         return rows
     counts = gather_objects(len(rows)) if counts is None else list(counts)
     every = rows.new_empty((sum(counts), *rows.shape[1:]))
-    parts = every.split(counts)
+    parts = torch.split(every, counts)
     parts[rank()].copy_(rows)
     exchange(parts)
     return every

@@ -16,9 +16,7 @@ from ader.methods._options import option_arguments
 from ader.methods.patchcore import PatchCore, projected_dim
 from ader.nets.backbone import BackboneOptions
 from ader.nets.scoring.patches import PatchFeatures
-from ader.system import dist
 from ader.system.errors import UserError
-from ader.testing.processes import in_processes
 from ader.testing.subject import Subject, images, predict
 from ader.training.cost import RandomImages, count_macs, count_parameters
 from ader.training.trainer import Trainer
@@ -204,30 +202,6 @@ def test_coreset_is_chosen_from_random_starts_in_a_random_projection(monkeypatch
     points = (patch_ND @ weight.T).double().numpy()
     np.testing.assert_allclose(seen["points"].numpy(), points, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(seen["gaps"].numpy(), cdist(points, points[start]).mean(1) ** 2, rtol=1e-3)
-
-
-def banks(shares: Sequence[int]) -> list[torch.Tensor]:
-    """Some and all of 60 patches, of which this process has its share."""
-    patch_ND = torch.randn(60, 64, generator=torch.Generator().manual_seed(0))
-    method, found = Subject.named("patchcore", embed_dim=64).make(), []
-    for method.coreset in (0.2, 1.0):
-        for part_ND in patch_ND.split(list(shares))[dist.rank()].split(10):
-            if len(part_ND):
-                method.rows.add(part_ND)
-        torch.manual_seed(5)
-        method._reduce()
-        found.append(method.bank.get())
-    return found
-
-
-@pytest.mark.parametrize("shares", [(25, 35), (7, 0, 53)])
-def test_processes_keep_what_a_single_one_would(shares):
-    """However the patches are shared, the bank is the same."""
-    some, every = banks((60,))
-    assert (len(some), len(every)) == (12, 60)
-    for found in in_processes(len(shares), 60, banks, shares):
-        assert found[0].equal(some)
-        assert found[1].equal(every)
 
 
 def test_passes_forget_what_an_interrupted_one_collected():

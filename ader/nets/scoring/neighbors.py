@@ -168,7 +168,8 @@ def _greedy_within(point_TD: Tensor, gap_T: Tensor, whole: bool, most: int) -> l
     gap_T = gap_T.clone()
     picks: list[int] = []
     while len(picks) < most:
-        gap, index = (each.item() for each in gap_T.max(dim=0))  # the first of equal ones
+        largest = gap_T.max(dim=0)  # the first of equal ones
+        gap, index = float(largest.values), int(largest.indices)
         if picks and (gap < 0 or gap < limit or (gap == limit and index > last)):
             break
         distance_T = torch.addmv(square_T + square_T[index], point_TD, point_TD[index], alpha=-2).clamp_(min=0)

@@ -85,7 +85,7 @@ class Rows(nn.Module):
             passed = [int((positions < bound).sum()) for bound in bounds]
             counts = [after - before for before, after in pairwise(passed)]
         every = like.new_empty((sum(counts), *like.shape[1:]))
-        shares = every.split(counts)
+        shares = torch.split(every, counts)
         if parts:
             torch.cat(parts, out=shares[dist.rank()])
         dist.exchange(shares)
