@@ -45,3 +45,9 @@ def write_json(file: Path, figures: Mapping[str, Any]) -> None:
     """Writes figures to a file, in a folder that is made if need be."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Figures of an earlier run; none where there was no such run."""
+    figures: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return figures

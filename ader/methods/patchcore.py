@@ -128,18 +128,21 @@ class PatchCore(Method):
         """Keeps the approximate greedy coreset (section 3.2), in the order of the images.
 
         All patches are never copied into one tensor: they are what limits the size of the data (15 GB for MVTec AD).
+        Each process keeps those of its own images and looks for the farthest among them; only the bank is gathered.
         """
         if self.coreset == 1:
             self.bank.value = self.rows.gathered()
         else:
-            size = self.projection_dim or projected_dim(sum(dist.gather_objects(len(self.rows))))
+            total = sum(dist.gather_objects(len(self.rows)))
+            size = self.projection_dim or projected_dim(total)
             mapper = nn.Linear(self.patches.embed_dim, size, bias=False)  # upstream's draw, with its scale
             weight_DP = mapper.weight.detach().T.to(self.bank.anchor.device)
-            point_NP = self.rows.map(lambda patch_ND: patch_ND @ weight_DP).gathered()
-            count = max(1, int(len(point_NP) * self.coreset))
-            start = torch.randperm(len(point_NP))[: self.num_starting_points].to(point_NP.device)
-            mean_N = squared_distances(point_NP, point_NP[start]).sqrt().mean(dim=1)
-            chosen = greedy_coreset(point_NP, count, first_N=mean_N.square())
+            projected = self.rows.map(lambda patch_ND: patch_ND @ weight_DP)
+            start, order = torch.randperm(total)[: self.num_starting_points].to(weight_DP.device).sort()
+            start_SP = projected.gathered(start)[order.argsort()]
+            point_NP = projected.joined()
+            mean_N = squared_distances(point_NP, start_SP).sqrt().mean(dim=1)
+            chosen = greedy_coreset(point_NP, max(1, int(total * self.coreset)), first_N=mean_N.square())
             self.bank.value = self.rows.gathered(chosen.sort().values)
         self.rows.clear()
 

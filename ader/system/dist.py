@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -203,16 +203,30 @@ def average_buffers(modules: Iterable[nn.Module]) -> None:
                 buffer /= world()
 
 
-def gather_rows(rows: Tensor) -> Tensor:
-    """The rows of all processes, in the order of ranks; their numbers may differ, and may be 0."""
+def gather_rows(rows: Tensor, counts: Sequence[int] | None = None) -> Tensor:
+    """The rows of all processes, in the order of ranks; their numbers may differ, and may be 0.
+
+    Args:
+        rows: of this process, (n, ...).
+        counts: rows of each process, where they are known; None: they are asked for.
+    """
     if world() == 1:
         return rows
-    counts = gather_objects(len(rows))
-    padded = rows.new_zeros((max(counts), *rows.shape[1:]))
-    padded[: len(rows)] = rows
-    parts = [torch.empty_like(padded) for _ in counts]
-    td.all_gather(parts, padded)
-    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+    counts = gather_objects(len(rows)) if counts is None else list(counts)
+    every = rows.new_empty((sum(counts), *rows.shape[1:]))
+    parts = torch.split(every, counts)
+    parts[rank()].copy_(rows)
+    exchange(parts)
+    return every
+
+
+def exchange(parts: Sequence[Tensor]) -> None:
+    """Fills each process's part in all others: part r comes from process r. A tensor for all parts is all that this
+    takes, where a gathering of parts of different lengths would pad each to the longest, and copy them once more."""
+    if world() > 1:
+        for source, part in enumerate(parts):
+            if part.numel():
+                td.broadcast(part, src=source)
 
 
 def gather_objects(item: Any) -> list[Any]:

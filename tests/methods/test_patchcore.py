@@ -12,7 +12,6 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial.distance import cdist
 from sklearn.random_projection import johnson_lindenstrauss_min_dim
 
-from ader.methods import build
 from ader.methods._options import option_arguments
 from ader.methods.patchcore import PatchCore, projected_dim
 from ader.nets.backbone import BackboneOptions
@@ -203,41 +202,6 @@ def test_coreset_is_chosen_from_random_starts_in_a_random_projection(monkeypatch
     points = (patch_ND @ weight.T).double().numpy()
     np.testing.assert_allclose(seen["points"].numpy(), points, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(seen["gaps"].numpy(), cdist(points, points[start]).mean(1) ** 2, rtol=1e-3)
-
-
-def test_a_process_without_images_adds_no_patch(monkeypatch):
-    """What a process contributes that got no image of the pass: nothing to choose from, nothing to keep."""
-    method = build("patchcore", embed_dim=64, backbone={"name": "resnet18", "pretrained": False})
-    seen, everyones = [], iter([torch.randn(40, 128), torch.randn(4, 64)])
-    shapes = {1: ((128,), torch.float32), 3: ((64,), torch.float32)}  # what another process says, by the call
-
-    def gather(item, calls=[]):  # noqa: B006
-        calls.append(item)
-        return [item, shapes.get(len(calls), 40)]
-
-    monkeypatch.setattr("ader.system.dist.gather_objects", gather)
-    monkeypatch.setattr("ader.system.dist.gather_rows", lambda rows: seen.append(rows) or next(everyones))
-    (stage,) = method.stages()
-    stage.finish()
-    assert [rows.shape for rows in seen] == [(0, 128), (0, 64)]
-    assert method.bank.get().shape == (4, 64)
-
-
-def test_processes_keep_what_a_single_one_would(monkeypatch):
-    """Of one common choice each process keeps what lies in its own share; together that is the bank."""
-    patch_ND = torch.randn(60, 64, generator=torch.Generator().manual_seed(0))
-    choice = [50, 3, 30, 24, 25, 59]
-    monkeypatch.setattr("ader.methods.patchcore.greedy_coreset", lambda *points, first_N: torch.tensor(choice))
-    monkeypatch.setattr("ader.system.dist.gather_objects", lambda item: [25, 35])
-    kept = []
-    for rank, share in enumerate([patch_ND[:25], patch_ND[25:]]):
-        monkeypatch.setattr("ader.system.dist.rank", lambda rank=rank: rank)
-        method = Subject.named("patchcore", embed_dim=64).make()
-        for part_ND in share.split(10):
-            method.rows.add(part_ND)
-        method._reduce()
-        kept.append(method.bank.get())
-    assert torch.cat(kept).equal(patch_ND[sorted(choice)])
 
 
 def test_passes_forget_what_an_interrupted_one_collected():

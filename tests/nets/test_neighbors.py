@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.distributed as td
 from scipy.spatial.distance import cdist
 
 from ader.nets.scoring import neighbors as neighbors
 from ader.nets.scoring.neighbors import greedy_coreset, nearest, squared_distances
+from ader.system import dist
+from ader.testing.processes import in_processes
 
 
 def points(count: int, dimensions: int = 6, seed: int = 0, offset: float = 0.0) -> torch.Tensor:
@@ -84,7 +87,7 @@ def test_squared_distances():
     assert squared_distances(one_ND + 1e4, one_ND + 1e4).min() >= 0  # cancellation must not go below
 
 
-def textbook(point_ND: torch.Tensor, count: int, first_N: torch.Tensor | None) -> list[int]:
+def textbook(point_ND: torch.Tensor, first_N: torch.Tensor | None, count: int) -> list[int]:
     """Greedy k-center, one point after another, over the full distance matrix in float64."""
     exact_ND = point_ND.double().numpy()
     distance_NN = cdist(exact_ND, exact_ND, "sqeuclidean")
@@ -108,7 +111,7 @@ def test_coreset_is_the_textbook_greedy(monkeypatch, pool, given, block):
     kept = None if first_N is None else first_N.clone()
     chosen = greedy_coreset(point_ND, 60, first_N, pool)
     assert chosen.dtype == torch.int64
-    assert chosen.tolist() == textbook(point_ND, 60, first_N)
+    assert chosen.tolist() == textbook(point_ND, first_N, 60)
     assert first_N is None or first_N.equal(kept), "the caller's gaps were written to"
 
 
@@ -120,12 +123,57 @@ def test_coreset_with_duplicates(pool):
     chosen = greedy_coreset(point_ND, 60, pool=pool).tolist()
     assert sorted(chosen) == list(range(60))
     assert sorted(number % 20 for number in chosen[:20]) == list(range(20))
-    assert [n % 20 for n in chosen[:20]] == textbook(different_ND, 20, None)
+    assert [n % 20 for n in chosen[:20]] == textbook(different_ND, None, 20)
 
 
 def test_coreset_of_everything_and_of_one():
     assert greedy_coreset(points(7), 1).tolist() == [0]
     assert sorted(greedy_coreset(points(7), 7).tolist()) == list(range(7))
+
+
+def on_a_grid(kind: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """150 points whose distances have no rounding, many of them equal, some 0; and gaps to start from."""
+    generator = torch.Generator().manual_seed(0)
+    point_ND = torch.randint(0, 5, (150, 3), generator=generator).float()
+    first_N = torch.randint(0, 40, (150,), generator=generator).float()
+    return {"plain": (point_ND, None), "given": (point_ND, first_N), "one place": (torch.ones(150, 3), None)}[kind]
+
+
+def test_coreset_of_equally_far_points_takes_the_first():
+    for kind in ("plain", "given", "one place"):
+        point_ND, first_N = on_a_grid(kind)
+        for pool in (1, 7, 40, 1000):
+            assert greedy_coreset(point_ND, 120, first_N, pool).tolist() == textbook(point_ND, first_N, 120)
+
+
+POOLS = (12, 40, 1000)
+
+
+def choose(shares: tuple[int, ...]) -> dict[str, list[torch.Tensor]]:
+    """What processes choose together with each pool, and the most numbers that were sent at once."""
+    sent, broadcast = [0], td.broadcast
+    td.broadcast = lambda part, src: sent.append(part.numel()) or broadcast(part, src=src)
+    found = {}
+    for kind in ("plain", "given", "one place"):
+        point_ND, first_N = on_a_grid(kind)
+        own = None if first_N is None else first_N.split(shares)[dist.rank()]
+        for pool in POOLS:
+            sent.clear()
+            chosen = greedy_coreset(point_ND.split(shares)[dist.rank()], 60, own, pool)
+            found[f"{kind} {pool}"] = [chosen, torch.tensor(max(sent))]
+    return found
+
+
+@pytest.mark.parametrize("shares", [(70, 80), (0, 9, 141)])
+def test_processes_choose_as_one(shares):
+    """The same points in the same order, and no more than a pool of them is sent."""
+    cases = [(kind, pool) for kind in ("plain", "given", "one place") for pool in POOLS]
+    expected = {kind: textbook(*on_a_grid(kind), 60) for kind, _ in cases}
+    for found in in_processes(len(shares), 60, choose, shares):
+        for kind, pool in cases:
+            chosen, sent = found[f"{kind} {pool}"]
+            assert chosen.tolist() == expected[kind], (kind, pool)
+            assert sent <= pool * 3
 
 
 @pytest.mark.parametrize("count", [0, 8, -1])

@@ -28,14 +28,16 @@ def gather(shares: tuple[int, ...]) -> list[torch.Tensor]:
         rows.gathered(torch.tensor([1, 2, 6])),
         rows.gathered(torch.tensor([], dtype=torch.long)),
         rows.map(lambda row_ND: row_ND[:, :2].long()).gathered(),
+        rows.joined(),
+        rows.map(lambda row_ND: row_ND[:, 0].half()).joined(),
     ]
 
 
 @pytest.mark.parametrize("shares", [(2, 0, 5), (0, 7, 0), (3, 2, 2)])
 def test_rows_come_in_the_order_of_ranks(shares):
     expected = [ALL_ND, ALL_ND[[1, 2, 6]], ALL_ND[:0], ALL_ND[:, :2].long()]
-    for found in in_processes(3, 60, gather, shares):
-        for one, two in zip(found, expected, strict=True):
+    for found, own_ND in zip(in_processes(3, 60, gather, shares), ALL_ND.split(shares), strict=True):
+        for one, two in zip(found, [*expected, own_ND, own_ND[:, 0].half()], strict=True):
             assert one.dtype == two.dtype
             assert one.equal(two)
 
@@ -44,8 +46,10 @@ def test_a_single_process():
     rows = collected((7,))
     assert (len(rows), rows.gathered().tolist()) == (7, ALL_ND.tolist())
     assert rows.gathered(torch.tensor([0, 5])).equal(ALL_ND[[0, 5]])
+    assert rows.joined().equal(ALL_ND)
     assert rows.state_dict() == {}
     rows.clear()
     assert len(rows) == 0
-    with pytest.raises(RuntimeError, match="no process has collected a row"):
-        rows.gathered()
+    for call in (rows.gathered, rows.joined, rows.map(torch.square).gathered):
+        with pytest.raises(RuntimeError, match="no process has collected a row"):
+            call()
