@@ -24,9 +24,9 @@ from typing import Any
 
 from ader.report.renderers import markdown as pipe_table
 from ader.report.tables import Table
+from ader.results.outputs import Outputs
 from ader.results.provenance import provenance
 from ader.results.schema import plain
-from ader.runs.finished import Outputs
 from ader.sweeps import ledger
 from ader.sweeps.engine import Ended
 from ader.sweeps.engines.local import Engine

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from ader.config.schema import RunConfig
@@ -11,35 +10,10 @@ from ader.report.result import show
 from ader.results import folder as workspace
 from ader.results import record
 from ader.results.identity import folder_name, identify
-from ader.results.schema import Record
+from ader.results.outputs import Outputs
 from ader.system.console import Console
 from ader.system.contents import Contents
 from ader.system.launch import processes
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """What a result holds besides the tables per category, because it was asked for.
-
-    Attributes:
-        maps: every anomaly map.
-        by_defect: a table per kind of defect.
-    """
-
-    maps: bool = False
-    by_defect: bool = False
-
-    @classmethod
-    def of(cls, result: Record | None) -> Outputs:
-        """Those of a record; none where there is no record."""
-        return cls() if result is None else cls(result.maps, result.by_defect)
-
-    def __or__(self, other: Outputs) -> Outputs:
-        return Outputs(self.maps or other.maps, self.by_defect or other.by_defect)
-
-    def __contains__(self, other: Outputs) -> bool:
-        """Whether all of the other is here."""
-        return self | other == self
 
 
 def notice(folder: Path) -> str:

@@ -17,7 +17,7 @@ from ader.data.sources import Source
 from ader.methods._base import Method, find_class, recipe_arguments
 from ader.metrics import Evaluator
 from ader.results.identity import RunId, contents_of, identify, is_anonymous
-from ader.runs.finished import Outputs
+from ader.results.outputs import Outputs
 from ader.settings import ModelSplit, apply
 from ader.system import dist
 from ader.system.contents import Contents

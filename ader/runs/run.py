@@ -14,10 +14,10 @@ from ader.data.index import TEST
 from ader.methods._base import Method
 from ader.metrics import Evaluator
 from ader.report.result import show
+from ader.results.outputs import Outputs
 from ader.results.record import MODEL, digest
 from ader.results.schema import SCHEMA, Checkpoint, ModelRecord, PredictionCost, StageCost, TrainingCost, plain
 from ader.runs.facts import announce, describe, device_line, write_result
-from ader.runs.finished import Outputs
 from ader.runs.inference import predict
 from ader.runs.plan import PlannedModel, RunPlan, make_plan
 from ader.runs.session import Session, working_on

@@ -24,9 +24,9 @@ from ader.mapfiles import MapSource, open_maps
 from ader.report.result import show
 from ader.results import schema
 from ader.results.identity import check_name, contents_of, identify
+from ader.results.outputs import Outputs
 from ader.results.schema import ReadingCost
 from ader.runs.facts import announce, write_result
-from ader.runs.finished import Outputs
 from ader.runs.observe import observe
 from ader.runs.plan import Plan
 from ader.runs.session import Session, working_on

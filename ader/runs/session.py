@@ -16,8 +16,9 @@ from ader.metrics import Evaluator
 from ader.results import folder as workspace
 from ader.results import record
 from ader.results.identity import contents_of
+from ader.results.outputs import Outputs
 from ader.results.schema import ModelRecord, Record
-from ader.runs.finished import Outputs, notice
+from ader.runs.finished import notice
 from ader.runs.plan import Plan
 from ader.system import dist
 from ader.system.console import Console

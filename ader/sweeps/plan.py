@@ -17,7 +17,7 @@ from ader.config.schema import RunConfig
 from ader.results import record
 from ader.results.folder import is_claimed
 from ader.results.identity import contents_of
-from ader.runs.finished import Outputs
+from ader.results.outputs import Outputs
 from ader.runs.plan import RunPlan, make_plan
 from ader.system.errors import UserError, some
 

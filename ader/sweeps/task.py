@@ -19,8 +19,7 @@ from typing import Protocol
 import psutil
 
 import ader
-from ader.results import record
-from ader.runs.finished import Outputs
+from ader.results.outputs import Outputs
 from ader.sweeps.schema import Ending, Failure
 from ader.system.console import duration
 from ader.system.errors import UserError
@@ -88,6 +87,8 @@ class Task:
         """Whether the result is there, with all that it is to hold."""
         if self.trial is not None:
             return self.trial.exists()
+        from ader.results import record  # brings pandas, which who only watches a job does without
+
         try:
             earlier = record.read(self.folder)
             newer = self.replaces is None or (self.folder / record.FILE).stat().st_mtime_ns != self.replaces

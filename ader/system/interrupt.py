@@ -48,8 +48,8 @@ class Interrupt:
     """Takes the signals that ask a program to end.
 
     A signal raises ``Stopped`` where it arrives, except inside ``patiently``, where it is only noted and the code
-    asks (``name``, ``check``) when it suits. A second signal raises KeyboardInterrupt in any case; of one of several
-    processes only ``ECHO`` seconds after the first.
+    asks (``name``, ``check``) when it suits. Ctrl-C after that raises KeyboardInterrupt in any case, for one of several
+    processes only ``ECHO`` seconds after the first signal; other signals that come again are ignored.
 
     Args:
         advice: what to do then, for the message.
@@ -124,7 +124,9 @@ class Interrupt:
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         if self.name is not None:
-            if processes() > 1 and time.monotonic() - self._since < ECHO:
+            echo = processes() > 1 and time.monotonic() - self._since < ECHO
+            # job schedulers signal again and again while a checkpoint is written; a person who insists gives Ctrl-C
+            if number != signal.SIGINT or echo:
                 return
             raise KeyboardInterrupt
         self.note(signal.Signals(number).name)

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from ader.config.compose import compose
-from ader.runs.finished import Outputs, show_finished
+from ader.results.outputs import Outputs, show_finished
 from tests.support.running import Bench
 
 WITHOUT_TORCH = """

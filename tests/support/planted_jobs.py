@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from ader.runs.finished import Outputs
+from ader.results.outputs import Outputs
 from ader.sweeps.engine import Ended, Engine, Started
 from ader.sweeps.schema import Ending
 from ader.sweeps.task import Limits, Task

@@ -1,0 +1,34 @@
+"""What a result holds besides the tables per category."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # brings pydantic's types to a program that only watches others
+    from ader.results.schema import Record
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a result holds besides the tables per category, because it was asked for.
+
+    Attributes:
+        maps: every anomaly map.
+        by_defect: a table per kind of defect.
+    """
+
+    maps: bool = False
+    by_defect: bool = False
+
+    @classmethod
+    def of(cls, result: Record | None) -> Outputs:
+        """Those of a record; none where there is no record."""
+        return cls() if result is None else cls(result.maps, result.by_defect)
+
+    def __or__(self, other: Outputs) -> Outputs:
+        return Outputs(self.maps or other.maps, self.by_defect or other.by_defect)
+
+    def __contains__(self, other: Outputs) -> bool:
+        """Whether all of the other is here."""
+        return self | other == self
