@@ -213,6 +213,13 @@ def kinds(data: Path) -> list[Kind]:
         ),
         Kind("two processes", run("method=rd", "method.batch_size=4"), processes=2),
         Kind("two processes in a pass", run("method=patchcore", "method.batch_size=4"), processes=2),
+        Kind("three processes", run("method=rd", "method.batch_size=6"), processes=3),
+        Kind(
+            "eval, two processes",
+            lambda folder: ["eval", trained(folder), "metric.by_defect=true", "save_maps=true"],
+            [run("method=rd")],
+            processes=2,
+        ),
     ]
 
 

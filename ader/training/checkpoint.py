@@ -98,7 +98,7 @@ def dependence(stage: Stage, began: Mapping[str, Any], device: torch.device) -> 
 def _digest(tensors: Iterable[Tensor]) -> bytes:
     content = hashlib.sha256()
     for tensor in tensors:
-        content.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        content.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return content.digest()
 
 

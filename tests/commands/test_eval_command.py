@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -14,8 +11,7 @@ import yaml
 from PIL import Image
 
 from ader.__main__ import main
-from ader.results.record import read_table
-from tests.support.running import PLUGIN, Bench, free_port, terminate
+from tests.support.running import Bench, terminate
 
 TABLES = ("metrics.csv", "bounds.csv", "counts.csv", "scores.csv")
 
@@ -403,24 +399,3 @@ def test_help_and_cfg(done, capsys):
     assert values["metric"]["name"] == "ader"
     assert values["method"]["name"] == "made_up"
     assert len(list(done.root.rglob("config.yaml"))) == 1
-
-
-def test_several_processes(done):
-    folder = done.folder()
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
-    environment = {**os.environ, "PYTHONPATH": str(PLUGIN), "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [*command, "-m", "ader", "eval", str(folder), "metric=exact", "metric.by_defect=true"],
-        capture_output=True,
-        text=True,
-        env=environment,
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("AUPRO  mAD") == 1
-    two = other(done, folder)
-    assert main(["eval", str(folder), "metric=exact", "metric.by_defect=true", "run=one"]) == 0
-    one = folder.parent / "one"
-    difference = read_table(one / "metrics.csv") - read_table(two / "metrics.csv")
-    assert difference.abs().fillna(0).max().max() < 1e-6
-    assert (one / "defects.csv").exists()
-    assert (one / "counts.csv").read_bytes() == (two / "counts.csv").read_bytes()

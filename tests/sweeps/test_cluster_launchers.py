@@ -20,6 +20,7 @@ import pytest
 from ader.config.compose import compose_as
 from ader.config.schema import SweepConfig
 from ader.sweeps.engine import build
+from ader.sweeps.engines import _allocation
 from ader.sweeps.engines import slurm as launcher
 from ader.sweeps.schema import Ending
 from ader.sweeps.task import Limits
@@ -88,6 +89,40 @@ def test_devices():
     for name, gpus in (("cuda", 0), ("cuda:1", 2)):
         with pytest.raises(UserError, match=f"trainer.device={name}"):
             build("slurm", {"cluster": "local", "gpus": gpus}).check_device(name)
+
+
+@needs_submitit
+@pytest.mark.parametrize(
+    ("kind", "signals", "again"),
+    [
+        ("stopped", [signal.SIGUSR2], True),
+        ("killed", [signal.SIGUSR2], True),  # before it listened
+        ("done", [signal.SIGUSR2], False),
+        ("raised", [signal.SIGUSR2], False),
+        ("stopped", [], False),
+        ("stopped", [signal.SIGTERM], False),  # Slurm queues it again by itself, or cancels it
+    ],
+)
+def test_what_is_queued_again(kind, signals, again, tmp_path, monkeypatch):
+    requeued = []
+
+    def watch(task, order):
+        for number in signals:
+            os.kill(os.getpid(), number)
+        assert (order() == "stop") == bool(signals)
+        return Ending(kind=kind)
+
+    monkeypatch.setattr(_allocation, "watch", watch)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)}
+    signal.signal(signal.SIGUSR2, lambda number, frame: requeued.append(number))
+    try:
+        ending = _allocation.Watched(planted(tmp_path, [kind], LIMITS)[0], tmp_path)()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert bool(requeued) == again
+    assert again or ending == Ending(kind=kind)
 
 
 @needs_submitit

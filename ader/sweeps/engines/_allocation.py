@@ -43,7 +43,7 @@ class Watched:
         requeue = signal.signal(signal.SIGUSR2, hear)
         signal.signal(signal.SIGTERM, hear)
         ending = watch(self.task, lambda: "stop" if heard else given(self.orders))
-        if ending.kind != "stopped" or not heard:
+        if not heard or ending.kind not in ("stopped", "killed"):  # killed: by that signal, before it listened
             return ending
         if signal.SIGUSR2 in heard:
             return self._queue_again(requeue)
