@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from ader.results import record
-from scripts.storm import Job, Reader, Seen, Start, figures, judge_starts, judge_tree
+from scripts.storm import Job, Start, figures, judge_starts, judge_tree
+from scripts.storm_reader import Reader, Seen
 from tests.support.records import a_record
 
 JOB = Job("rd", 1)
