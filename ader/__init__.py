@@ -4,4 +4,4 @@ Read ``ader/runs/run.py`` first: it is the whole flow. ``ader.metrics``, ``ader.
 used on their own.
 """
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
