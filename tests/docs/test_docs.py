@@ -17,8 +17,10 @@ from mkdocs.commands.build import build
 from mkdocs.config import load_config
 
 from ader.__main__ import command_names, main
+from ader.config.compose import compose_as
 from ader.config.options import GROUPS, options, read_option
-from ader.config.schema import keys
+from ader.config.schema import SweepConfig, keys
+from ader.config.sweep import divide, expand
 from ader.metrics import METRICS
 from ader.results.record import fields
 from ader.testing.subject import Subject
@@ -147,7 +149,8 @@ def check_names(site):
         assert import_module(f"ader.commands.{command}").USAGE in site.pages["command-line.html"].text
     for group in set(GROUPS) - {"dataset", "method", "setting"}:
         for option in options(group):
-            assert f"{group}={option}" in site.pages["configuration.html"].text
+            page = "sweeps.html" if group == "launcher" else "configuration.html"
+            assert f"{group}={option}" in site.pages[page].text
     for option in options("method"):
         assert option in site.pages["methods/index.html"].text
         text = site.pages[f"methods/{option}.html"].text
@@ -226,9 +229,14 @@ def test_command_composes(line, tmp, request, capsys):
         line = re.sub(rf"(?<![\w/]){re.escape(text)}(?![\w/])", value.format(tmp=tmp, run=run), line)
     words = shlex.split(line, comments=True)
     words = words[words.index("-m") + 2 :] if words[0] == "torchrun" else words[1:]
+    if words[0] == "-m" and "=" in words[-1]:  # of a sweep its first job
+        own, jobs = divide(words[1:])
+        compose_as(SweepConfig, own)
+        words = list(expand(jobs)[0][0])
+        words += [] if any(word.startswith(("method=", "experiment=")) for word in words) else ["method=rd"]
     bare = len(words) == 1 or (words[0] == "data" and len(words) == 2)  # a command's name, as text has it
     if words[0] != "list" and not {"--help", "--cfg"} & set(words):  # a list is printed
-        words.append("--help" if bare and "=" not in words[0] else "--cfg")
+        words.append("--help" if (bare and "=" not in words[0]) or words[0] in ("-m", "sweep") else "--cfg")
     assert main(words) == 0, capsys.readouterr().err
     assert len(capsys.readouterr().out.splitlines()) > 3
 
