@@ -116,8 +116,9 @@ def pass_batches(order: BatchOrder, steps: int) -> int:
 
 
 def test_batches(images: int, batch_size: int) -> range:
-    """The numbers of the test batches that this process takes: whole ones, contiguous; there may be none."""
-    return shard(math.ceil(images / batch_size), dist.rank(), dist.world())
+    """The numbers of the test batches that this process takes: whole ones, contiguous; the last ones may have none."""
+    batches, rank, world = math.ceil(images / batch_size), dist.rank(), dist.world()
+    return range(-(-batches * rank // world), -(-batches * (rank + 1) // world))
 
 
 class BatchSampler:

@@ -196,6 +196,21 @@ def test_test_images_come_once_with_their_masks(index):
     assert seen == list(index.split("test"))
 
 
+@pytest.mark.parametrize(("size", "world"), [(3, 2), (3, 3), (2, 3), (5, 3)])
+def test_processes_take_whole_batches_of_a_single_one(index, monkeypatch, size, world):
+    """Other batches would give other sums, and so other scores in the last bits."""
+    whole = [batch.samples for batch in _loader(index).test(size, Sizes())]
+    monkeypatch.setattr(dist, "world", lambda: world)
+    parts = []
+    for rank in range(world):
+        monkeypatch.setattr(dist, "rank", lambda rank=rank: rank)
+        parts.append([batch.samples for batch in _loader(index).test(size, Sizes())])
+    assert [samples for part in parts for samples in part] == whole
+    counts = [len(part) for part in parts]
+    assert max(counts) - min(counts) <= 1
+    assert counts[0] == max(counts)  # its progress is what the user sees
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_label_maps_go_with_their_images(index, tmp_path, workers):
     """To the stages that ask for them, and to the test; each image has its own number."""
