@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import json
+import os
 import resource
 import sys
 from collections.abc import Mapping
@@ -51,3 +52,10 @@ def read_json(file: Path) -> dict[str, Any]:
     """Figures of an earlier run; none where there was no such run."""
     figures: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     return figures
+
+
+def loads(runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Lines of Markdown: how much else the machine had to do; above one process for each processor times are longer."""
+    return [
+        f"- `{label}`: load {run['load']:.1f} on {os.cpu_count()} processors meanwhile." for label, run in runs.items()
+    ]

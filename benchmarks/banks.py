@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -34,7 +35,7 @@ from ader.results.provenance import provenance
 from ader.results.schema import plain
 from ader.system import dist
 from ader.testing.processes import in_processes
-from benchmarks._common import forget_peak, read_json, resident, write_json
+from benchmarks._common import forget_peak, loads, read_json, resident, write_json
 
 PART = 1000  # patches that are collected at once
 WIDTH = 1024  # numbers of a patch
@@ -70,7 +71,7 @@ def main() -> int:
         if world > 1:
             rows.append({"processes": world, "message_seconds": in_processes(world, SECONDS, message)[0]})
     figures = read_json(options.json) if options.json else {}
-    runs = {**figures.get("runs", {}), options.label: rows}
+    runs = {**figures.get("runs", {}), options.label: {"load": os.getloadavg()[2], "rows": rows}}
     text = markdown(runs)
     print(text)
     if options.json:
@@ -154,8 +155,9 @@ def message(times: int = 50) -> float:
     return best
 
 
-def markdown(runs: Mapping[str, list[dict[str, Any]]]) -> str:
+def markdown(runs: Mapping[str, Mapping[str, Any]]) -> str:
     """The table, with what one must know to read it."""
+    table = tuple(row(label, each) for label, run in runs.items() for each in run["rows"] if "bank" in each)
     lines = [
         "# PatchCore's memory bank over processes",
         "",
@@ -164,13 +166,12 @@ def markdown(runs: Mapping[str, list[dict[str, Any]]]) -> str:
         "seconds of the process that used most of the processor, without waiting. **same bank**: bit for bit that of "
         "one process. Where the bank has all patches, nothing is chosen.",
         "",
-        pipe_table(
-            Table(COLUMNS, tuple(row(label, each) for label, rows in runs.items() for each in rows if "bank" in each))
-        ).rstrip(),
+        pipe_table(Table(COLUMNS, table)).rstrip(),
         "",
+        *loads(runs),
     ]
-    for label, rows in runs.items():
-        for each in rows:
+    for label, run in runs.items():
+        for each in run["rows"]:
             if "message_seconds" in each:
                 microseconds = 1e6 * each["message_seconds"]
                 lines.append(

@@ -15,6 +15,7 @@ time in which a process waits.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 import time
@@ -40,7 +41,7 @@ from ader.testing.processes import in_processes
 from ader.training.cost import count_parameters
 from ader.training.loader import Loader
 from ader.training.trainer import Trainer
-from benchmarks._common import read_json, write_json
+from benchmarks._common import loads, read_json, write_json
 
 SIZE = 128  # pixels, as in the recipes
 SECONDS = 1800.0  # after which processes are taken to wait for each other
@@ -77,7 +78,7 @@ def main() -> int:
         for name in options.names:
             rows[name] = measured(name, index, cached, options)
     figures = read_json(options.json) if options.json else {}
-    runs = {**figures.get("runs", {}), options.label: rows}
+    runs = {**figures.get("runs", {}), options.label: {"load": os.getloadavg()[2], "rows": rows}}
     text = markdown(runs)
     print(text)
     if options.json:
@@ -147,7 +148,7 @@ def train(name: str, arguments: Mapping[str, Any], index: Index, cached: CachedI
 def markdown(runs: Mapping[str, Mapping[str, Any]]) -> str:
     """The table, with what one must know to read it."""
     table = Table(
-        COLUMNS, tuple(line(label, name, each) for label, rows in runs.items() for name, each in rows.items())
+        COLUMNS, tuple(line(label, name, each) for label, run in runs.items() for name, each in run["rows"].items())
     )
     lines = [
         "# Training in two processes beside one",
@@ -159,7 +160,10 @@ def markdown(runs: Mapping[str, Mapping[str, Any]]) -> str:
         "the processor that an image takes in one process, over twice those that it takes in the busier of two: "
         "efficiency without waiting and without what others take of the machine.",
         "",
-        pipe_table(table),
+        pipe_table(table).rstrip(),
+        "",
+        *loads(runs),
+        "",
     ]
     return "\n".join(lines)
 

@@ -22,8 +22,9 @@ from ader.system.launch import processes
 from ader.system.parallel import die_with
 from ader.system.peers import Peers
 
-#: Seconds after an error within which it is known whether a process died: the system closes connections at once.
-NOTICED = 0.5
+#: Seconds within which it is known whether a process died: after an error, when the system has just closed its
+#: connections, and after torchrun's signal, which comes later than that.
+AFTER_ERROR, AFTER_SIGNAL = 3.0, 0.5
 
 _store: Any = None  # the key-value store through which the processes met
 _peers: Peers | None = None
@@ -107,7 +108,7 @@ def naming_the_dead() -> Iterator[None]:
     except RuntimeError as error:  # ``Stopped`` is one
         if _peers is None:
             raise
-        if _peers.lost(NOTICED):
+        if _peers.lost(AFTER_SIGNAL if isinstance(error, Stopped) else AFTER_ERROR):
             raise Stopped(_epitaph(_peers)) from error
         if _peers.missing and isinstance(error, Stopped):
             late = _peers.named(_peers.missing)

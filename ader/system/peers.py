@@ -120,7 +120,7 @@ class Peers:
 
     def _still(self, until: float) -> None:
         if time.monotonic() > until:
-            raise Stopped(f"{self.named(self.missing)} did not start: run the same command again")
+            raise Stopped(f"not all processes came within {MEETING // 60} minutes: run the same command again")
 
     def named(self, numbers: set[int]) -> str:
         """``process 1 of 2``, ``processes 1, 3 of 4``."""

@@ -25,8 +25,10 @@ def test_shares_of_two_processors(monkeypatch):
     row = parallel.measured("rd", None, None, argparse.Namespace(steps=1, repeats=2))
     assert (row["one"]["images_per_second"], row["sharing"]["images_per_second"]) == (100, 150)
     assert row["apart"]["images_per_second"] == 180
-    text = parallel.markdown({"now": {"rd": row}})
-    cells = [cell.strip() for cell in text.splitlines()[-1].split("|")[1:-1]]
+    text = parallel.markdown({"now": {"load": 3.0, "rows": {"rd": row}}})
+    assert "`now`: load 3.0 on " in text
+    (last,) = (each for each in text.splitlines() if each.startswith("| now"))
+    cells = [cell.strip() for cell in last.split("|")[1:-1]]
     assert cells == ["now", "rd", "20.1", "100.0", "1.50", "1.80", "0.75", "0.83", "0.83"]
 
 
@@ -45,11 +47,11 @@ def test_figures_of_a_bank(monkeypatch, tmp_path, capsys):
 
     monkeypatch.setattr(banks, "in_processes", run)
     file = tmp_path / "banks.json"
-    file.write_text(json.dumps({"runs": {"before": []}}))
+    file.write_text(json.dumps({"runs": {"before": {"load": 1.0, "rows": []}}}))
     words = ["--patches", "1000", "--choices", "100", "--processes", "2", "--repeats", "3", "--json", str(file)]
     monkeypatch.setattr("sys.argv", ["banks", *words])
     assert banks.main() == 0
-    chosen, every, message = json.loads(file.read_text())["runs"]["now"]
+    chosen, every, message = json.loads(file.read_text())["runs"]["now"]["rows"]
     assert chosen == {
         "patches": 1000,
         "bank": 100,
