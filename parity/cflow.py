@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ader.methods import build
-from ader.methods.cflow import as_vectors, likelihood_per_dimension
+from ader.methods._base import Batch
+from ader.methods.cflow import as_vectors, division, likelihood_per_dimension
 from parity import SIZE, Difference, Pair, Published, commit, import_ader, largest, training_step
 
 PUBLISHED = Published(
@@ -86,9 +87,12 @@ class Reference:
         """All updates of one batch; mean loss of each decoder's."""
         self.decoders.train()
         means = []
-        for decoder, feature_BCHW in zip(self.decoders, self.features(image_BCHW), strict=True):
+        batch = Batch(image_BCHW=image_BCHW, seed_B=torch.arange(len(image_BCHW)))
+        parts = zip(self.ours.names, self.decoders, self.features(image_BCHW), strict=True)
+        for name, decoder, feature_BCHW in parts:
             vector_EC, code_EP = self.prepared(feature_BCHW)
-            order_E = torch.randperm(len(vector_EC))
+            drawn = division(batch, feature_BCHW[0, 0].numel(), self.ours.fibers, f"cflow/{name}", vector_EC.device)
+            order_E = torch.cat([place_N for place_N, _ in drawn])
             total, size = 0.0, self.ours.fibers
             for update in range(len(vector_EC) // size):
                 index_N = torch.arange(update * size, (update + 1) * size)
@@ -200,9 +204,7 @@ def compared(reference: Reference, ours: Any, upstream: str, batch: int) -> Pair
         reference.encoder.double()
         reference.decoders.double()
         # in double precision: rounding decides the direction of Adam's first steps where gradients are tiny
-        torch.manual_seed(1)
         logged: Any = training_step(ours, image_BCHW.double())()
-        torch.manual_seed(1)
         means_ref = reference.train(image_BCHW.double(), reference.adam())
         yield largest("mean losses of a batch (float64)", list(logged.values()), means_ref)
         mine, theirs = paired_weights(ours.flows, reference.decoders)

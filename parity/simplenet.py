@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -11,7 +12,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from ader.methods import build
+from ader.methods import build, simplenet
 from ader.methods.simplenet import hinge_loss
 from ader.nets.scoring.patches import probe_in_training_mode
 from parity import (
@@ -162,9 +163,11 @@ def comparison(
 
 def same_noise(noise_ND: Tensor) -> Any:
     """Standard normal numbers for both: the reference asks for them scaled, ours scales them itself."""
-    return patch.multiple(
-        torch, normal=lambda mean, std, shape: mean + std * noise_ND, randn_like=lambda feature_ND: noise_ND
-    )
+    stack = ExitStack()
+    stack.enter_context(patch.object(torch, "normal", lambda mean, std, shape: mean + std * noise_ND))
+    stack.enter_context(patch.object(torch, "randn_like", lambda patch_BHWD: noise_ND.view(patch_BHWD.shape)))
+    stack.enter_context(patch.object(simplenet, "normal_one_by_one", lambda seed_B, *_, **__: noise_ND[None, None]))
+    return stack
 
 
 def _optimizers(inner: Any) -> list[tuple[torch.optim.Optimizer, nn.Module]]:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ader.methods import build
+from ader.methods import build, uniad
+from ader.methods._base import Batch
 from parity import (
     SIZE,
     Difference,
@@ -213,11 +214,11 @@ def restoration(
         mask = transformer.generate_mask
         noise_BNC = torch.randn(batch, ours.grid**2, sum(ours.backbone.channels), dtype=kind)
         with (
-            mock.patch.object(torch, "randn_like", return_value=noise_BNC),
+            mock.patch.object(uniad, "normal_one_by_one", return_value=noise_BNC),
             mock.patch.object(torch, "randn", return_value=noise_BNC.transpose(0, 1)),
             mock.patch.object(transformer, "generate_mask", lambda *sizes: mask(*sizes).to(kind)),
         ):
-            own, own_restored = ours(image_BCHW.to(kind))
+            own, own_restored = ours(image_BCHW.to(kind), Batch(image_BCHW=image_BCHW, seed_B=torch.arange(batch)))
             _, aligned, restored, _ = forward(ours.backbone.normalize(image_BCHW.to(kind)))
         loss, loss_ref = F.mse_loss(own_restored, own), F.mse_loss(aligned, restored)
         loss.backward()  # type: ignore[no-untyped-call]

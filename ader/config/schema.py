@@ -162,6 +162,7 @@ class TrainerOptions:
         Key(RECIPE, "decay of a moving average of the trained weights, which is what is evaluated; null: none"),
     ]
     accumulate: Annotated[Count, Key(RECIPE, "batches whose gradients make one update; steps count batches")]
+    sync_batchnorm: Annotated[bool, Key(RECIPE, "batch norms take their statistics over all processes, not over each")]
     compile: Annotated[bool, Key(RECIPE, "torch.compile of the modules that train")]
     channels_last: Annotated[bool, Key(RECIPE, "memory layout of weights and images", at_eval=True)]
     checkpoint_minutes: Annotated[NonNegative, Key(MACHINE, "between two checkpoints")]

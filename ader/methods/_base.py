@@ -73,6 +73,9 @@ class Batch:
         mask_BHW: 0 or 1; None unless the method's tags declare pixel supervision.
         extra: what the stage's ``augment`` made, by name.
         inputs: what the method's declared ``inputs`` have for these images, by name; as ``predict`` gets them.
+        total: in a ``TrainStage``, images of the step over all processes, of which these are a part; None: all.
+        first: how many of the step's images stand before these, at other processes.
+        step_seed: in a ``TrainStage``, a random seed of the step, the same in all processes.
     """
 
     image_BCHW: Tensor
@@ -81,13 +84,26 @@ class Batch:
     mask_BHW: Tensor | None = None
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     inputs: Mapping[str, Tensor] = field(default_factory=dict)
+    total: int | None = None
+    first: int = 0
+    step_seed: int = 0
+
+    @property
+    def share(self) -> float:
+        """Of the step's images, that these are; 1 with one process."""
+        return 1.0 if self.total is None else len(self.image_BCHW) / self.total
 
 
 class Optimize(Protocol):
     """Given to ``TrainStage.step`` by the trainer.
 
-    Clears the gradients of the named optimizers (all when none is named), back-propagates ``loss``, averages the
-    gradients over processes, clips each optimizer's gradient norm and steps. May be called many times per batch.
+    Clears the gradients of the named optimizers (all when none is named), back-propagates ``loss``, takes the mean of
+    the gradients over processes, clips each optimizer's gradient norm and steps. May be called many times per batch.
+
+    Processes are weighted by their shares of the step's images, which is right for a loss that is a mean over images.
+    A sum over images is divided by ``Batch.share``; what the loss takes from the whole batch (a count, an extreme) is
+    gathered with ``ader.system.dist``, and what it draws comes from ``Batch.seed_B``. ``check_processes`` tells.
+
     With ``trainer.accumulate`` an optimizer steps at every N-th call that concerns it
     (``ader.training.optimization``); a method needs to know nothing of that.
     """

@@ -23,8 +23,9 @@ Differences from upstream:
   leave the other flows alone, as here, since PyTorch 2.0; with the older ones for which the official code was written
   they are zeros, and Adam moves the other flows by their momentum.
 - A batch with fewer vectors than ``fibers`` at a scale takes one update with all of them; ADer's takes none, the
-  official code stops. Several processes make as many updates as one would: see ``division``.
-- Training images are rotated on the device, by angles that depend on the image's seed.
+  official code stops. Several processes make one's updates, each with those of its vectors that lie in its images.
+- Training images are rotated on the device, by angles that depend on the image's seed; the order of a batch's vectors
+  depends on the step's.
 - Rotations of the flows come from torch's generator: another draw than scipy's, from the same distribution.
 - A training with no more meta-epochs than the warm-up takes warms up in all but the last.
 
@@ -35,7 +36,7 @@ of an update, P numbers of a positional code.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import ClassVar, Literal
 
 import torch
@@ -64,7 +65,6 @@ from ader.nets.state.late_tensor import LateTensor
 from ader.nets.state.rows import Rows
 from ader.nets.synthesis.draws import uniform
 from ader.nets.synthesis.geometry import rotate
-from ader.system import dist
 from ader.system.errors import UserError
 
 
@@ -157,17 +157,16 @@ class CFlow(Method):
         if self.rotation:
             degrees_B = self.rotation * (2 * uniform(batch.seed_B, "cflow/rotation") - 1)
             image_BCHW = rotate(image_BCHW, degrees_B)
-        counts = dist.gather_objects(len(image_BCHW))
         losses = {}
         for name, flow, feature_BCHW in zip(self.names, self.flows, self._features(image_BCHW), strict=True):
-            updates, size = division(counts, dist.rank(), feature_BCHW[0, 0].numel(), self.fibers)
             vector_EC, code_SP = as_vectors(feature_BCHW), self.codes(feature_BCHW)
-            # Vectors that do not fill another update are left out; every image has the codes of its S positions.
-            order_E = torch.randperm(len(vector_EC), device=vector_EC.device)[: updates * size]
-            parts = (torch.split(each, size) for each in (vector_EC[order_E], code_SP[order_E % len(code_SP)]))
+            updates = division(batch, len(code_SP), self.fibers, f"cflow/{name}", vector_EC.device)
             values = []
-            for vector_NC, code_NP in zip(*parts, strict=True):
-                loss = -F.logsigmoid(likelihood_per_dimension(flow, vector_NC, code_NP)).mean()
+            for place_N, size in updates:
+                vector_NC, code_NP = vector_EC[place_N], code_SP[place_N % len(code_SP)]
+                likelihood_N = likelihood_per_dimension(flow, vector_NC, code_NP)
+                # the mean over the update's vectors, of which another process's may be more than its images' share
+                loss = -F.logsigmoid(likelihood_N).sum() / (size * batch.share)
                 optimize(loss, name)
                 values.append(loss.detach())
             losses[name] = torch.stack(values).mean()
@@ -221,29 +220,34 @@ def as_vectors(feature_BCHW: Tensor) -> Tensor:
     return feature_BCHW.permute(0, 2, 3, 1).flatten(0, 2)
 
 
-def division(counts: Sequence[int], rank: int, positions: int, fibers: int) -> tuple[int, int]:
-    """How a batch's vectors are divided into updates.
+def division(batch: Batch, positions: int, fibers: int, purpose: str, device: torch.device) -> list[tuple[Tensor, int]]:
+    """The updates that a batch gives: vectors of all its images in random order, ``fibers`` at a time.
 
-    The number of updates is worked out from the images of all processes, hence the same in all of them: gradients are
-    averaged at each. Every process brings its share of the ``fibers`` of an update.
+    Vectors that do not fill another update are left out; one update takes all where there are fewer than ``fibers``.
+    All processes draw the same order of the vectors of the whole step.
 
     Args:
-        counts: images of each process.
-        rank: of this process.
+        batch: of this process.
         positions: vectors of an image.
-        fibers: vectors of an update.
+        fibers: vectors of an update, over all processes.
+        purpose: other orders for other purposes.
+        device: of the vectors.
 
     Returns:
-        The number of updates, and this process's vectors in each. One update takes all vectors where there are fewer
-        than ``fibers``.
-
-    Raises:
-        UserError: there is not a vector for each process.
+        For each update the places (N,) of those of its vectors that this process has, among its own, and the number of
+        vectors over all processes. A process may have none.
     """
-    shares = [fibers * count // sum(counts) for count in counts]
-    if min(shares) == 0:
-        raise UserError(f"method.fibers={fibers} cannot be divided among {len(counts)} processes: give more")
-    return max(1, sum(counts) * positions // fibers), min(shares[rank], counts[rank] * positions)
+    images = len(batch.image_BCHW)
+    total = (batch.total or images) * positions
+    size = min(fibers, total)
+    seed_1 = torch.tensor([batch.step_seed]).to(device, non_blocking=True)
+    order_E = uniform(seed_1, purpose, total)[0].argsort(stable=True)[: total // size * size]
+    if batch.share == 1:
+        return [(place_N, size) for place_N in order_E.split(size)]
+    place_E = order_E - batch.first * positions
+    own_E = (place_E >= 0) & (place_E < images * positions)
+    counts = own_E.view(-1, size).sum(dim=1).tolist()
+    return [(place_N, size) for place_N in place_E[own_E].split(counts)]
 
 
 def meta_cosine(length: float, warmup: int, start: float, final: float) -> Schedule:

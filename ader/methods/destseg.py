@@ -59,9 +59,9 @@ from ader.methods._base import (
 from ader.nets.backbone import Backbone, BackboneOptions
 from ader.nets.optim.decay import decay_groups
 from ader.nets.scoring.maps import full, upsample
+from ader.nets.shared_norms import norms_synchronized
 from ader.nets.synthesis.synthetic import Synthetic, SyntheticAnomalies
 from ader.nets.synthesis.textures import Textures, texture_files
-from ader.system import dist
 from ader.system.errors import UserError
 
 Step = Callable[[Batch, Optimize], Mapping[str, Tensor]]
@@ -176,8 +176,12 @@ class DeSTSeg(Method):
         )
 
     def _spoiled(self, batch: Batch) -> Synthetic:
-        if len(batch.image_BCHW) < 2:  # the pyramid pooling of the second phase norms one number per image and channel
-            raise UserError("destseg cannot train on 1 image per process: give more training images or fewer processes")
+        # the pyramid pooling of the second phase norms one number per image and channel
+        if len(batch.image_BCHW) < 2 and not norms_synchronized():
+            raise UserError(
+                "destseg cannot train on 1 image per process: give more training images, fewer processes or "
+                "trainer.sync_batchnorm=true"
+            )
         synthetic: Synthetic = self.anomalies(batch.image_BCHW, batch.seed_B)
         return synthetic
 
@@ -185,7 +189,7 @@ class DeSTSeg(Method):
         synthetic = self._spoiled(batch)
         teacher = self.teacher(self._ordered(synthetic.clean))
         student = self.student(self.teacher.normalize(self._ordered(synthetic.image)))
-        loss = summed_cosine_loss(teacher, student) * dist.world()  # gradients are averaged over processes
+        loss = summed_cosine_loss(teacher, student) / batch.share  # processes are weighted by their shares
         optimize(loss)
         return {"cos": loss}
 

@@ -64,6 +64,7 @@ from ader.nets.optim.schedules import steps_at
 from ader.nets.scoring.maps import full, full_precision, pooled_maximum
 from ader.nets.synthesis.synthetic import Synthetic, SyntheticAnomalies
 from ader.nets.synthesis.textures import Textures, texture_files
+from ader.system import dist
 from ader.system.errors import UserError
 
 #: The segmenter halves the image five times.
@@ -212,10 +213,11 @@ class DRAEM(Method):
 def ssim_loss(image_BCHW: Tensor, target_BCHW: Tensor) -> Tensor:
     """1 - the mean structural similarity (Gaussian window of 11 pixels, sigma 1.5, zeros beyond the border).
 
-    The constants' dynamic range is taken from the images as upstream takes it: 1, or 2 once ``image`` falls below -0.5.
+    The constants' dynamic range is taken from the images as upstream takes it: 1, or 2 once ``image`` falls below -0.5,
+    in any process.
     """
     image_BCHW, target_BCHW = full(image_BCHW), full(target_BCHW)
-    span = 1 + (image_BCHW.detach().amin() < -0.5).to(image_BCHW.dtype)
+    span = 1 + (dist.smallest(image_BCHW.amin()) < -0.5).to(image_BCHW.dtype)
     low, high = (0.01 * span) ** 2, (0.03 * span) ** 2
     products = (image_BCHW**2, target_BCHW**2, image_BCHW * target_BCHW)
     blurred = _window_mean(torch.cat([image_BCHW, target_BCHW, *products], dim=1))

@@ -18,7 +18,7 @@ Differences from upstream:
   ``probe_size`` repeats it.
 - Patch features come from their closed form (``nets/scoring/patches.py``); upstream unfolds 9 copies and pools them.
 - One backward pass for both optimizers, where ADer has two: the gradients are the same.
-- The noise is drawn on the device, by torch's generator: another draw than upstream's, of the same distribution.
+- The noise is drawn on the device, by the images' own seeds: another draw than upstream's, of the same distribution.
 - Under bf16 only the backbone runs in half precision: rounding an adapted feature to 8 bits is not small beside a
   noise of 0.015.
 - The official code crops a center of 288 from 329 pixels and keeps the epoch that is best on the test set; here images
@@ -60,6 +60,7 @@ from ader.nets.optim.decay import decay_groups
 from ader.nets.optim.schedules import step_at
 from ader.nets.scoring.maps import GaussianBlur, full, full_precision, upsample
 from ader.nets.scoring.patches import PatchFeatures, probe_in_training_mode
+from ader.nets.synthesis.draws import normal_one_by_one
 
 
 class SimpleNet(Method):
@@ -164,22 +165,30 @@ class SimpleNet(Method):
         return decay_groups(module.parameters(), weight_decay, weight_decay if self.decay_norms_and_biases else 0.0)
 
     def _step(self, batch: Batch, optimize: Optimize) -> Mapping[str, Tensor]:
-        real_N, fake_N = self(batch.image_BCHW)
+        real_N, fake_N = self(batch.image_BCHW, batch.seed_B)
         loss = hinge_loss(real_N, fake_N, self.margin)
         optimize(loss)  # both optimizers: the adaptor's input is frozen, so one backward pass serves them
         real_share = (real_N.detach() >= self.margin).float().mean()
         fake_share = (fake_N.detach() <= -self.margin).float().mean()
         return {"hinge": loss, "real_above_margin": real_share, "fake_below_margin": fake_share}
 
-    def forward(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, image_BCHW: Tensor, seed_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Discriminator outputs (N,) of the real patches and of their noisy copies: the pass of a training step.
 
         Both go through the discriminator together and share its batch statistics.
+
+        Args:
+            image_BCHW: RGB in [0, 1].
+            seed_B: of each image's noise; None: it comes from torch's stream.
         """
-        patch_ND = self._patches(image_BCHW).flatten(0, 2)
+        patch_BHWD = self._patches(image_BCHW)
+        if seed_B is None:
+            noise_BHWD = torch.randn_like(patch_BHWD)
+        else:
+            noise_BHWD = normal_one_by_one(seed_B, "simplenet/noise", *patch_BHWD.shape[1:], device=patch_BHWD.device)
         with full_precision(image_BCHW.device):
-            real_ND = self.adaptor(patch_ND)
-            fake_ND = torch.add(real_ND, torch.randn_like(real_ND), alpha=self.noise_std)
+            real_ND = self.adaptor(patch_BHWD.flatten(0, 2))
+            fake_ND = torch.add(real_ND, noise_BHWD.flatten(0, 2), alpha=self.noise_std)
             output_N = self.discriminator(torch.cat([real_ND, fake_ND]))[:, 0]
         real_N, fake_N = output_N.chunk(2)
         return real_N, fake_N

@@ -11,7 +11,7 @@ neighbors, gradient norms of at most 0.1, weight decay of all parameters).
 Differences from upstream:
 - The stages of stride 32 are cut (``nets.backbone``): no effect on the features that are used.
 - Attention is fused, batch first; the queries of a decoder layer are the same for all images and are projected once;
-  the mask is made once, the jitter drawn on the device. Both codes build the mask again for each batch, on the CPU.
+  the mask is made once, the jitter drawn on the device by the images' own seeds. Both codes build the mask again for each batch, on the CPU.
 - Resizing goes to the token grid's exact size, as theirs does where a side is a multiple of 16, which is required.
 - The window does not follow the image's size: ADer's configuration gives 2 * (image_size // 64) + 1, so 9 at 256.
 - ADer steps the learning rate through timm's scheduler, per iteration; here it is a function of the progress, with
@@ -53,6 +53,7 @@ from ader.nets.backbone import Backbone, BackboneOptions
 from ader.nets.optim.decay import decay_groups
 from ader.nets.optim.schedules import step_at
 from ader.nets.scoring.maps import full, pooled_maximum, upsample
+from ader.nets.synthesis.draws import normal_one_by_one, uniform
 from ader.system.errors import UserError
 
 #: The three attentions of the network, in its order.
@@ -156,20 +157,24 @@ class UniAD(Method):
             batch_size=self.batch_size,
             step=self._step,
             optimizers={"transformer": optimizer},
-            modules=[self.jitter, self.transformer],
+            modules=[self.transformer],
             epochs=self.epochs,
             schedules={"transformer": step_at(self.lr_decay_at)},
             clip=self.clip,
         )
 
     def _step(self, batch: Batch, optimize: Optimize) -> Mapping[str, Tensor]:
-        aligned_BNC, restored_BNC = self(batch.image_BCHW)
+        aligned_BNC, restored_BNC = self(batch.image_BCHW, batch)
         loss = F.mse_loss(restored_BNC, aligned_BNC)
         optimize(loss)
         return {"mse": loss}
 
-    def forward(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, image_BCHW: Tensor, batch: Batch | None = None) -> tuple[Tensor, Tensor]:
         """The tokens of the frozen network, and the transformer's restoration of them; float32.
+
+        Args:
+            image_BCHW: RGB in [0, 1].
+            batch: of a training step, whose seeds decide the jitter; None: the tokens are not jittered.
 
         Raises:
             UserError: images of another size than the method was built for.
@@ -178,7 +183,7 @@ class UniAD(Method):
             given = "x".join(str(side) for side in image_BCHW.shape[2:])
             raise UserError(f"images of {given} pixels do not suit this uniad: build it with their image_size")
         aligned_BNC = align(self.backbone(image_BCHW), self.grid)
-        restored_BNC = self.transformer(self.jitter(aligned_BNC))
+        restored_BNC = self.transformer(aligned_BNC if batch is None else self.jitter(aligned_BNC, batch))
         return aligned_BNC, full(restored_BNC)
 
     def predict(self, image_BCHW: Tensor) -> Prediction:
@@ -229,7 +234,7 @@ def beyond_neighbors(grid: int, window: int) -> Tensor:
 
 
 class FeatureJitter(nn.Module):
-    """Feature jittering (section 3.2 of the paper): noise in proportion to each token's norm, in training only.
+    """Feature jittering (section 3.2 of the paper): noise in proportion to each token's norm.
 
     Args:
         scale: of the noise, against norm / C (not the root of C: so do both codes).
@@ -240,13 +245,14 @@ class FeatureJitter(nn.Module):
         super().__init__()
         self.scale, self.probability = scale, probability
 
-    def forward(self, token_BNC: Tensor) -> Tensor:
+    def forward(self, token_BNC: Tensor, batch: Batch) -> Tensor:
         """Same shape."""
-        if not self.training or torch.rand(()) >= self.probability:  # drawn on the CPU: nothing waits for the device
+        # drawn on the CPU: nothing waits for the device
+        if uniform(torch.tensor([batch.step_seed]), "uniad/jitter") >= self.probability:
             return token_BNC
         norm_BN1 = torch.linalg.vector_norm(token_BNC, dim=2, keepdim=True)
-        noise_BNC: Tensor = torch.randn_like(token_BNC) * norm_BN1 * (self.scale / token_BNC.shape[2])
-        return token_BNC + noise_BNC
+        noise_BNC = normal_one_by_one(batch.seed_B, "uniad/noise", *token_BNC.shape[1:], device=token_BNC.device)
+        return token_BNC + noise_BNC * norm_BN1 * (self.scale / token_BNC.shape[2])
 
 
 class Transformer(nn.Module):

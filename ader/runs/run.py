@@ -155,6 +155,7 @@ def fit(
         max_steps=options.max_steps,
         ema=options.ema,
         accumulate=options.accumulate,
+        sync_batchnorm=options.sync_batchnorm,
         compile=options.compile,
         channels_last=options.channels_last,
         checkpoint=file,

@@ -176,23 +176,6 @@ def on_main(function: Callable[[], object]) -> None:
         raise error
 
 
-def average_gradients(parameters: Iterable[nn.Parameter], weight: float = 1.0) -> None:
-    """Replaces every gradient by its mean over processes (a missing one counts as zero).
-
-    Args:
-        parameters: those without ``requires_grad`` are skipped.
-        weight: of this process, its share of the batch times the number of processes.
-    """
-    if world() == 1:
-        return
-    for parameter in parameters:
-        if parameter.requires_grad:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            parameter.grad *= weight / world()
-            td.all_reduce(parameter.grad)
-
-
 def average_buffers(modules: Iterable[nn.Module]) -> None:
     """Replaces floating-point buffers (running statistics of batch norms) by their mean over processes."""
     if world() == 1:
@@ -202,6 +185,15 @@ def average_buffers(modules: Iterable[nn.Module]) -> None:
             if buffer.is_floating_point():
                 td.all_reduce(buffer)
                 buffer /= world()
+
+
+def smallest(value: Tensor) -> Tensor:
+    """Elementwise, of all processes; without gradient."""
+    value = value.detach()
+    if world() > 1:
+        value = value.clone()
+        td.all_reduce(value, td.ReduceOp.MIN)
+    return value
 
 
 def gather_rows(rows: Tensor, counts: Sequence[int] | None = None) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import multiprocessing
 import tempfile
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as td
@@ -76,18 +77,59 @@ def _collect(pipes: list[Connection], until: float, seconds: float) -> list[Any]
     return [results[rank] for rank in range(len(pipes))]
 
 
+#: Of glibc's ``mallopt``.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+
+
+class Meeting:
+    """Where the processes find each other, in any number of groups one after another.
+
+    Args:
+        number: of this process.
+        path: of files that the processes share.
+    """
+
+    current: ClassVar[Meeting]
+
+    def __init__(self, number: int, path: str) -> None:
+        self.number, self.path, self.groups = number, path, 0
+
+    def form(self, *members: int) -> bool:
+        """Leaves the group that there is, and forms one of these processes; of one it is none, as without torchrun.
+        Every process makes the same calls.
+
+        Returns:
+            Whether this process is a member.
+        """
+        if td.is_initialized():
+            td.barrier()  # to the others, a process that has left is one that failed
+            td.destroy_process_group()
+        self.groups += 1
+        if self.number not in members:
+            return False
+        if len(members) > 1:
+            store = td.FileStore(f"{self.path}{self.groups}", len(members))  # type: ignore[attr-defined]  # public, but not in torch's own list
+            place = members.index(self.number)
+            more = {"world_size": len(members), "timeout": timedelta(minutes=10)}
+            td.init_process_group("gloo", store=store, rank=place, **more)
+        return True
+
+
 def _take_part(
     rank: int, world: int, meeting: str, end: Connection, work: Callable[..., Any], arguments: tuple[Any, ...]
 ) -> None:
     """The life of one process."""
     torch.set_num_threads(1)
+    with suppress(OSError, AttributeError):  # freed memory stays here: to ask for it again takes much of a short life
+        for option, size in ((M_MMAP_THRESHOLD, 2**25), (M_TRIM_THRESHOLD, 2**31 - 1)):
+            ctypes.CDLL(None).mallopt(option, size)
     try:
-        store = td.FileStore(meeting, world)  # type: ignore[attr-defined]  # public, but not in torch's own list
-        td.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(minutes=10))
+        Meeting.current = Meeting(rank, meeting)
+        Meeting.current.form(*range(world))
         stream = io.BytesIO()
         torch.save(work(*arguments), stream)
         end.send(("", stream.getvalue()))
-        td.barrier()  # the others would take a process that has left for one that failed
+        Meeting.current.form()
     except Exception:
         with suppress(OSError):  # nobody listens any more
             end.send((traceback.format_exc(), b""))

@@ -73,7 +73,7 @@ def own_statistics(stage: TrainStage) -> bool:
     return any(isinstance(part, _BatchNorm) and part.training for module in stage.modules for part in module.modules())
 
 
-def dependence(stage: Stage, began: Mapping[str, Any], device: torch.device) -> str:
+def dependence(stage: Stage, began: Mapping[str, Any], device: torch.device, shared: bool) -> str:
     """Why a stage that is under way, or just over, depends on the number of processes, as in ``TrainState``. Every
     process must call it.
 
@@ -81,12 +81,13 @@ def dependence(stage: Stage, began: Mapping[str, Any], device: torch.device) -> 
         stage: its batch norms are as in training.
         began: the random states at its beginning.
         device: of the random streams.
+        shared: whether batch norms take their statistics over all processes.
     """
     modules = stage.modules if isinstance(stage, TrainStage) else ()
     drew = not _equal(began, random_states(device))
     buffers = [buffer for module in modules for buffer in module.buffers()] if dist.world() > 1 else []
     shares = dist.gather_objects((drew, _digest(buffers)))
-    if isinstance(stage, TrainStage) and own_statistics(stage):
+    if isinstance(stage, TrainStage) and not shared and own_statistics(stage):
         return f"in stage {stage.name!r} each process has batch norms of its own images"
     if any(drew for drew, _ in shares):
         return f"in stage {stage.name!r} each process draws its own random numbers"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ader.methods._base import TrainStage
 from ader.system import dist
 from ader.system.errors import UserError
+from ader.training.gradients import GradientSum
 
 
 class Optimization:
@@ -22,6 +23,10 @@ class Optimization:
     every N-th call that concerns it, with the mean of the N gradients (each the mean over its own batch) and the
     learning rate of the N-th; what is left over at the stage's end makes a last, smaller update. Gradients that an
     optimizer collects are kept apart from ``.grad``: a call for one network leaves nothing in another's sum.
+
+    Several processes minimize the mean of their losses, each weighted by its share of the images. A process scales its
+    loss and not its gradients: with batch norms that share their statistics, gradients cross processes in the midst of
+    the backward pass and would otherwise come with the weight of the wrong one.
 
     Args:
         stage: whose optimizers.
@@ -33,18 +38,19 @@ class Optimization:
         accumulate: calls per update.
 
     Attributes:
-        weight: this process's share of the current batch's images, times the number of processes.
+        share: of the current step's images that this process has; read with several processes only.
     """
 
     def __init__(
         self, stage: TrainStage, device: torch.device, *, ema: float | None = None, accumulate: int = 1
     ) -> None:
         self.stage, self.device, self.ema, self.accumulate = stage, device, ema, accumulate
-        self.weight = 1.0
+        self.share = 1.0
         self.weights: dict[str, list[nn.Parameter]] = {
             name: [weight for group in optimizer.param_groups for weight in group["params"]]
             for name, optimizer in stage.optimizers.items()
         }
+        self.gradients = GradientSum(self.weights)
         self.calls = dict.fromkeys(self.weights, 0)  # since the optimizer's last step
         self.sums: dict[str, list[Tensor | None]] = {}
         self.averages: dict[str, list[Tensor]] = {}
@@ -56,10 +62,11 @@ class Optimization:
         chosen = names or tuple(self.weights)
         for name in chosen:
             self.stage.optimizers[name].zero_grad(set_to_none=True)
-        with torch.autocast(self.device.type, enabled=False):
+        if dist.world() > 1:
+            loss = loss * self.share
+        with self.gradients.of(chosen), torch.autocast(self.device.type, enabled=False):
             loss.backward()  # type: ignore[no-untyped-call]
         for name in chosen:
-            dist.average_gradients(self.weights[name], self.weight)
             self.calls[name] += 1
             if self.accumulate > 1:
                 self._collect(name)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ader.methods._base import Batch, FitPass, Method, Stage, TrainStage
+from ader.nets.shared_norms import norms_synchronized, synchronized
 from ader.system import dist
 from ader.system.console import Console
 from ader.system.device import synchronize
@@ -26,7 +27,7 @@ from ader.system.randomness import derive_seed, random_states, seed_all
 from ader.training.checkpoint import Checkpoint, TrainState, dependence
 from ader.training.losses import LossMeter
 from ader.training.optimization import Optimization, check_compile, compiled
-from ader.training.order import BatchOrder, pass_batches, pass_images
+from ader.training.order import BatchOrder, pass_batches, pass_images, shard
 from ader.training.vote import Vote
 
 
@@ -50,6 +51,8 @@ class Trainer:
         max_steps: cap on the steps of each training stage; schedules then run over the capped length.
         ema: decay in [0, 1) of a moving average of the trained weights, with which each stage ends; None: off.
         accumulate: batches whose gradients make one update (``ader.training.optimization.Optimization``).
+        sync_batchnorm: whether batch norms that train take their statistics over all processes, not over each one's own
+            images; the same with one process.
         compile: whether the modules that train go through ``torch.compile`` while they do.
         channels_last: whether weights and images are kept with the channels last in memory.
         checkpoint: file to write and to resume from; None keeps nothing.
@@ -66,6 +69,7 @@ class Trainer:
     max_steps: int | None = None
     ema: float | None = None
     accumulate: int = 1
+    sync_batchnorm: bool = False
     compile: bool = False
     channels_last: bool = False
     checkpoint: Path | None = None
@@ -179,7 +183,7 @@ class Trainer:
                         stage.update(batch)
                     track.advance(clock.pace(stage.batch_size, track.done + 1))
                     self.interrupt.check()
-            state.depends = state.depends or dependence(stage, began, self.device)
+            state.depends = state.depends or dependence(stage, began, self.device, self.sync_batchnorm)
             self.console.say(f"{stage.name}: finishing")
             stage.finish()
 
@@ -214,14 +218,17 @@ class Trainer:
         with (
             self.console.track(stage.name, total, "steps", done=state.step) as track,
             compiled(stage.modules) if self.compile else nullcontext(),
+            synchronized(stage.modules) if self.sync_batchnorm else nullcontext(),
+            optimization.gradients.overlapped(),
         ):
             keep = partial(self._keep, method, state, optimization, losses, clock, streams)
             over, batches = False, self._laid_out(data.train(stage, state.step, total))
             for batch in self._arriving(batches, keep):
                 images = order.count(state.step)
-                optimization.weight = len(batch.image_BCHW) * dist.world() / images
+                batch = self._placed(batch, stage, images, state.step)
+                optimization.share = batch.share
                 optimization.set_rates(state.step / total)
-                watch = fewest == 1 and state.step == began
+                watch = fewest == 1 and state.step == began and not norms_synchronized()
                 checks = _batch_norms_fit(stage, len(batch.image_BCHW)) if watch else nullcontext()
                 with self.autocast(), checks:
                     losses.add(stage.step(batch, optimization), state.step)
@@ -241,7 +248,7 @@ class Trainer:
                 where = f"at step {state.step} of {total} in stage {stage.name!r}"
                 with self.interrupt.during(where + ", checkpoint written" * bool(self.checkpoint)):
                     self.interrupt.stop()
-        state.depends = state.depends or dependence(stage, streams, self.device)
+        state.depends = state.depends or dependence(stage, streams, self.device, self.sync_batchnorm)
         optimization.finish()
         dist.average_buffers(stage.modules)
         method.eval()
@@ -281,8 +288,13 @@ class Trainer:
         """Writes a checkpoint in the midst of a stage."""
         losses.means()  # nothing that is not finite goes into a checkpoint
         clock.stop()
-        state.depends = state.depends or dependence(optimization.stage, streams, self.device)
+        state.depends = state.depends or dependence(optimization.stage, streams, self.device, self.sync_batchnorm)
         self.file.save(method, state, optimization)
+
+    def _placed(self, batch: Batch, stage: TrainStage, images: int, step: int) -> Batch:
+        """The batch, with its place in the step that it is a part of."""
+        first = shard(images, dist.rank(), dist.world()).start
+        return replace(batch, total=images, first=first, step_seed=derive_seed(self.seed, stage.name, "step", step))
 
     def _laid_out(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches in the memory layout that is asked for."""
@@ -306,10 +318,8 @@ class Trainer:
 
 
 def _check_division(stage: TrainStage, order: BatchOrder) -> int:
-    """Every process must have an image at every step: their gradients are averaged. Returns the fewest that one has."""
+    """Every process must have an image at every step: they back-propagate together. Returns the fewest that one has."""
     world = dist.world()
-    if world > 1 and stage.batch_size % world:
-        raise UserError(f"batch size {stage.batch_size} must be a multiple of the {world} processes")
     fewest = min(order.count(step) for step in (0, order.steps_per_epoch - 1))
     if fewest < world:
         raise UserError(
@@ -332,10 +342,12 @@ def _batch_norms_fit(stage: TrainStage, images: int) -> Iterator[None]:
         values = inputs[0].numel() // inputs[0].shape[1]  # of all images, per channel
         if norm.training and values <= images:
             raise UserError(
-                f"stage {stage.name!r} has a batch of 1 image, which at this size leaves its batch norms one value per "
-                "channel: give more training images, a larger image_size or another method.batch_size"
+                f"stage {stage.name!r} has a batch of 1 image{where}, which at this size leaves its batch norms one "
+                f"value per channel: give more training images, a larger image_size or another method.batch_size{or_so}"
             )
 
+    shared = dist.world() > 1
+    where, or_so = (" per process", ", or set trainer.sync_batchnorm=true") if shared else ("", "")
     norms = [part for module in stage.modules for part in module.modules() if isinstance(part, _BatchNorm)]
     hooks = [norm.register_forward_pre_hook(look) for norm in norms]
     try:

@@ -61,6 +61,7 @@ CHOICES: Words = (
 TRUTHS: Words = (
     "save_maps",
     "force",
+    "trainer.sync_batchnorm",
     "trainer.compile",
     "trainer.channels_last",
     "metric.by_defect",

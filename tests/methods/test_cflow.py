@@ -177,30 +177,48 @@ def test_likelihood_and_loss_by_hand():
     assert value.item() == pytest.approx((-math.log(2 * math.pi) - 2) / 2, rel=1e-6)
 
 
+def updates(batch: Batch, positions: int, fibers: int = 256) -> list[tuple[Tensor, int]]:
+    return division(batch, positions, fibers, "order", torch.device("cpu"))
+
+
+def bare(images: int, **more) -> Batch:
+    return Batch(image_BCHW=torch.empty(images, 0), seed_B=torch.arange(images), **more)
+
+
 def test_updates_of_a_full_batch():
     """32 images at 256x256: 128 + 32 + 8 updates of 256 vectors (ADer); 33 images leave a remainder."""
-    assert [division([32], 0, side**2, 256) for side in (32, 16, 8)] == [(128, 256), (32, 256), (8, 256)]
-    assert division([33], 0, 64, 256) == (8, 256)
-    assert division([2], 0, 64, 256) == (1, 128)  # fewer than one update takes: all of them
+    for side, expected in ((32, 128), (16, 32), (8, 8)):
+        assert [(len(place), size) for place, size in updates(bare(32), side**2)] == [(256, 256)] * expected
+    assert len(updates(bare(33), 64)) == 8
+    assert [(len(place), size) for place, size in updates(bare(2), 64)] == [(128, 128)]  # fewer than 256: all of them
+
+
+def test_vectors_come_in_any_order():
+    """A permutation, another one for each step; places are as often in the first half as chance has it."""
+    (first, _), (other, _) = (updates(bare(2, step_seed=seed), 64)[0] for seed in (1, 2))
+    assert sorted(first.tolist()) == list(range(128))
+    assert not first.equal(other)
+    halves = [int((updates(bare(2, step_seed=seed), 64)[0][0][:64] < 64).sum()) for seed in range(200)]
+    assert np.mean(halves) == pytest.approx(32, abs=4 * math.sqrt(64 / 4 / 200))
 
 
 def test_updates_of_several_processes():
-    """The same number everywhere; together no more vectors than one process would take, and hardly fewer."""
+    """The same updates as one process makes, each process with those vectors that are in its images."""
     generator = random.Random(0)
-    for _ in range(300):
-        counts = [generator.randint(1, 9) for _ in range(generator.randint(1, 5))]
-        positions, fibers = generator.randint(1, 70), generator.randint(9 * 5, 300)
-        parts = [division(counts, rank, positions, fibers) for rank in range(len(counts))]
-        assert len({updates for updates, _ in parts}) == 1
-        updates, total = parts[0][0], sum(counts) * positions
-        assert updates == max(1, total // fibers)
-        assert all(
-            size > 0 and updates * size <= count * positions for (_, size), count in zip(parts, counts, strict=True)
-        )
-        together = sum(size for _, size in parts)
-        assert min(fibers, total) - len(counts) < together <= fibers
-    with pytest.raises(UserError, match="fibers=1 "):
-        division([1, 1], 0, 64, 1)
+    for _ in range(50):
+        counts = [generator.randint(1, 9) for _ in range(generator.randint(2, 5))]
+        positions, fibers, total = generator.randint(1, 70), generator.randint(1, 300), sum(counts)
+        alone = updates(bare(total, step_seed=3), positions, fibers)
+        parts = []
+        for rank, count in enumerate(counts):
+            first = sum(counts[:rank])
+            mine = updates(bare(count, total=total, first=first, step_seed=3), positions, fibers)
+            parts.append([(place + first * positions, size) for place, size in mine])
+        for number, (place, size) in enumerate(alone):
+            together = torch.cat([part[number][0] for part in parts])
+            assert sorted(together.tolist()) == sorted(place.tolist())
+            assert {part[number][1] for part in parts} == {size}
+        assert {len(part) for part in parts} == {len(alone)}
 
 
 class Recorder:
@@ -255,17 +273,17 @@ def test_step_uses_every_vector_once_with_its_own_code(monkeypatch):
     assert [tuple(value.shape) for value in method(images(3, 64))] == [(3, 4, 6), (3, 2, 3), (3, 1, 2)]  # codes fit too
 
 
-def test_step_in_two_processes(monkeypatch):
-    """This one has 3 of 5 images: as many updates as the other, each of three fifths of the vectors."""
-    method, optimize = small(fibers=10), Recorder()
-    monkeypatch.setattr(cflow.dist, "gather_objects", lambda count: [2, count])
-    monkeypatch.setattr(cflow.dist, "rank", lambda: 1)
-    sizes = []
-    for flow in method.flows:
-        flow.register_forward_hook(lambda module, inputs, output: sizes.append(len(inputs[0])))
-    method._step(batch_of(3), optimize)
-    assert len(optimize.calls) == 5 * 64 // 10 + 5 * 16 // 10 + 5 * 4 // 10
-    assert set(sizes) == {6}
+def test_step_in_two_processes():
+    """Two processes with 2 and 3 of 5 images: losses, weighted by these shares, add up to those of one process."""
+    method, image_BCHW = small(fibers=10), images(5, 64)
+    found = []
+    for first, last in ((0, 5), (0, 2), (2, 5)):
+        optimize = Recorder()
+        part = Batch(image_BCHW=image_BCHW[first:last], seed_B=torch.arange(first, last), total=5, first=first)
+        method._step(part, optimize)
+        found.append([value * part.share for value, _ in optimize.calls])
+    assert len(found[0]) == 5 * 64 // 10 + 5 * 16 // 10 + 5 * 4 // 10
+    np.testing.assert_allclose(np.add(found[1], found[2]), found[0], rtol=1e-5)
 
 
 def test_images_are_rotated_one_by_one(monkeypatch):
@@ -278,7 +296,7 @@ def test_images_are_rotated_one_by_one(monkeypatch):
     monkeypatch.setattr(cflow, "rotate", record)
     for start in (0, 100):
         seeds = torch.arange(start, start + 100)
-        method._features = lambda image: [torch.zeros(1, channels, 1, 1) for channels in method.backbone.channels]
+        method._features = lambda image: [torch.zeros(100, channels, 1, 1) for channels in method.backbone.channels]
         method._step(Batch(image_BCHW=torch.zeros(100, 3, 8, 8), seed_B=seeds), Recorder())
     drawn = torch.cat(angles)
     assert len(drawn.unique()) == 200

@@ -19,7 +19,6 @@ from ader.methods._base import Batch
 from ader.methods.destseg import DeSTSeg, focal_loss, products, shrunk_mask, summed_cosine_loss, top_mean
 from ader.nets.backbone import BackboneOptions
 from ader.nets.synthesis.synthetic import Synthetic
-from ader.system import dist
 from ader.system.errors import UserError
 from ader.testing.subject import Subject, images, predict, snapshot
 from ader.testing.toy import write_mvtec
@@ -427,16 +426,15 @@ def test_steps_in_bfloat16(phase):
         assert rough[name].item() == pytest.approx(value.item(), rel=0.01), name
 
 
-def test_sum_over_the_batch_is_that_of_all_processes(monkeypatch):
-    """Gradients are averaged over processes, so that each of two must count its images twice."""
-    losses = []
-    for processes in (1, 2):
-        monkeypatch.setattr(dist, "world", lambda processes=processes: processes)
-        method = small()
-        batch = Batch(image_BCHW=images(2, 64), seed_B=torch.arange(2))
-        method.eval()
-        method._step_student(batch, lambda loss, *names: losses.append(loss.item()))
-    assert losses[1] == pytest.approx(2 * losses[0], rel=1e-6)
+def test_sum_over_the_batch_is_that_of_all_processes():
+    """Losses, weighted by the processes' shares of the images, add up to the sum over all of them."""
+    method, image_BCHW, weighted = small(), images(5, 64), []
+    method.eval()
+    for first, last in ((0, 5), (0, 2), (2, 5)):
+        batch = Batch(image_BCHW=image_BCHW[first:last], seed_B=torch.arange(first, last), total=5, first=first)
+        share = (last - first) / 5
+        method._step_student(batch, lambda loss, *names, share=share: weighted.append(loss.item() * share))
+    assert weighted[1] + weighted[2] == pytest.approx(weighted[0], rel=1e-5)
 
 
 # Prediction

@@ -21,6 +21,7 @@ from ader.methods._base import FitPass, Method, Prediction, Tags, TrainStage, fi
 from ader.methods._options import option_class
 from ader.nets.state.late_tensor import LateTensor
 from ader.nets.state.rows import Rows
+from ader.nets.synthesis.draws import uniform
 from ader.system import dist
 from ader.system.errors import UserError
 from ader.testing import method_checks as checks
@@ -88,7 +89,8 @@ class Tiny(Method):
 
     def _step(self, batch, optimize):
         assert batch.label_B.device == batch.image_BCHW.device
-        image_BCHW = batch.image_BCHW + 0.1 * batch.extra["noise"] * torch.rand(()) * batch.mask_BHW[:, None]
+        strength_B111 = uniform(batch.seed_B, "strength", 1, 1, 1).to(batch.image_BCHW.device)
+        image_BCHW = batch.image_BCHW + 0.1 * batch.extra["noise"] * strength_B111 * batch.mask_BHW[:, None]
         loss = self._gap(image_BCHW).mean()
         optimize(loss)
         return {"gap": loss}
@@ -275,6 +277,31 @@ class KeepsItsOwnShare(DiesWithoutImages):
         self.mean.value = torch.cat([torch.ones(1), *self.list]).mean()
 
 
+class SumsOverImages(Tiny):
+    """A loss that grows with the batch, as if there were one process."""
+
+    def _step(self, batch, optimize):
+        return super()._step(batch, lambda loss: optimize(loss * len(batch.image_BCHW)))
+
+
+class DrawsForItself(Tiny):
+    """From torch's stream, which each process has its own of."""
+
+    def _step(self, batch, optimize):
+        image_BCHW = batch.image_BCHW + 0.01 * torch.rand_like(batch.image_BCHW)
+        return super()._step(replace(batch, image_BCHW=image_BCHW), optimize)
+
+
+class WeighsByItsOwnCount(Tiny):
+    """A mean over the defective pixels of a process's own images."""
+
+    def _step(self, batch, optimize):
+        mask_BHW = batch.mask_BHW
+        loss = (self._gap(batch.image_BCHW) * mask_BHW).sum() / mask_BHW.sum().clamp(min=1)
+        optimize(loss)
+        return {"gap": loss}
+
+
 class WaitsForTheOther(Tiny):
     """One process asks the others for something in every batch of a pass, and one has no batch."""
 
@@ -304,6 +331,9 @@ class WaitsForTheOther(Tiny):
         (ScoresOnTheHost, {"check_device"}),
         (DiesWithoutImages, {"check_processes"}),
         (KeepsItsOwnShare, {"check_processes"}),
+        (SumsOverImages, {"check_processes"}),
+        (DrawsForItself, {"check_processes"}),
+        (WeighsByItsOwnCount, {"check_processes"}),
     ],
 )
 def test_checks_can_fail(broken, expected):
@@ -312,10 +342,12 @@ def test_checks_can_fail(broken, expected):
 
 
 def test_processes_say_what_is_wrong():
-    with pytest.raises(AssertionError, match=r"(?s)process 0 of 2 failed.*expected a non-empty list"):
+    with pytest.raises(AssertionError, match=r"(?s)process \d of 3 failed.*expected a non-empty list"):
         placement.check_processes(Subject(DiesWithoutImages, size=16))
     with pytest.raises(AssertionError, match=r"processes end with different \['mean.*gather what each has seen"):
         placement.check_processes(Subject(KeepsItsOwnShare, size=16))
+    with pytest.raises(AssertionError, match=r"gradients of 3 processes differ from those of one by .* Batch.share"):
+        placement.check_processes(Subject(SumsOverImages, size=16))
 
 
 def test_processes_that_wait_for_each_other_come_to_an_end(monkeypatch):

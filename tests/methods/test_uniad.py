@@ -293,26 +293,24 @@ def test_dropout_is_where_it_should_be():
     assert run().equal(run())
 
 
+def of_step(images: int, seed: int = 0) -> Batch:
+    return Batch(image_BCHW=torch.empty(images, 0), seed_B=torch.arange(images), step_seed=seed)
+
+
 def test_jitter():
-    """Noise of standard deviation 20 * norm / C for each token, in training only; the target stays clean."""
+    """Noise of standard deviation 20 * norm / C for each token, for all images of a step or none."""
     torch.manual_seed(0)
     jitter, token_BNC = FeatureJitter(20.0, 1.0), torch.zeros(200, 3, 64)
     token_BNC[:, 1, :2] = torch.tensor([3.0, 4.0])
     token_BNC[:, 2] = 1.0
-    assert jitter.eval()(token_BNC) is token_BNC
-    noise_BNC = jitter.train()(token_BNC) - token_BNC
+    noise_BNC = jitter(token_BNC, of_step(200)) - token_BNC
     assert not noise_BNC[:, 0].any()
     assert noise_BNC[:, 1].std().item() == pytest.approx(20 * 5 / 64, rel=0.03)
     assert noise_BNC[:, 2].std().item() == pytest.approx(20 * 8 / 64, rel=0.03)
     assert abs(noise_BNC.mean().item()) < 0.03
-    assert FeatureJitter(20.0, 0.0).train()(token_BNC) is token_BNC
-    some = FeatureJitter(20.0, 0.3).train()
-    share = np.mean(
-        [
-            some(token_BNC[:1]) is not token_BNC[:1] and bool((some(token_BNC[:1]) != token_BNC[:1]).any())
-            for _ in range(2000)
-        ]
-    )
+    assert FeatureJitter(20.0, 0.0)(token_BNC, of_step(200)) is token_BNC
+    some, one_BNC = FeatureJitter(20.0, 0.3), token_BNC[:1]
+    share = np.mean([some(one_BNC, of_step(1, seed)) is not one_BNC for seed in range(2000)])
     assert share == pytest.approx(0.3, abs=0.05)
 
 
@@ -320,9 +318,7 @@ def test_only_the_input_is_jittered(small):
     image_BCHW = images(2, 64)
     small.eval()
     clean, restored = small(image_BCHW)
-    small.jitter.train()
-    target, jittered = small(image_BCHW)
-    small.eval()
+    target, jittered = small(image_BCHW, of_step(2))
     assert target.equal(clean)
     assert (jittered - restored).abs().max() > 1e-3
 
@@ -364,7 +360,7 @@ def test_map_and_score_of_known_features(small, monkeypatch):
 def test_loss_is_the_mean_square(small, monkeypatch):
     aligned, restored = torch.zeros(2, 16, 6), torch.zeros(2, 16, 6)
     restored[0, 3, 1], restored[1, 5, 2] = 4.0, -2.0
-    monkeypatch.setattr(type(small), "forward", lambda self, image_BCHW: (aligned, restored))
+    monkeypatch.setattr(type(small), "forward", lambda self, image_BCHW, batch: (aligned, restored))
     minimized = []
     losses = small._step(Batch(images(2, 64), torch.arange(2)), minimized.append)
     assert losses["mse"].item() == pytest.approx((16 + 4) / (2 * 16 * 6))
@@ -375,7 +371,7 @@ def test_recipe():
     method = UniAD(image_size=64, epochs=7, neighbor_size=3, backbone=BackboneOptions("resnet18", pretrained=False))
     (stage,) = method.stages()
     (optimizer,) = stage.optimizers.values()
-    assert stage.modules == [method.jitter, method.transformer]
+    assert stage.modules == [method.transformer]
     assert (stage.epochs, stage.batch_size, stage.clip, stage.drop_last) == (7, 8, 5.0, True)
     assert type(optimizer) is torch.optim.AdamW
     decayed, vectors = optimizer.param_groups

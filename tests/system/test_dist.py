@@ -130,7 +130,7 @@ def test_a_whole_run_with_torchrun(tmp_path, monkeypatch):
     ("words", "status", "message"),
     [
         (["trainer.epochs=x"], 2, "trainer.epochs='x' does not fit"),
-        (["method.batch_size=3"], 2, "batch size 3 must be a multiple of the 2 processes"),
+        (["method.batch_size=1"], 2, "a batch of 1 images cannot be divided among 2 processes"),
         (["paths.results=/dev/null/x"], 2, "cannot be written"),
     ],
 )

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ader.nets.scoring.maps import full
+
 
 def rotate(image_BCHW: Tensor, degrees_B: Tensor, mode: Literal["nearest", "bilinear"] = "nearest") -> Tensor:
     """Rotates each image counter-clockwise about its center by its own angle; what comes from outside is 0.
@@ -27,4 +29,7 @@ def rotate(image_BCHW: Tensor, degrees_B: Tensor, mode: Literal["nearest", "bili
         torch.stack([sin_B * width / height, cos_B, zero_B], dim=1),
     ]
     grid_BHW2 = F.affine_grid(torch.stack(rows, dim=1), list(image_BCHW.shape), align_corners=False)
-    return F.grid_sample(image_BCHW.float(), grid_BHW2, mode=mode, padding_mode="zeros", align_corners=False)
+    image_BCHW = full(image_BCHW)
+    return F.grid_sample(
+        image_BCHW, grid_BHW2.to(image_BCHW.dtype), mode=mode, padding_mode="zeros", align_corners=False
+    )

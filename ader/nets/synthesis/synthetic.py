@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ader.nets.scoring.maps import full_precision
+from ader.nets.scoring.maps import full, full_precision
 from ader.nets.synthesis.draws import uniform, uniform_between
 from ader.nets.synthesis.geometry import rotate
 from ader.nets.synthesis.operations import augmented
@@ -79,7 +79,7 @@ class SyntheticAnomalies(nn.Module):
         """
         device, seed_B = image_BCHW.device, seed_B.cpu()
         with full_precision(device):
-            clean_BCHW = image_BCHW.float()
+            clean_BCHW = full(image_BCHW)
             if len(place_B := (uniform(seed_B, "anomaly/rotate image") < self.rotation_probability).nonzero()[:, 0]):
                 there_B = place_B.to(device, non_blocking=True)
                 clean_BCHW = clean_BCHW.clone()  # the caller keeps his images
@@ -96,7 +96,7 @@ class SyntheticAnomalies(nn.Module):
                 beta_B111 = beta_B111.to(device, non_blocking=True)
                 mixed_BCHW = (1 - beta_B111) * texture_BCHW + beta_B111 * plain_BCHW
                 spoiled_BCHW[there_B] = torch.where(patch_BHW[:, None] > 0, mixed_BCHW, plain_BCHW)
-                mask_BHW[there_B] = patch_BHW
+                mask_BHW[there_B] = patch_BHW.to(mask_BHW.dtype)
         return Synthetic(spoiled_BCHW, clean_BCHW, mask_BHW)
 
     def _shapes(self, seed_B: Tensor, device: torch.device) -> Tensor:
