@@ -85,8 +85,10 @@ def run(folder: Path, line: Sequence[str], planted: bool) -> tuple[int, SweepRec
     path = os.pathsep.join([str(ROOT / "tests" / "support" / "plugin"), str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = {"PYTHONPATH": path, "MADE_UP_FAULTS": str(faults), "ADER_CACHE": str(folder / "cache")}
     status = subprocess.run([sys.executable, "-m", "ader", "-m", *line], env={**os.environ, **environment}).returncode
-    (name,) = ledger.names(folder / "results")
-    return status, ledger.find(folder / "results", name)[1]
+    names = ledger.names(folder / "results")
+    if not names:
+        sys.exit("the sweep did not begin")
+    return status, ledger.find(folder / "results", names[0])[1]
 
 
 def judged(sweeps: Sequence[tuple[int, SweepRecord]]) -> tuple[Table, list[str]]:
