@@ -189,21 +189,6 @@ class Running:
         return Ending(kind=kind, reason=reason, lines=tuple(lines), seconds=seconds, memory_bytes=self.memory)
 
 
-def run(task: Task, told: Callable[[], bool] = lambda: False) -> Ending:
-    """Runs a task to its end, in a process started from scratch.
-
-    Args:
-        task: what to run.
-        told: whether it is to end: asked several times a second.
-    """
-    running = Running(task)
-    while (ending := running.look()) is None:
-        if told():
-            running.stop("stopped", "was told to end")
-        time.sleep(0.1)
-    return ending
-
-
 def environment(task: Task) -> dict[str, str]:
     """Of the task's process: nothing of a surrounding torchrun, and where to leave the reason of an error."""
     inherited = {name: value for name, value in os.environ.items() if not _of_torchrun(name)}
