@@ -75,7 +75,9 @@ class Board:
         rows = []
         for job in shown:
             log = self.folder / "jobs" / f"{job.number:04d}.log"
-            said = (last_lines(log, most=1) or [""])[0] if job.state == "running" else _until(job.estimate_seconds)
+            said = _until(job.estimate_seconds)
+            if job.state == "running":
+                said = " ".join("".join(last_lines(log, most=1)).split())
             rows.append(Row.of(str(job.number), label(job.words, sweep.swept), STATES[job.state], _took(job), said))
         return f"{headline(sweep)}\n\n{terminal(Table(columns, tuple(rows)), width=min(width, 160))}"
 

@@ -91,6 +91,7 @@ class Sweep:
         Raises:
             UserError: a job failed its first steps.
         """
+        self.keep(at_once=True)
         try:
             if self.config.preflight:
                 self._try_all()
