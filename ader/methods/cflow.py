@@ -243,11 +243,11 @@ def division(batch: Batch, positions: int, fibers: int, purpose: str, device: to
     seed_1 = torch.tensor([batch.step_seed]).to(device, non_blocking=True)
     order_E = uniform(seed_1, purpose, total)[0].argsort(stable=True)[: total // size * size]
     if batch.share == 1:
-        return [(place_N, size) for place_N in order_E.split(size)]
+        return [(place_N, size) for place_N in torch.split(order_E, size)]
     place_E = order_E - batch.first * positions
     own_E = (place_E >= 0) & (place_E < images * positions)
     counts = own_E.view(-1, size).sum(dim=1).tolist()
-    return [(place_N, size) for place_N in place_E[own_E].split(counts)]
+    return [(place_N, size) for place_N in torch.split(place_E[own_E], counts)]
 
 
 def meta_cosine(length: float, warmup: int, start: float, final: float) -> Schedule:

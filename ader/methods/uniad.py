@@ -11,7 +11,8 @@ neighbors, gradient norms of at most 0.1, weight decay of all parameters).
 Differences from upstream:
 - The stages of stride 32 are cut (``nets.backbone``): no effect on the features that are used.
 - Attention is fused, batch first; the queries of a decoder layer are the same for all images and are projected once;
-  the mask is made once, the jitter drawn on the device by the images' own seeds. Both codes build the mask again for each batch, on the CPU.
+  the mask is made once, the jitter drawn on the device by the images' own seeds. Both codes build the mask again for
+  each batch, on the CPU.
 - Resizing goes to the token grid's exact size, as theirs does where a side is a multiple of 16, which is required.
 - The window does not follow the image's size: ADer's configuration gives 2 * (image_size // 64) + 1, so 9 at 256.
 - ADer steps the learning rate through timm's scheduler, per iteration; here it is a function of the progress, with
@@ -252,7 +253,8 @@ class FeatureJitter(nn.Module):
             return token_BNC
         norm_BN1 = torch.linalg.vector_norm(token_BNC, dim=2, keepdim=True)
         noise_BNC = normal_one_by_one(batch.seed_B, "uniad/noise", *token_BNC.shape[1:], device=token_BNC.device)
-        return token_BNC + noise_BNC * norm_BN1 * (self.scale / token_BNC.shape[2])
+        jittered_BNC: Tensor = token_BNC + noise_BNC * norm_BN1 * (self.scale / token_BNC.shape[2])
+        return jittered_BNC
 
 
 class Transformer(nn.Module):

@@ -49,7 +49,8 @@ def synchronized(modules: Iterable[nn.Module]) -> Iterator[None]:
     _groups.append(group)
     for norm in norms.values():
         assert "forward" not in vars(norm)
-        norm.forward = torch.compiler.disable(partial(_together, norm.forward, group))
+        shared = partial(_together, norm.forward, group)
+        norm.forward = torch.compiler.disable(shared)  # type: ignore[method-assign, no-untyped-call]
     try:
         yield
     finally:
@@ -104,7 +105,7 @@ def batch_norm(
         if running_var is not None:
             running_var.lerp_((var_C * count / (count - 1)).to(running_var.dtype), momentum)
     mean_C, var_C, count = (each.to(torch.promote_types(value.dtype, torch.float)) for each in (mean_C, var_C, count))
-    normalized: Tensor = _Normalize.apply(value, weight, bias, mean_C, var_C, count, eps, group)
+    normalized: Tensor = _Normalize.apply(value, weight, bias, mean_C, var_C, count, eps, group)  # type: ignore[no-untyped-call]
     return normalized
 
 
@@ -118,7 +119,7 @@ def _statistics(value: Tensor, group: td.ProcessGroup) -> tuple[Tensor, Tensor, 
     table_WN = value.new_zeros(dist.world(), 2 * len(mean_C) + 1, dtype=torch.double)
     table_WN[dist.rank()] = torch.cat([mean_C, var_C, mean_C.new_full((1,), count)])
     td.all_reduce(table_WN, group=group)  # rows of zeros but for one: a gathering
-    mean_WC, var_WC, count_W1 = table_WN.split([len(mean_C), len(mean_C), 1], dim=1)
+    mean_WC, var_WC, count_W1 = table_WN.tensor_split([len(mean_C), 2 * len(mean_C)], dim=1)
     total = count_W1.sum()
     mean_C = (count_W1 * mean_WC).sum(dim=0) / total
     var_C = (count_W1 * (var_WC + (mean_WC - mean_C).square())).sum(dim=0) / total

@@ -74,10 +74,10 @@ def divided(method: Method, data: SomeImages, size: int, sync_batchnorm: bool) -
     dropout, which belongs to a process and not to an image, is off.
 
     Returns:
-        ``gradients`` of each optimizer's first update, thinned, by stage, optimizer and parameter; ``state``: what is no
-        parameter, by name; ``prediction``: of three images, each predicted by one process; ``digests`` of everything,
-        which are to be the same in all processes; ``draws``: stages that draw from the process's own stream;
-        ``norms``: how many batch norms train.
+        ``gradients`` of each optimizer's first update, thinned, by stage, optimizer and parameter; ``state``: what is
+        no parameter, by name; ``prediction``: of three images, each predicted by one process; ``digests`` of
+        everything, which are to be the same in all processes; ``draws``: stages that draw from the process's own
+        stream; ``norms``: how many batch norms train.
     """
     without_dropout(method)
     gradients, draws = hold_updates(method), set()
@@ -90,7 +90,7 @@ def divided(method: Method, data: SomeImages, size: int, sync_batchnorm: bool) -
         stream = torch.get_rng_state()
 
     trainer = Trainer(device=CPU, max_steps=1, sync_batchnorm=sync_batchnorm)
-    trainer.fit(method, Watched(data, tell))  # type: ignore[arg-type]
+    trainer.fit(method, Watched(data, tell))
     weights = {name: thinned(value) for name, value in method.named_parameters()}
     named = {**dict(method.named_buffers()), **method.state_dict()}
     state = {n: value.detach() for n, value in named.items() if n not in weights and isinstance(value, Tensor)}

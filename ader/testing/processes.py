@@ -110,8 +110,9 @@ class Meeting:
         if len(members) > 1:
             store = td.FileStore(f"{self.path}{self.groups}", len(members))  # type: ignore[attr-defined]  # public, but not in torch's own list
             place = members.index(self.number)
-            more = {"world_size": len(members), "timeout": timedelta(minutes=10)}
-            td.init_process_group("gloo", store=store, rank=place, **more)
+            td.init_process_group(
+                "gloo", store=store, rank=place, world_size=len(members), timeout=timedelta(minutes=10)
+            )
         return True
 
 

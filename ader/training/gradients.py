@@ -44,7 +44,10 @@ class GradientSum:
         handles = []
         if dist.world() > 1:
             known = {id(weight): weight for own in self.weights.values() for weight in own if weight.requires_grad}
-            handles = [weight.register_post_accumulate_grad_hook(self._arrived) for weight in known.values()]
+            handles = [
+                weight.register_post_accumulate_grad_hook(self._arrived)  # type: ignore[no-untyped-call]
+                for weight in known.values()
+            ]
         try:
             yield
         finally:
