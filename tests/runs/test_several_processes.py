@@ -50,11 +50,11 @@ def test_an_evaluation_is_the_same_on_any_number_of_processes(bench):
     folder = bench.folder()
     for size, world, metric in ((3, 2, "histogram"), (4, 3, "exact")):
         words = ["eval", str(folder), f"trainer.test_batch_size={size}", f"metric={metric}", "metric.by_defect=true"]
-        assert main([*words, "run=one"]) == 0
-        ended = run_together(world, [*words, "run=several"], bench.root)
+        assert main([*words, f"run=one-{metric}"]) == 0
+        ended = run_together(world, [*words, f"run=several-{metric}"], bench.root)
         assert [each.status for each in ended] == [0] * world, ended
         for name in ("scores.csv", "metrics.csv", "bounds.csv", "counts.csv", "defects.csv"):
-            one, several = (folder.parent / run / name for run in ("one", "several"))
+            one, several = (folder.parent / f"{run}-{metric}" / name for run in ("one", "several"))
             assert one.read_bytes() == several.read_bytes(), (name, size)
 
 
