@@ -14,7 +14,7 @@ help:
 	@echo "make demo    set up, then train and evaluate on the built-in data (no download but Python packages)"
 	@echo "make test    set up, then run all checks and tests"
 	@echo "make smoke   every method, made small, with two seeds on the built-in data: a sweep"
-	@echo "make bench   measure the evaluator, sweeps and training on several processes"
+	@echo "make bench   measure sweeps, and training on several processes"
 	@echo "make lint    style and types only"
 	@echo "make docs    build the documentation into site/"
 	@echo "make setup   only set up $(VENV); the command is then $(BIN)/ader (TORCH=cpu: without the CUDA libraries)"
@@ -48,6 +48,7 @@ smoke: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks.sweeps
 	$(BIN)/python -m benchmarks.parallel
+	$(BIN)/python -m benchmarks.processes
 	$(BIN)/python -m benchmarks.banks
 
 lint: $(READY)
