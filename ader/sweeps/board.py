@@ -22,6 +22,7 @@ STATES: dict[State, str] = {
     "done": "done",
     "there": "there before",
     "running": "running",
+    "queued": "queued",
     "waiting": "waiting",
     "failed": "FAILED",
     "stopped": "stopped",
@@ -63,8 +64,8 @@ class Board:
 
     def _live(self, sweep: SweepRecord, height: int, width: int) -> str:
         room = max(3, height - OTHER_LINES)
-        running = [job for job in sweep.jobs if job.state == "running"]
-        shown = [*running, *(job for job in sweep.jobs if job.state == "waiting")][:room]
+        order = ("running", "queued", "waiting")
+        shown = [job for state in order for job in sweep.jobs if job.state == state][:room]
         columns = (
             Column(""),
             Column("job", wrap="ellipsis"),

@@ -6,12 +6,13 @@ import shlex
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
 from ader.config.schema import SweepConfig
+from ader.results.lock import holder
 from ader.sweeps import ledger
 from ader.sweeps.board import Board
 from ader.sweeps.engine import Ended, Engine, Started
@@ -23,7 +24,7 @@ from ader.sweeps.trial import Trial
 from ader.system.console import Console
 from ader.system.errors import UserError
 from ader.system.files import write_atomic
-from ader.system.interrupt import SIGNALS
+from ader.system.interrupt import SIGNALS, Halted
 
 #: Seconds between two looks at a folder in which another run is at work.
 BUSY = 15.0
@@ -98,15 +99,16 @@ class Sweep:
             if not self.config.dry_run:
                 self._execute()
         finally:
-            for job in self.of("running"):
+            for job in self.of("queued", "running"):
                 self.set(job.number, state="stopped")
             self.record = replace(self.record, ended=ledger.now())
+            self._write_metrics()
             self.keep(at_once=True)
 
     def _execute(self) -> None:
         """Runs what is waiting, until nothing is, or the sweep is told to end."""
         obeyed = 0
-        while self.of("running") or (self.of("waiting") and not self.signals):
+        while self.of("queued", "running") or (self.of("waiting") and not self.signals):
             if self.signals > obeyed:
                 obeyed = self._obey()
             if not self.signals:
@@ -119,6 +121,7 @@ class Sweep:
 
         Raises:
             UserError: some failed; each was told with its reason.
+            Halted: a signal came.
         """
         waiting, said, found = self.of("waiting"), dict[int, Ending](), dict[int, Task]()
         for job in waiting:
@@ -131,7 +134,7 @@ class Sweep:
         with self.console.track("preflight", len(todo), "jobs") as track:
             while len(said) < len(found) and not (self.signals and len(said) + len(todo) == len(found)):
                 if self.signals:
-                    self.engine.stop()
+                    self.engine.kill()  # there is nothing to keep
                 while todo and self.engine.room() and not self.signals:
                     self.engine.start(found[todo.pop(0)])
                 for event in self.engine.look(PAUSE / 4):
@@ -139,10 +142,12 @@ class Sweep:
                         said[event.number] = event.ending
                         track.advance()
                 self.keep()
+        if self.signals:
+            raise Halted("stopped before the first job: give the same line again")
         failed = {number: ending for number, ending in said.items() if ending.kind != "done"}
         for number, ending in sorted(failed.items()):
             self.console.say(f"job {number}  {ending.kind}: {ending.reason} ({found[number].log})")
-        if failed or self.signals:
+        if failed:
             raise UserError(f"{len(failed)} of {len(found)} jobs failed their first steps, as said above: correct that")
         for number, task in found.items():
             trial = Trial.read(task.trial or task.log)
@@ -162,7 +167,8 @@ class Sweep:
         since = time.monotonic() - self._written
         if at_once or since > HEARTBEAT or (self._changed and since > PAUSE):
             self.record = replace(self.record, heartbeat=ledger.now())
-            ledger.write(self.folder, self.record)
+            with suppress(OSError):  # a full disk must not end the jobs: it may have room at the next change
+                ledger.write(self.folder, self.record)
             self._changed, self._written = False, time.monotonic()
         if self.board is not None:
             self.board.show(self.record)
@@ -209,6 +215,10 @@ class Sweep:
         ready.sort(key=lambda job: -float("inf") if job.estimate_seconds is None else -job.estimate_seconds)
         for job in ready[: self.engine.room()]:
             task = self.task(job.number)
+            if who := holder(job_folder := self.planned[job.number].folder):
+                busy = Ending(kind="busy", reason=f"another run is at work in {job_folder}: {who}")
+                self._take([Ended(job.number, busy)])
+                continue
             if job.attempts == 0 and not self.not_before[job.number]:
                 task.log.unlink(missing_ok=True)  # of an earlier sweep
             elif task.finished():  # by the run that was at work on it
@@ -220,13 +230,13 @@ class Sweep:
                 ending = Ending(kind="raised", reason=f"could not be started: {error.strerror or error}")
                 self._take([Ended(job.number, ending)])
                 continue
-            self.set(job.number, state="running", attempts=job.attempts + 1, began=None, where=None, ending=None)
+            self.set(job.number, state="queued", attempts=job.attempts + 1, began=None, where=None, ending=None)
 
     def _take(self, events: Sequence[Started | Ended]) -> None:
         for event in events:
             job = next(job for job in self.record.jobs if job.number == event.number)
             if isinstance(event, Started):
-                self.set(job.number, began=ledger.now(), where=event.where or None)
+                self.set(job.number, state="running", began=ledger.now(), where=event.where or None)
                 self.console.note(
                     f"job {job.number} begins on {event.where or 'this machine'}: ader {shlex.join(job.words)}"
                 )
@@ -240,7 +250,7 @@ class Sweep:
         number, planned = job.number, self.planned[job.number]
         if ending.kind == "done":
             self.set(number, state="done", ending=ending)
-            write_atomic(self.folder / METRICS, metrics_csv(self.record, self.config.paths.results))
+            self._write_metrics()
         elif ending.kind == "busy" and not self.signals:
             self.not_before[number] = time.monotonic() + BUSY
             self.set(number, state="waiting", ending=ending)
@@ -253,6 +263,10 @@ class Sweep:
             self.set(number, state="waiting", ending=ending, notes=(*job.notes, note))
         else:
             self.set(number, state="failed", ending=ending)
+
+    def _write_metrics(self) -> None:
+        with suppress(OSError):  # as in `keep`
+            write_atomic(self.folder / METRICS, metrics_csv(self.record, self.config.paths.results))
 
     def _may_shrink(self, job: JobRecord) -> bool:
         wanted, size = self.config.launcher.smaller_test_batch, self.planned[job.number].test_batch_size
