@@ -23,8 +23,8 @@ SCHEMA = 1
 #: in its folder.
 Failure = Literal["raised", "input", "memory", "killed", "limit", "hung", "no result", "lost", "stopped", "busy"]
 
-#: Where a job is. ``queued``: the engine has it, and has not begun; ``there``: its result was made before; ``left out``:
-#: not to be tried again (``retry``).
+#: Where a job is. ``queued``: the engine has it, and has not begun; ``there``: its result was made before; and
+#: ``left out``: not to be tried again (``retry``).
 State = Literal["waiting", "queued", "running", "done", "there", "failed", "stopped", "left out"]
 
 
