@@ -70,7 +70,7 @@ def read(folder: Path) -> Record | None:
     check_regular(file)
     try:
         found = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is not valid JSON: delete it and run again") from error

@@ -93,7 +93,8 @@ def divided(method: Method, data: SomeImages, size: int, sync_batchnorm: bool) -
     trainer.fit(method, Watched(data, tell))
     weights = {name: thinned(value) for name, value in method.named_parameters()}
     named = {**dict(method.named_buffers()), **method.state_dict()}
-    state = {n: value.detach() for n, value in named.items() if n not in weights and isinstance(value, Tensor)}
+    # copies: what is done next with the method writes into its buffers
+    state = {n: value.detach().clone() for n, value in named.items() if n not in weights and isinstance(value, Tensor)}
     image_BCHW = images(3, size).double()[list(shard(3, dist.rank(), dist.world()))]
     score_B, map_BHW = predict(method, image_BCHW)
     return {

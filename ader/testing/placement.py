@@ -159,7 +159,9 @@ def _as_far_as_seen(what: str, function: Callable[[], Any]) -> Any:
     except (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException):
         return None
     except RuntimeError as error:
-        if ".numpy() is not supported" in str(error) or "get CUDA generator" in str(error):
+        # a generator of random numbers on a GPU is no tensor: it cannot be had without one
+        without = ("get CUDA generator", "CUDA driver", "No CUDA GPUs")
+        if ".numpy() is not supported" in str(error) or any(words in str(error) for words in without):
             return None
         if "different devices" in str(error):
             raise AssertionError(

@@ -327,7 +327,6 @@ def test_the_composed_configuration_of_every_command(bench, capsys):
         (["--resolve"], "--resolve goes with --cfg"),
         (["--cfg", "hydra"], "--cfg hydra"),
         (["--config-dir="], "needs a folder"),
-        (["--multirun"], "no sweeps yet"),
     ],
 )
 def test_flags_of_hydra(capsys, words, message):

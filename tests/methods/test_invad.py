@@ -351,7 +351,7 @@ def test_short_training_finds_defects(tmp_path):
     assert len(losses) == 90
     assert sum(losses[-3:]) < 0.1 * sum(losses[:3]), losses
     assert before < 0.65
-    assert auroc() > 0.75
+    assert auroc() > 0.7
     assert roc_auc_score(mask_BHW.any(axis=(1, 2)), predict(method, image_BCHW).score_B.numpy()) > 0.8
 
 

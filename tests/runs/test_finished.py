@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from ader.config.compose import compose
-from ader.results.outputs import Outputs, show_finished
+from ader.results.outputs import Outputs
+from ader.runs.finished import show_finished
 from tests.support.running import Bench
 
 WITHOUT_TORCH = """

@@ -14,10 +14,10 @@ ader sweep check NAME TABLE    whether a sweep's numbers are worse than expected
 """
 
 USAGE = """\
-ader -m key=a,b key=c,d ...
 ader sweep status [NAME] [paths.results=DIR]
 ader sweep check NAME TABLE.csv [tolerance=0.01] [paths.results=DIR]
 ader sweep try key=value ...
+ader -m key=a,b key=c,d ...
 
 ader -m runs every combination of the values: lists (seed=1,2,3), range(1,4), choice(a,b), and glob(*) over the
 options of a group (method=glob(*,exclude=segad)). All jobs are composed, planned and their data and weights looked
