@@ -112,11 +112,11 @@ class Request:
         Raises:
             UserError: it is none of the choices, of which the first is the default.
         """
-        given = [word.partition("=")[2] for word in self.words if word.startswith(f"{key}=")]
-        value = given[-1] if given else choices[0]
+        given, rest = self.value(key)
+        value = choices[0] if given is None else given
         if value not in choices:
             raise UserError(f"{key}={value} is not known: choose from {', '.join(sorted(choices))}")
-        return value, replace(self, words=tuple(word for word in self.words if not word.startswith(f"{key}=")))
+        return value, rest
 
     def value(self, key: str) -> tuple[str | None, Request]:
         """The value of a key that is the command's own, None where it is not given, and the rest."""
