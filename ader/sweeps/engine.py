@@ -87,14 +87,20 @@ class Engine(AbstractContextManager["Engine"], Protocol):
         """All tasks end at once, and are reported."""
 
 
-def refuse_number(name: str) -> None:
-    """For any engine: a job sees its own GPU alone.
+def check_gpu(name: str, there: bool) -> None:
+    """What any engine says of a job's ``trainer.device``: a job sees its own GPU alone, or none.
+
+    Args:
+        name: of the device.
+        there: whether jobs have a GPU.
 
     Raises:
-        UserError: ``trainer.device`` names one by its number.
+        UserError: it is a GPU by its number, or jobs have none.
     """
     if ":" in name:
         raise UserError(f"trainer.device={name}: each job of a sweep sees one GPU, as cuda: leave the number out")
+    if name == "cuda" and not there:
+        raise UserError("trainer.device=cuda: jobs have no GPU (launcher.gpus): set trainer.device=auto")
 
 
 def build(name: str, arguments: Mapping[str, Any]) -> Engine:

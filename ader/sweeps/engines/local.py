@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ader.sweeps.engine import Ended, Started, refuse_number
+from ader.sweeps.engine import Ended, Started, check_gpu
 from ader.sweeps.task import Running, Task, environment, live, threads_environment
 from ader.system.errors import UserError, some
 from ader.system.launch import cores
@@ -71,9 +71,7 @@ class Engine:
 
     def check_device(self, name: str) -> None:
         """As ``Engine`` has it."""
-        refuse_number(name)
-        if name == "cuda" and not self.gpus:
-            raise UserError("trainer.device=cuda: the launcher has no GPU (launcher.gpus): set trainer.device=auto")
+        check_gpu(name, bool(self.gpus))
 
     def __enter__(self) -> Engine:
         return self

@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from ader.config.ranges import Natural, Positive
-from ader.sweeps.engine import Ended, Started, refuse_number
+from ader.sweeps.engine import Ended, Started, check_gpu
 from ader.sweeps.engines._watch import environment, give, watch_here
 from ader.sweeps.schema import Ending
 from ader.sweeps.task import Task
@@ -134,9 +134,7 @@ class Engine:
 
     def check_device(self, name: str) -> None:
         """As ``Engine`` has it."""
-        refuse_number(name)
-        if name == "cuda" and not self.gpus:
-            raise UserError("trainer.device=cuda: jobs have no GPU (launcher.gpus): set trainer.device=auto")
+        check_gpu(name, bool(self.gpus))
 
     def start(self, task: Task) -> None:
         """Gives Ray a task."""

@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from ader.config.ranges import Count, Positive
-from ader.sweeps.engine import Ended, Started, refuse_number
+from ader.sweeps.engine import Ended, Started, check_gpu
 from ader.sweeps.engines._allocation import Watched
 from ader.sweeps.engines._watch import environment, give
 from ader.sweeps.schema import Ending, Failure
@@ -176,9 +176,7 @@ class Engine:
 
     def check_device(self, name: str) -> None:
         """As ``Engine`` has it."""
-        refuse_number(name)
-        if name == "cuda" and not self.gpus:
-            raise UserError("trainer.device=cuda: jobs have no GPU (launcher.gpus): set trainer.device=auto")
+        check_gpu(name, bool(self.gpus))
 
     def start(self, task: Task) -> None:
         """Takes a task; those that were taken by the next ``look`` make an array."""
