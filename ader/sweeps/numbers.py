@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -36,25 +38,41 @@ def label(words: Sequence[str], swept: Sequence[str]) -> str:
     return " ".join(word for word in words if key_of(word) in swept) if swept else " ".join(words)
 
 
-def means(job: JobRecord, results: Path) -> dict[str, float]:
-    """A job's metrics in the mean over categories, as fractions; nothing where it has no result."""
+class Numbers(NamedTuple):
+    """What a job's result gives.
+
+    Attributes:
+        means: each metric over categories, as a fraction; NaN where undefined, nothing where there is no result.
+        warnings: what readers of the numbers must know.
+    """
+
+    means: Mapping[str, float] = {}
+    warnings: tuple[str, ...] = ()
+
+
+def numbers_of(job: JobRecord, results: Path) -> Numbers:
+    """Of a finished job; empty for any other."""
+    if job.state not in ("done", "there"):
+        return Numbers()
     file = results / job.folder / record.FILE
     try:
-        return _means(file, file.stat().st_mtime_ns)
+        return _numbers(file, file.stat().st_mtime_ns)
     except (UserError, OSError):
-        return {}
+        return Numbers()
 
 
 @lru_cache(maxsize=10_000)
-def _means(file: Path, changed: int) -> dict[str, float]:
+def _numbers(file: Path, changed: int) -> Numbers:
     found = record.read(file.parent)
-    row = found.rows.get("mean", {}) if found else {}
-    return {slug: math.nan if value is None else value for slug, value in row.items()}
+    if found is None:
+        return Numbers()
+    row = found.rows.get("mean", {})
+    return Numbers({slug: math.nan if value is None else value for slug, value in row.items()}, found.warnings)
 
 
 def metrics_csv(sweep: SweepRecord, results: Path) -> str:
     """A row per finished job: its words, and each metric's mean over categories; empty where undefined."""
-    rows = {" ".join(job.words): means(job, results) for job in sweep.jobs if job.state in ("done", "there")}
+    rows = {" ".join(job.words): numbers_of(job, results).means for job in sweep.jobs if job.state in ("done", "there")}
     text: str = pd.DataFrame.from_dict(rows, orient="index").to_csv(index_label=JOB)
     return text
 
@@ -62,17 +80,20 @@ def metrics_csv(sweep: SweepRecord, results: Path) -> str:
 def metrics_tables(sweep: SweepRecord, results: Path) -> list[Table]:
     """The main metrics of every finished job; where jobs differ in their seed, some with their deviation over seeds;
     nothing where none is finished."""
-    groups: dict[str, list[dict[str, float]]] = {}
-    rows = []
+    groups: dict[str, list[Mapping[str, float]]] = {}
+    rows, warned = [], Counter[str]()
     for job in sweep.jobs:
-        if found := means(job, results) if job.state in ("done", "there") else {}:
+        found, warnings = numbers_of(job, results)
+        if found:
+            warned.update(warnings)
             others = [key for key in sweep.swept if key != "seed"]
             groups.setdefault(label(job.words, others) if others else "all jobs", []).append(found)
             rows.append(Row.of(label(job.words, sweep.swept), *(found.get(slug, math.nan) for slug, _, _ in MAIN)))
     if not rows:
         return []
     title = "mean over categories, in percent"
-    tables = [Table((Column(JOB, wrap="ellipsis"), *percentages(MAIN)), tuple(rows), title=title)]
+    notes = tuple(f"CAUTION: {warning} ({count} of {len(rows)} jobs)" for warning, count in warned.items())
+    tables = [Table((Column(JOB, wrap="ellipsis"), *percentages(MAIN)), tuple(rows), title, notes)]
     if "seed" in sweep.swept and any(len(seeds) > 1 for seeds in groups.values()):
         chosen = [each for each in MAIN if each[0] in SPREAD]
         columns = [Column(each.heading, each.group, "number") for each in percentages(chosen)]

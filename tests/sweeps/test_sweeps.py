@@ -95,6 +95,8 @@ def test_the_same_line_runs_what_failed_and_nothing_else(faulty):
     assert sweep.tally == {"done": 6, "there": 2}
     assert again == 0
     assert "8 jobs: 8 there before" in said_again
+    assert "CAUTION: so few test images that one of them decides image metrics" in said_again  # of every job's record
+    assert "(8 of 8 jobs)" in said_again
     assert len(list(sweeps.results.rglob(record.FILE))) == 8
     assert len((sweeps.results / "sweeps" / sweep.name / "metrics.csv").read_text().splitlines()) == 9
 
