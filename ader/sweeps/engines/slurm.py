@@ -65,11 +65,13 @@ Values = Mapping[str, str | int | float | bool]
 
 @dataclass
 class _Submitted:
-    """A task in Slurm's hands: submitit's job, and since when it has been over without a result."""
+    """A task in Slurm's hands: submitit's job, whether it has begun now and whether that was ever told, and since when
+    it has been over without a result."""
 
     task: Task
     job: Any
     begun: bool = False
+    told: bool = False
     over_since: float | None = None
 
 
@@ -263,12 +265,18 @@ class Engine:
         executor.update_parameters(signal_delay_s=signal_seconds, setup=self.setup, **own)
         return executor
 
-    def _results(self) -> Iterator[Ended]:
+    def _results(self) -> Iterator[Started | Ended]:
         """Jobs that have said how they ended."""
         for number, job in list(self._jobs.items()):
             if job.job.paths.result_pickle.exists():
-                del self._jobs[number]
-                yield Ended(number, self._said(job))
+                yield from self._over(number, self._said(job))
+
+    def _over(self, number: int, ending: Ending) -> Iterator[Started | Ended]:
+        """A job has ended; one that began and ended between two looks is told as begun first."""
+        job = self._jobs.pop(number)
+        if not job.told and ending.kind != "stopped":
+            yield Started(number, f"job {job.job.job_id}")
+        yield Ended(number, ending)
 
     def _said(self, job: _Submitted) -> Ending:
         try:
@@ -290,14 +298,14 @@ class Engine:
             if state not in OVER:
                 job.over_since = None
                 if (state == "RUNNING") > job.begun:
+                    job.told = True
                     yield Started(number, f"job {job.job.job_id}" + (f" on {where}" if where else ""))
                 job.begun = state in ("RUNNING", "COMPLETING")
                 continue
             job.over_since = job.over_since or time.monotonic()
             if job.job.paths.result_pickle.exists() or time.monotonic() - job.over_since < SETTLED:
                 continue
-            del self._jobs[number]
-            yield Ended(number, self._unsaid(job, state))
+            yield from self._over(number, self._unsaid(job, state))
 
     def _unsaid(self, job: _Submitted, state: str) -> Ending:
         """How a job ended that left no word."""
