@@ -105,7 +105,7 @@ def naming_the_dead() -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:  # ``Stopped`` is one
+    except (RuntimeError, Stopped) as error:
         if _peers is None:
             raise
         if _peers.lost(AFTER_SIGNAL if isinstance(error, Stopped) else AFTER_ERROR):

@@ -22,8 +22,10 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.
 ECHO = 2.0
 
 
-class Stopped(RuntimeError):
+class Stopped(Exception):
     """A run that ends early for a reason worth one clear line; exit status 1.
+
+    No RuntimeError: a signal raises it anywhere, also where code takes one of those for another's fault.
 
     Attributes:
         kind: what a sweep is told that this is.

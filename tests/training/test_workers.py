@@ -18,7 +18,7 @@ from ader.data.image import BadImageError
 from ader.results.folder import exclusive
 from ader.system.errors import UserError
 from ader.system.files import try_lock
-from ader.system.interrupt import Stopped
+from ader.system.interrupt import Halted, Stopped
 from ader.training import workers as module
 from ader.training.workers import in_workers
 
@@ -81,6 +81,18 @@ class _Local(BaseException):
 def test_exceptions_of_any_kind_arrive(error, kind, text):
     with pytest.raises(kind, match=text):
         next(in_workers(_raising(error), [1], 1))
+
+
+def test_a_signal_while_a_result_arrives_is_no_death_of_a_worker(monkeypatch):
+    """It would be waited for, and the worker lives."""
+
+    def interrupted(pipe):
+        raise Halted("stopped by SIGHUP")
+
+    monkeypatch.setattr(module, "recv_handle", interrupted)
+    monkeypatch.setattr(module._Worker, "_death", lambda worker: AssertionError("waits for a living worker"))
+    with pytest.raises(Halted, match="stopped by SIGHUP"):
+        next(in_workers(_arrays, [1], 1))
 
 
 def test_a_result_that_cannot_be_sent_is_an_error():
