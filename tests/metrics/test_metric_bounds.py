@@ -114,10 +114,10 @@ def test_bounds_say_something():
 def test_worst_case_inside_a_bin_is_within_bounds():
     """A dense page, and in one of its bins all defective pixels, in the best and in the worst order."""
     rng = np.random.default_rng(0)
-    filler = rng.uniform(1.0, 1.125, (40, 32, 32)).astype(np.float32)
-    mask = np.zeros((41, 32, 32), bool)
-    mask[40, :16] = True
-    inside = np.float32(1.0625) + np.arange(1024).reshape(32, 32) * np.float32(2**-23)
+    filler = rng.uniform(1.0, 1.125, (40, 16, 16)).astype(np.float32)
+    mask = np.zeros((41, 16, 16), bool)
+    mask[40, :8] = True
+    inside = np.float32(1.0625) + np.arange(256).reshape(16, 16) * np.float32(2**-23)
     for order in (inside, inside[::-1]):
         maps = np.concatenate([filler, order[None]]).astype(np.float32)
         evaluator = filled(maps, mask, bins=LEAST_BINS)

@@ -26,7 +26,8 @@ from ader.system.contents import Contents, file_key
 from ader.system.errors import UserError
 from ader.system.files import WriteError, write_atomic
 from ader.testing.toy import write_mvtec
-from tests.support.running import Bench
+from tests.support.commands import Command
+from tests.support.running import PLUGIN, Bench
 
 
 @pytest.fixture
@@ -212,32 +213,23 @@ def test_text_that_is_no_unicode_is_written(tmp_path):
     assert (tmp_path / "x").read_bytes() == b"a\\udce4"
 
 
-FULL = """
-import resource, signal, sys
-sys.path.insert(0, sys.argv.pop(1))
-from ader.__main__ import main
-import torch
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-limit = int(sys.argv.pop(1))
-resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-sys.exit(main())
-"""
+def _limit_files(size):
+    import resource
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
 def test_a_full_disk_is_named(bench, monkeypatch):
     """At the checkpoint, whose writer hides the reason; and everything that is smaller fits."""
-    from tests.support.running import PLUGIN
-
     words = bench.words("paths.cache=" + str(bench.root / "c"), "dataset.cache=off")
     environment = {**os.environ, "PYTHONPATH": f"{PLUGIN}{os.pathsep}{os.getcwd()}", "OMP_NUM_THREADS": "1"}
     environment |= {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
-    done = subprocess.run(
-        [sys.executable, "-c", FULL, str(PLUGIN), "6000", *words], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.count("\n") == 1
-    assert "checkpoint.pt cannot be written (File too large" in done.stderr
-    assert "MiB are free there" in done.stderr
+    done = Command(words, bench.root, before=_limit_files, arguments=(6000,)).wait()
+    assert done.status == 2, done.error
+    assert done.error.count("\n") == 1
+    assert "checkpoint.pt cannot be written (File too large" in done.error
+    assert "MiB are free there" in done.error
     whole = subprocess.run(
         [sys.executable, "-m", "ader", *words], env=environment, capture_output=True, check=True, timeout=120
     )

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,7 +12,8 @@ import pytest
 import torch
 
 from ader.training import trainer
-from tests.support.running import PLUGIN, Bench, assert_same_result, terminate
+from tests.support.commands import Command
+from tests.support.running import Bench, assert_same_result, terminate
 
 
 @pytest.fixture
@@ -165,17 +164,8 @@ def test_a_finished_model_of_other_processes_is_not_mixed_with_others(bench, cap
     assert "was written by a run of 2 processes" in capsys.readouterr().err
 
 
-def _start(bench: Bench, *words: str, results: str = "results") -> subprocess.Popen:
-    more = {"PYTHONPATH": os.pathsep.join([str(PLUGIN), *sys.path]), "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
-    environment = {**os.environ, **more}
-    command = [sys.executable, "-m", "ader", *bench.words(*words, results=results)]
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-
-
-def _wait_for(path: Path, process: subprocess.Popen, pattern: str) -> None:
-    while process.poll() is None and not list(path.rglob(pattern)):
+def _wait_for(path: Path, command: Command, pattern: str) -> None:
+    while command.lives and not list(path.rglob(pattern)):
         time.sleep(0.01)
 
 
@@ -185,12 +175,11 @@ def test_killed_at_random_moments(bench):
     rng = random.Random(1)
     killed = 0
     for _ in range(3):
-        process = _start(bench, *words)
-        _wait_for(bench.root / "results", process, "run.log")
+        command = Command(bench.words(*words), bench.root)
+        _wait_for(bench.root / "results", command, "run.log")
         time.sleep(rng.uniform(0, 0.8))
-        process.kill()
-        process.communicate()
-        killed += process.returncode == -signal.SIGKILL
+        command.kill()
+        killed += command.wait().status == -signal.SIGKILL
     assert killed
     assert bench.run(*words) == 0
     assert_same_result(bench.folder("whole"), bench.folder())
@@ -201,15 +190,11 @@ def test_a_signal_to_the_whole_group_leaves_workers_to_the_run(bench):
     """What Ctrl-C in a terminal and job schedulers do."""
     words = ("trainer.epochs=400", "trainer.workers=2")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        process = _start(bench, *words)
-        _wait_for(bench.root / "results", process, "events*")
-        os.killpg(process.pid, number)
-        try:
-            _, error = process.communicate(timeout=60)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGABRT)  # says where it hangs
-            raise AssertionError(process.communicate()[1]) from None
-        assert process.returncode == 1, error
+        command = Command(bench.words(*words), bench.root)
+        _wait_for(bench.root / "results", command, "events*")
+        os.killpg(command.pid, number)
+        status, _, error = command.wait()
+        assert status == 1, error
         assert error.count("\n") == 1, error
         assert f"stopped by {number.name} at step" in error
         assert "checkpoint written" in error

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
-import subprocess
-import sys
+import select
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,8 @@ from PIL import Image
 import ader.runs.run
 from ader.results.record import read_table
 from ader.training.loader import Loader
-from tests.support.running import PLUGIN, Bench, assert_same_result, terminate
+from tests.support.commands import Command
+from tests.support.running import Bench, assert_same_result, terminate
 
 
 @pytest.fixture
@@ -201,10 +201,11 @@ def test_lines_where_there_is_no_terminal(bench, capsys):
 
 def test_a_bar_on_a_terminal(bench):
     main, other = pty.openpty()
-    command = [sys.executable, "-m", "ader", *bench.words("trainer.epochs=20")]
-    environment = {**os.environ, "PYTHONPATH": str(PLUGIN), "TERM": "xterm", "COLUMNS": "100"}
-    environment.pop("NO_COLOR", None)
-    process = subprocess.Popen(command, stdout=other, stderr=other, env=environment)
+    bench.monkeypatch.delenv("NO_COLOR", raising=False)
+    sizes = {"TERM": "xterm", "COLUMNS": "100"}
+    command = Command(bench.words("trainer.epochs=20"), bench.root, sizes, terminal=os.ttyname(other))
+    while command.lives and not select.select([main], [], [], 0.01)[0]:  # until it holds the other end
+        pass
     os.close(other)
     shown = b""
     try:
@@ -213,7 +214,7 @@ def test_a_bar_on_a_terminal(bench):
     except OSError:  # the other end was closed
         pass
     os.close(main)
-    assert process.wait() == 0
+    assert command.wait().status == 0
     assert "━" in shown.decode()
     assert "40/40" in shown.decode()
     assert "steps  restore" not in shown.decode()

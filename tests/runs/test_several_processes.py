@@ -9,7 +9,7 @@ import time
 import pytest
 
 from ader.__main__ import main
-from tests.support.ranks import run_together
+from tests.support.commands import run_together
 from tests.support.running import Bench, assert_same_result
 
 
@@ -18,26 +18,43 @@ def bench(tmp_path, monkeypatch):
     return Bench(tmp_path, monkeypatch)
 
 
-def _at(place, number, rank, action):
+def _at(mine, place, number, rank, action, *arguments):
     """Has one process do something when the made-up method reaches a place for the ``number``-th time."""
+    import made_up
 
-    def before(mine):
-        import made_up
+    seen = []
 
-        seen = []
+    def reached(name):
+        seen.extend([name] if name == place else [])
+        if mine == rank and name == place and len(seen) == number:
+            action(*arguments)
 
-        def reached(name):
-            seen.extend([name] if name == place else [])
-            if mine == rank and name == place and len(seen) == number:
-                action()
-
-        made_up.hook = reached
-
-    return before
+    made_up.hook = reached
 
 
 def _send(number):
-    return lambda: os.kill(os.getpid(), number)
+    os.kill(os.getpid(), number)
+
+
+def _fail():
+    raise OSError("disk gone")
+
+
+def _wait_or_go(rank, grace):
+    """The last one ends in silence, while the first one answers no signal."""
+    import made_up
+
+    from ader.system import peers
+
+    def reached(name):
+        if name == "collect":
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+            if rank == 1:
+                os._exit(0)
+            time.sleep(50)
+
+    peers.GRACE = grace
+    made_up.hook = reached
 
 
 def _said(ended):
@@ -64,13 +81,13 @@ def test_stopped_and_killed_two_processes_end_as_undisturbed_ones(bench):
     whole = run_together(2, bench.words(*words, results="whole"), bench.root)
     assert [each.status for each in whole] == [0, 0], whole
     mine = bench.words(*words)
-    ended = run_together(2, mine, bench.root, _at("first", 2, 1, _send(signal.SIGUSR1)))
+    ended = run_together(2, mine, bench.root, _at, ("first", 2, 1, _send, signal.SIGUSR1))
     assert [each.status for each in ended] == [1, 1], ended
     (line,) = _said(ended)
     assert line.startswith("ader: stopped by SIGUSR1 at step "), line
     assert "checkpoint written: run the same command again to resume" in line
     began = time.monotonic()
-    ended = run_together(2, mine, bench.root, _at("second", 2, 0, _send(signal.SIGKILL)))
+    ended = run_together(2, mine, bench.root, _at, ("second", 2, 0, _send, signal.SIGKILL))
     assert [each.status for each in ended] == [-9, 1], ended
     assert time.monotonic() - began < 30
     (line,) = _said(ended)
@@ -83,35 +100,16 @@ def test_stopped_and_killed_two_processes_end_as_undisturbed_ones(bench):
 
 
 def test_a_process_that_raises_gives_its_own_reason(bench):
-    def fail():
-        raise OSError("disk gone")
-
-    ended = run_together(2, bench.words(), bench.root, _at("first", 1, 1, fail))
+    ended = run_together(2, bench.words(), bench.root, _at, ("first", 1, 1, _fail))
     assert [each.status for each in ended] == [1, 1], ended
     (line,) = _said(ended)
     assert line.startswith("ader: OSError: disk gone"), line
 
 
-def test_a_long_call_does_not_outlive_a_death(bench, monkeypatch):
+def test_a_long_call_does_not_outlive_a_death(bench):
     """As a process does that waits in a library for hours, where no signal is answered."""
-    from ader.system import peers
-
-    monkeypatch.setattr(peers, "GRACE", 0.5)
-
-    def before(rank):
-        def reached(name):
-            if name == "collect":
-                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-                if rank == 1:
-                    os._exit(0)
-                time.sleep(50)
-
-        import made_up
-
-        made_up.hook = reached
-
     began = time.monotonic()
-    ended = run_together(2, bench.words(), bench.root, before)
+    ended = run_together(2, bench.words(), bench.root, _wait_or_go, (0.5,))
     assert [each.status for each in ended] == [1, 0]
     assert time.monotonic() - began < 30
     assert len(_said(ended)) == 1

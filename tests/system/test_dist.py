@@ -5,81 +5,76 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
+from ader.methods._base import Batch, Method, TrainStage
+from ader.metrics import Evaluator
 from ader.results.record import read_table
+from ader.system import dist
+from ader.testing.processes import in_processes
+from ader.training.order import BatchOrder
+from ader.training.trainer import Trainer
+from tests.support.commands import run_together
 from tests.support.running import PLUGIN, Bench, free_port
 
-PROGRAM = """
-import os, sys, torch
-from torch import nn
-from ader.system import dist
-from ader.training.order import BatchOrder
-from ader.methods._base import Batch, TrainStage, Method
-from ader.metrics import Evaluator
-from ader.training.trainer import Trainer
 
 class Data:
     image = torch.rand(11, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+
     def order(self, stage):
         return BatchOrder(11, stage.batch_size, 1, "shuffled", False)
+
     def train(self, stage, start, stop):
         for step in range(start, stop):
             _, keys = self.order(stage).at(step, {})
             low, high = (len(keys) * (dist.rank() + i) // dist.world() for i in (0, 1))
             yield Batch(self.image[keys[low:high]], torch.zeros(high - low))
 
+
 class Tiny(Method):
     def __init__(self):
         super().__init__()
         self.net = nn.Sequential(nn.Flatten(), nn.Linear(48, 5), nn.Tanh(), nn.Linear(5, 48))
+
     def stages(self):
-        yield TrainStage(name="d", batch_size=4, step=self.step, epochs=3, modules=[self.net], clip=0.5,
-                         drop_last=False, optimizers={"o": torch.optim.Adam(self.net.parameters(), lr=0.01)})
+        yield TrainStage(
+            name="d",
+            batch_size=4,
+            step=self.step,
+            epochs=3,
+            modules=[self.net],
+            clip=0.5,
+            drop_last=False,
+            optimizers={"o": torch.optim.Adam(self.net.parameters(), lr=0.01)},
+        )
+
     def step(self, batch, optimize):
         loss = (self.net(batch.image_BCHW) - batch.image_BCHW.flatten(1)).square().mean()
         optimize(loss)
         return {"l": loss}
 
-dist.start(torch.device("cpu"))
-torch.manual_seed(0)
-tiny = Tiny()
-Trainer(device=torch.device("cpu")).fit(tiny, Data())
-rows = dist.gather_rows(torch.arange(3 * dist.rank(), 3 + 2 * dist.rank())[:, None])
-generator = torch.Generator().manual_seed(5)
-maps, masks = torch.rand(7, 8, 8, generator=generator), torch.rand(7, 8, 8, generator=generator) > 0.8
-labels = torch.tensor([0, 1, 1, 0, 1, 0, 1])
-masks[labels == 0] = False
-mine = slice(7 * dist.rank() // dist.world(), 7 * (dist.rank() + 1) // dist.world())
-part = Evaluator(["a"])
-part.update(category=[0] * len(maps[mine]), score=maps[mine].amax((1, 2)), label=labels[mine], map=maps[mine],
-            mask=masks[mine])
-if dist.world() > 1:
-    part.all_reduce()
-if dist.is_main():
-    torch.save({"weights": tiny.state_dict(), "evaluator": part.state_dict(), "rows": rows}, sys.argv[1])
-dist.stop()
-"""
 
-
-def _launch(arguments: list[str], world: int) -> list[tuple[int, str, str]]:
-    """Status, output and errors of each process."""
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1"}
-    common |= {"PYTHONPATH": os.pathsep.join([str(PLUGIN), str(PLUGIN.parent.parent)]), "LOCAL_WORLD_SIZE": str(world)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, *arguments],
-            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(world)
-    ]
-    texts = [process.communicate(timeout=120) for process in processes]
-    return [(process.returncode, *text) for process, text in zip(processes, texts, strict=True)]
+def train_and_count() -> dict[str, Any]:
+    """What a process of a group has in the end."""
+    torch.manual_seed(0)
+    tiny = Tiny()
+    Trainer(device=torch.device("cpu")).fit(tiny, Data())
+    rows = dist.gather_rows(torch.arange(3 * dist.rank(), 3 + 2 * dist.rank())[:, None])
+    generator = torch.Generator().manual_seed(5)
+    maps, masks = torch.rand(7, 8, 8, generator=generator), torch.rand(7, 8, 8, generator=generator) > 0.8
+    labels = torch.tensor([0, 1, 1, 0, 1, 0, 1])
+    masks[labels == 0] = False
+    mine = slice(7 * dist.rank() // dist.world(), 7 * (dist.rank() + 1) // dist.world())
+    part = Evaluator(["a"])
+    scores = maps[mine].amax((1, 2))
+    part.update(category=[0] * len(scores), score=scores, label=labels[mine], map=maps[mine], mask=masks[mine])
+    if dist.world() > 1:
+        part.all_reduce()
+    return {"weights": tiny.state_dict(), "evaluator": part.state_dict(), "rows": rows}
 
 
 def _flat(state, prefix=""):
@@ -90,15 +85,8 @@ def _flat(state, prefix=""):
     return [(prefix, state)]
 
 
-def test_two_processes_train_and_count_like_one(tmp_path):
-    (tmp_path / "program.py").write_text(PROGRAM)
-    saved = []
-    for world in (1, 2):
-        file = tmp_path / f"{world}.pt"
-        results = _launch([str(tmp_path / "program.py"), str(file)], world)
-        assert [status for status, _, _ in results] == [0] * world, results
-        saved.append(torch.load(file, weights_only=True))
-    one, two = saved
+def test_two_processes_train_and_count_like_one():
+    one, (two, _) = train_and_count(), in_processes(2, 60, train_and_count)
     for name, weight in one["weights"].items():
         torch.testing.assert_close(two["weights"][name], weight, rtol=0, atol=1e-6)
     for (name, left), (_, right) in zip(_flat(one["evaluator"]), _flat(two["evaluator"]), strict=True):
@@ -136,10 +124,10 @@ def test_a_whole_run_with_torchrun(tmp_path, monkeypatch):
 )
 def test_an_error_is_one_line(tmp_path, monkeypatch, words, status, message):
     bench = Bench(tmp_path, monkeypatch)
-    results = _launch(["-m", "ader", *bench.words(*words)], 2)
-    assert status in [code for code, _, _ in results]
-    assert all(code != 0 for code, _, _ in results)
-    lines = [line for _, _, error in results for line in error.splitlines() if line.startswith("ader:")]
+    results = run_together(2, bench.words(*words), tmp_path)
+    assert status in [each.status for each in results]
+    assert all(each.status != 0 for each in results)
+    lines = [line for each in results for line in each.error.splitlines() if line.startswith("ader:")]
     assert len(lines) == 1, results
     assert message in lines[0]
     assert bool(list(bench.root.rglob("config.yaml"))) == bool(list(bench.root.rglob("checkpoint.pt")))
