@@ -1,7 +1,7 @@
 """Command lines in processes of their own, forked from one that has imported torch, so that each starts at once.
 
-That one has no threads. pytest's own process may have those of OpenMP, which a process that is forked from it would wait
-for without end.
+That one has no threads. pytest's own process may have those of OpenMP, and what is forked from it would wait for them
+without end.
 """
 
 from __future__ import annotations
