@@ -27,7 +27,7 @@ from ader.report.tables import Table
 from ader.results.outputs import Outputs
 from ader.results.provenance import provenance
 from ader.results.schema import plain
-from ader.sweeps import ledger
+from ader.results.sweeps import ledger
 from ader.sweeps.engine import Ended
 from ader.sweeps.engines.local import Engine
 from ader.sweeps.task import Task

@@ -22,8 +22,8 @@ from pathlib import Path
 
 from ader.report.renderers import markdown as pipe_table
 from ader.report.tables import Column, Row, Table
-from ader.sweeps import ledger
-from ader.sweeps.schema import JobRecord, SweepRecord
+from ader.results.sweeps import ledger
+from ader.results.sweeps.schema import JobRecord, SweepRecord
 from ader.testing.toy import write_mvtec
 
 ROOT = Path(__file__).parents[1]

@@ -11,9 +11,9 @@ from rich.text import Text
 
 from ader.report.renderers import terminal
 from ader.report.tables import Column, Row, Table
-from ader.sweeps.ledger import is_alive, seconds_since
+from ader.results.sweeps.ledger import is_alive, seconds_since
+from ader.results.sweeps.schema import JobRecord, State, SweepRecord
 from ader.sweeps.numbers import label, metrics_tables
-from ader.sweeps.schema import JobRecord, State, SweepRecord
 from ader.sweeps.task import last_lines
 from ader.system.console import Console, duration
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from ader.config.options import options
 from ader.config.validate import validated
-from ader.sweeps.schema import Ending
+from ader.results.sweeps.schema import Ending
 from ader.sweeps.task import Task
 from ader.system.errors import UserError
 

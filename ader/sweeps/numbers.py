@@ -18,7 +18,7 @@ from ader.report.result_tables import MAIN, percentages
 from ader.report.seeds import Spread
 from ader.report.tables import Column, Row, Table
 from ader.results import record
-from ader.sweeps.schema import JobRecord, SweepRecord
+from ader.results.sweeps.schema import JobRecord, SweepRecord
 from ader.system.errors import UserError, some
 from ader.system.files import check_regular
 

@@ -13,12 +13,12 @@ from types import FrameType
 
 from ader.config.schema import SweepConfig
 from ader.results.lock import holder
-from ader.sweeps import ledger
+from ader.results.sweeps import ledger
+from ader.results.sweeps.schema import Ending, JobRecord, State, SweepRecord, changed
 from ader.sweeps.board import Board
 from ader.sweeps.engine import Ended, Engine, Started
 from ader.sweeps.numbers import METRICS, metrics_csv
 from ader.sweeps.plan import Job
-from ader.sweeps.schema import Ending, JobRecord, State, SweepRecord, changed
 from ader.sweeps.task import Limits, Task
 from ader.sweeps.trial import Trial
 from ader.system.console import Console

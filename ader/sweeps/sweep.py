@@ -19,12 +19,12 @@ from ader.config.schema import SweepConfig
 from ader.config.sweep import divide, expand
 from ader.results.folder import exclusive
 from ader.results.lock import Busy
+from ader.results.sweeps.schema import JobRecord, SweepRecord
 from ader.sweeps import board, ledger
 from ader.sweeps import engine as engines
 from ader.sweeps.engine import Engine
 from ader.sweeps.plan import Job, Planned, plan_jobs
 from ader.sweeps.running import Sweep
-from ader.sweeps.schema import JobRecord, SweepRecord
 from ader.system.console import Console
 from ader.system.errors import UserError
 from ader.system.text import clean

@@ -20,7 +20,7 @@ import psutil
 
 import ader
 from ader.results.outputs import Outputs
-from ader.sweeps.schema import Ending, Failure
+from ader.results.sweeps.schema import Ending, Failure
 from ader.system.console import duration
 from ader.system.errors import UserError
 from ader.system.launch import CORES, WHY

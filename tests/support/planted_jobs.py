@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ader.results.outputs import Outputs
+from ader.results.sweeps.schema import Ending
 from ader.sweeps.engine import Ended, Engine, Started
-from ader.sweeps.schema import Ending
 from ader.sweeps.task import Limits, Task
 
 #: To be put on PYTHONPATH.

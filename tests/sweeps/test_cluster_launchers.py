@@ -19,10 +19,10 @@ import pytest
 
 from ader.config.compose import compose_as
 from ader.config.schema import SweepConfig
+from ader.results.sweeps.schema import Ending
 from ader.sweeps.engine import build
 from ader.sweeps.engines import _allocation
 from ader.sweeps.engines import slurm as launcher
-from ader.sweeps.schema import Ending
 from ader.sweeps.task import Limits
 from ader.system.errors import UserError
 from tests.support.planted_jobs import FOLDER, drive, planted, starts

@@ -18,8 +18,8 @@ import pytest
 
 from ader.__main__ import main
 from ader.results import record
-from ader.sweeps import ledger
-from ader.sweeps.schema import SweepRecord
+from ader.results.sweeps import ledger
+from ader.results.sweeps.schema import SweepRecord
 from tests.support.running import PLUGIN, Bench
 
 FILE = "MADE_UP_FAULTS"

@@ -14,7 +14,8 @@ def main(request: Request) -> int:
     request.nothing_composed()
     from ader.config.compose import compose_as
     from ader.config.schema import SweepConfig
-    from ader.sweeps import ledger, numbers
+    from ader.results.sweeps import ledger
+    from ader.sweeps import numbers
 
     given, request = request.value("tolerance")
     plain = [word for word in request.words if "=" not in word or Path(word).is_file()]

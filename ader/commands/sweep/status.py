@@ -11,7 +11,7 @@ def main(request: Request) -> int:
     request.nothing_composed()
     from ader.config.compose import compose_as
     from ader.config.schema import SweepConfig
-    from ader.sweeps import ledger
+    from ader.results.sweeps import ledger
     from ader.sweeps.board import headline, life, status_text
 
     names = [word for word in request.words if "=" not in word]

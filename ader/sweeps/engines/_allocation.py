@@ -10,8 +10,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from ader.results.sweeps.schema import Ending
 from ader.sweeps.engines._watch import given, watch
-from ader.sweeps.schema import Ending
 from ader.sweeps.task import Task
 
 #: Seconds for which a job waits for the end that Slurm has announced.

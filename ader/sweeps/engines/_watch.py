@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
-from ader.sweeps.schema import Ending
+from ader.results.sweeps.schema import Ending
 from ader.sweeps.task import Running, Task, threads_environment
 
 #: What a job is told: to write a checkpoint and end, or to end at once.

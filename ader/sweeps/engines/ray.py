@@ -22,9 +22,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from ader.config.ranges import Natural, Positive
+from ader.results.sweeps.schema import Ending
 from ader.sweeps.engine import Ended, Started, check_gpu
 from ader.sweeps.engines._watch import environment, give, watch_here
-from ader.sweeps.schema import Ending
 from ader.sweeps.task import Task
 from ader.system.errors import UserError
 from ader.system.launch import cores

@@ -23,10 +23,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from ader.config.ranges import Count, Positive
+from ader.results.sweeps.schema import Ending, Failure
 from ader.sweeps.engine import Ended, Started, check_gpu
 from ader.sweeps.engines._allocation import Watched
 from ader.sweeps.engines._watch import environment, give
-from ader.sweeps.schema import Ending, Failure
 from ader.sweeps.task import Task, last_lines
 from ader.system.errors import UserError
 from ader.system.launch import cores

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from ader.results.identity import check_name
 from ader.results.record import fault
 from ader.results.schema import plain
-from ader.sweeps.schema import SCHEMA, SweepRecord
+from ader.results.sweeps.schema import SCHEMA, SweepRecord
 from ader.system.errors import UserError, suggest
 from ader.system.files import check_regular, write_atomic
 
