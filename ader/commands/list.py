@@ -16,12 +16,12 @@ from ader.config.options import option_file, options, read_option
 from ader.system.errors import UserError, suggest
 
 SUMMARY = """\
-ader list KIND                 methods, datasets, metrics, settings, trainers, protocols, experiments
+ader list KIND                 methods, datasets, metrics, settings, trainers, protocols, experiments, tables
 ader list methods NAME         a method's arguments and recipes, as ader method=NAME --help
 """
 
 USAGE = """\
-ader list methods|datasets|metrics|settings|trainers|protocols|experiments
+ader list methods|datasets|metrics|settings|trainers|protocols|experiments|tables
 ader list methods NAME
 
 What there is, a line each: what may follow method=, dataset=, setting=, trainer=, protocol= and experiment=, and the
@@ -172,5 +172,6 @@ KINDS: dict[str, tuple[tuple[str, ...], Callable[[Path | None], Iterator[tuple[s
     "settings": (("setting", "meaning"), _comments("setting")),
     "trainers": (("trainer", "meaning"), _comments("trainer")),
     "protocols": (("protocol", "meaning"), _comments("protocol")),
+    "tables": (("table", "meaning"), _comments("table")),
     "experiments": (("experiment", "meaning", "expected"), _experiments),
 }

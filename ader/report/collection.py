@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,6 +18,7 @@ from typing import Any, Literal
 import yaml
 
 from ader.results import record
+from ader.results.identity import canonical, recipe
 from ader.results.lock import FILE as LOCK
 from ader.results.lock import holder
 from ader.results.record import read
@@ -31,6 +33,9 @@ State = Literal["done", "running", "failed", "unfinished", "damaged"]
 
 #: Config groups whose chosen option is a key of a run.
 GROUPS = ("dataset", "setting", "method", "trainer", "protocol", "experiment")
+
+#: Keys that may differ between runs that are averaged: the seed, and detectors that were trained with it.
+NO_LIKENESS = re.compile(r"(seed$|method\.runs)")
 
 #: Short names of configuration keys.
 SHORT = {"epochs": "trainer.epochs", "backbone": "method.backbone.name", "precision": "trainer.precision"}
@@ -87,6 +92,14 @@ class Run:
         why = next((reason for reason, where in reasons if category in where and metric in reason), None)
         why = why or next((reason for reason, where in reasons if category in where), "")
         return f"undefined: {why}" if why else "undefined"
+
+    @cached_property
+    def likeness(self) -> str:
+        """A mark of all that decides a finished run's numbers but its seed: runs that share it may be averaged."""
+        if self.record is None:
+            return ""
+        values = {key: value for key, value in recipe(self.record.config).items() if not NO_LIKENESS.match(key)}
+        return canonical([sorted(values.items()), self.record.data_hash, self.record.metric])
 
     @cached_property
     def categories(self) -> list[str]:

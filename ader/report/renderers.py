@@ -25,6 +25,15 @@ WIDTH = 80
 #: Color of what is bad.
 BAD = "red"
 
+#: How the best, the second and the third stand out.
+STYLES = ("", "bold", "underline", "italic")
+CLASSES = ("", "best", "second", "third")
+LATEX_RANKS = ("", r"\textbf", r"\underline", r"\textit")
+MARKDOWN_RANKS = (("", ""), ("**", "**"), ("<u>", "</u>"), ("*", "*"))
+
+#: Characters that names are counted with where a table is divided.
+MOST = 16
+
 #: Characters that a name has at least, however many columns there are.
 LEAST = 8
 
@@ -70,8 +79,57 @@ def rich_table(table: Table, gap: int = 1, widths: Sequence[int] | None = None) 
         if row.section:
             shown.add_section()
         cells = zip(row.cells, texts, strict=True)  # no markup: brackets and colons are a name's own
-        shown.add_row(*(Text(clean(text), style=BAD if cell.bad else "") for cell, text in cells))
+        shown.add_row(*(Text(clean(text), style=_style(cell)) for cell, text in cells))
     return shown
+
+
+def split(table: Table, width: int = WIDTH, gap: int = 1) -> list[Table]:
+    """A table that is too wide, in parts with the same names; shared headings are not divided where that can be.
+
+    Args:
+        table: what to show; its title is the first part's, its notes are the last one's.
+        width: characters.
+        gap: between columns.
+    """
+    names = [number for number, column in enumerate(table.columns) if not column.right]
+    widths, blocks, first = _spread(table, gap), list[list[int]](), 0
+    for group, count in table.spans():
+        numbers = [number for number in range(first, first + count) if number not in names]
+        if not group and blocks and not table.columns[blocks[-1][-1]].group:
+            blocks[-1] += numbers
+        elif numbers:
+            blocks.append(numbers)
+        first += count
+    room = width - sum(min(widths[number], MOST) + gap for number in names)
+    parts, left = list[list[int]](), 0
+    for block in blocks:
+        needed = sum(widths[number] + gap for number in block)
+        if parts and needed <= left:
+            parts[-1] += block
+            left -= needed
+            continue
+        parts.append([])
+        left = room
+        for number in block:
+            if parts[-1] and widths[number] + gap > left:
+                parts.append([])
+                left = room
+            parts[-1].append(number)
+            left -= widths[number] + gap
+    chosen = [[*names, *part] for part in parts] or [names]
+    return [
+        Table(
+            tuple(table.columns[number] for number in numbers),
+            tuple(replace(row, cells=tuple(row.cells[number] for number in numbers)) for row in table.rows),
+            table.title if place == 0 else "",
+            table.notes if place == len(chosen) - 1 else (),
+        )
+        for place, numbers in enumerate(chosen)
+    ]
+
+
+def _style(cell: Cell) -> str:
+    return " ".join(filter(None, (STYLES[cell.rank], BAD if cell.bad else "")))
 
 
 def terminal(table: Table, width: int = WIDTH, gap: int = 1) -> str:
@@ -149,7 +207,10 @@ def _widths(table: Table) -> list[int]:
 def markdown(table: Table) -> str:
     """A pipe table whose columns line up; title above, notes as a list below."""
     head = [_markdown(_joined(column)) for column in table.columns]
-    lines = [head, *([_markdown(text) for text in texts] for texts in table.texts())]
+    lines = [head]
+    for row, texts in zip(table.rows, table.texts(), strict=True):
+        ranks = (MARKDOWN_RANKS[cell.rank] for cell in row.cells)
+        lines.append([f"{begin}{_markdown(text)}{end}" for text, (begin, end) in zip(texts, ranks, strict=True)])
     widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
     sides = list(zip(widths, (column.right for column in table.columns), strict=True))
     rule = [f"{'-' * (width - 1)}:" if right else "-" * width for width, right in sides]
@@ -183,9 +244,9 @@ def latex(table: Table) -> str:
         cells = [rf"\multicolumn{{{n}}}{{c}}{{{_latex(name)}}}" if name else "{}" for name, n in table.spans()]
         lines += [" & ".join(cells) + r" \\", *_rules(table)]
     lines += [_latex_row([column.heading for column in table.columns]), r"\midrule"]
-    for row, texts in zip(table.rows, table.texts(plus_minus="±"), strict=True):
+    for row, texts in zip(table.rows, table.texts(plus_minus="±", footnotes=False), strict=True):
         lines += [r"\midrule"] if row.section else []
-        lines.append(_latex_row(texts))
+        lines.append(_latex_row(texts, row.cells))
     lines += [r"\bottomrule", r"\end{tabular}"]
     notes = [rf"\par {{\footnotesize {_latex(note)}}}" for note in table.notes]
     if not table.title:
@@ -203,10 +264,13 @@ def _rules(table: Table) -> Iterator[str]:
         first += count
 
 
-def _latex_row(texts: list[str]) -> str:
+def _latex_row(texts: list[str], cells: Sequence[Cell] = ()) -> str:
     """Braces where a cell could be an argument of the end of the row before it."""
-    cells = [f"{{{_latex(text)}}}" if text.startswith(("[", "*")) else _latex(text) for text in texts]
-    return " & ".join(cells) + r" \\"
+    shown = [f"{{{_latex(text)}}}" if text.startswith(("[", "*")) else _latex(text) for text in texts]
+    for number, cell in enumerate(cells):
+        shown[number] = f"{LATEX_RANKS[cell.rank]}{{{shown[number]}}}" if cell.rank else shown[number]
+        shown[number] += rf"\textsuperscript{{{_latex(cell.footnotes)}}}" if cell.footnotes else ""
+    return " & ".join(shown) + r" \\"
 
 
 def _latex(text: str) -> str:
@@ -251,7 +315,7 @@ def html(table: Table) -> str:
     """A fragment: ``<table>`` with title as caption, then the notes; a gap's reason is shown when it is hovered."""
     lines = ["<table>"] + ([f"<caption>{_html(table.title)}</caption>"] if table.title else [])
     lines += ["<thead>", *_html_head(table), "</thead>", "<tbody>"]
-    for row, texts in zip(table.rows, table.texts(plus_minus="±"), strict=True):
+    for row, texts in zip(table.rows, table.texts(plus_minus="±", footnotes=False), strict=True):
         lines += ["</tbody>", "<tbody>"] if row.section else []
         cells = zip(table.columns, row.cells, texts, strict=True)
         lines.append(_html_row("".join(_html_cell(*each) for each in cells), row.role))
@@ -280,7 +344,9 @@ def _html_row(cells: str, role: str) -> str:
 def _html_cell(column: Column, cell: Cell, text: str) -> str:
     side = ' style="text-align: right"' if column.right else ""
     why = f' title="{_html(cell.reason)}"' if cell.reason else ""
-    return f"<td{side}{why}>{_html(text)}</td>"
+    rank = f' class="{CLASSES[cell.rank]}"' if cell.rank else ""
+    mark = f"<sup>{_html(cell.footnotes)}</sup>" if cell.footnotes else ""
+    return f"<td{rank}{side}{why}>{_html(text)}{mark}</td>"
 
 
 def _html(text: str) -> str:

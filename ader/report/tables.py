@@ -24,6 +24,8 @@ class Cell:
         reason: why there is a gap.
         mark: stands before the shown value (``~``: extrapolated).
         bad: to be seen at a glance, as a value that random scores would surpass.
+        rank: 1, 2 and 3 for the best values that it may be compared with; 0 for others.
+        footnotes: letters of the table's notes that one must know to read it.
     """
 
     value: float | str | None = None
@@ -33,6 +35,8 @@ class Cell:
     reason: str = ""
     mark: str = ""
     bad: bool = False
+    rank: int = 0
+    footnotes: str = ""
 
     @property
     def empty(self) -> bool:
@@ -68,7 +72,7 @@ class Column:
     def text(self, cell: Cell, plus_minus: str = "+-") -> str:
         """A cell in words: ``90.2``, ``90.2 +- 0.4``, ``80.61 (80.6)``, or ``-`` for a gap.
 
-        What was published is shown with the digits that it was published with.
+        What was published is shown with the digits that it was published with. Footnotes are left to who shows it.
         """
         if cell.empty:
             return "-"
@@ -153,9 +157,12 @@ class Table:
                 found.append((column.group, 1))
         return found
 
-    def texts(self, plus_minus: str = "+-") -> list[list[str]]:
-        """All cells in words."""
+    def texts(self, plus_minus: str = "+-", footnotes: bool = True) -> list[list[str]]:
+        """All cells in words, with the letters of their footnotes: ``80.6 [a]``."""
         return [
-            [column.text(cell, plus_minus) for column, cell in zip(self.columns, row.cells, strict=True)]
+            [
+                column.text(cell, plus_minus) + (f" [{cell.footnotes}]" if footnotes and cell.footnotes else "")
+                for column, cell in zip(self.columns, row.cells, strict=True)
+            ]
             for row in self.rows
         ]
