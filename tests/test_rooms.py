@@ -22,6 +22,7 @@ ROOMS = (
     "obtaining",
     "settings",
     "results",
+    "published",
     "report",
     "nets",
     "methods",

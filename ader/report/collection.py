@@ -10,6 +10,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any, Literal
 
 import yaml
 
+from ader.config.options import read_option
 from ader.results import record
 from ader.results.identity import canonical, recipe
 from ader.results.lock import FILE as LOCK
@@ -185,7 +187,10 @@ def _keys_of_file(file: Path) -> dict[str, Any]:
 def _keys_of_words(words: Sequence[str]) -> dict[str, Any]:
     """Of a run that left no folder: those that were typed."""
     pairs = (word.lstrip("+").partition("=") for word in words if "=" in word)
-    return {key: _typed(value) for key, _, value in pairs}
+    keys = {key: _typed(value) for key, _, value in pairs}
+    with suppress(UserError, KeyError):  # an option of someone's own folder
+        keys.setdefault("trainer.epochs", read_option("trainer", str(keys.get("trainer", "e100")))["epochs"])
+    return {**keys, **{name: keys[key] for name, key in SHORT.items() if key in keys}}
 
 
 def _typed(text: str) -> Any:

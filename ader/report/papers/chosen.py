@@ -40,8 +40,19 @@ class Own:
 
 
 def fitting(runs: Sequence[Run], need: Need) -> list[Run]:
-    """Runs, finished or not, that are what a published value is about."""
-    return [run for run in runs if all(is_same(run.keys.get(key), value) for key, value in need.keys.items())]
+    """Runs, finished or not, that are what a published value is about.
+
+    Of a run that left nothing no more is known than what was typed.
+    """
+    return [
+        run
+        for run in runs
+        if all(
+            is_same(run.keys.get(key), value)
+            for key, value in need.keys.items()
+            if run.record is not None or key in run.keys
+        )
+    ]
 
 
 def own_value(
@@ -84,7 +95,7 @@ def own_value(
         reason = next(filter(None, reasons), "not recorded")
     return Own(
         spread.mean / 100,
-        None if math.isnan(spread.std) else spread.std / 100,
+        None if math.isnan(spread.std) or (metric in COSTS and spread.std == 0) else spread.std / 100,
         len(chosen),
         reason,
         tuple(run for run, _ in chosen),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from ader.metrics import METRICS
 from ader.report.collection import Run
 from ader.report.papers.chosen import Own, fitting, own_mean, own_value
+from ader.report.papers.counts import COUNTS, stated
 from ader.report.papers.points import Need, Point, points_of
 from ader.report.papers.spec import INSIDE, KNOWN, Seeds, Spec, ordered
 from ader.report.where import as_text, select
@@ -150,6 +151,9 @@ def _published(spec: Spec, runs: Sequence[Run], methods: Sequence[str], seeds: S
                 "rows, columns or only"
             )
         mine = own_of(point.needs, runs, point.at, seeds, spec.source) if own and point.needs else None
+        if point.at["metric"] in COUNTS:
+            count = stated(point.at["dataset"], point.at["metric"])
+            mine = Own(count, reason="" if count == count else "no number is stated here")
         found[key] = Place(point.at, point, mine)
     return found
 

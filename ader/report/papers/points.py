@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from ader.published import read
+from ader.report.papers.counts import COUNTS
 
 #: Datasets of a published split, in this program's names; several where a value is a mean over them.
 DATASETS: Mapping[tuple[str, str], tuple[str, ...]] = {
@@ -103,9 +104,22 @@ def points_of(source: str, tables: Sequence[str], methods: Sequence[str]) -> lis
     """
     found = [_point(source, row, methods) for row in _rows(read(source), tables)]
     found += [_ablation(row) for row in _rows(read("ablations"), tables) if row["source"] == source]
-    if source in ("ader", "invad") and {"ader": "1", "invad": "9"}[source] in tables:
+    if COST_TABLES.get(source) in tables:
         found += _costs(source, methods)
+    if COUNT_TABLES.get(source) in tables:
+        found += _counts(source, COUNT_TABLES[source])
     return found
+
+
+def _counts(source: str, table: str) -> Iterator[Point]:
+    """Of the table of datasets; ours are what a dataset's YAML states."""
+    for row in _rows(read("dataset_counts"), [table]):
+        if row["source"] == source:
+            name = DATASETS.get((row["dataset"], row["split"]), (row["dataset"],))[0]
+            at = {"source": source, "table": table, "dataset": name, "category": "mean"}
+            for metric in COUNTS:
+                value = float(row[metric]) if row[metric] else math.nan
+                yield Point({**at, "metric": metric}, value, note=row["note"])
 
 
 def _rows(table: pd.DataFrame, tables: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -150,6 +164,10 @@ def _ablation(row: Mapping[str, Any]) -> Point:
     return Point(at, row["value"] / (1 if row["metric"] in PLAIN else 100), note=row["note"])
 
 
+#: Tables of what methods cost, and of how many images datasets have, by paper.
+COST_TABLES = {"ader": "1", "invad": "9"}
+COUNT_TABLES = {"ader": "2", "invad": "1"}
+
 #: What ablations measure that is no fraction.
 PLAIN = ("pearson", "eval_seconds")
 
@@ -167,8 +185,8 @@ COST_COLUMNS = {
 
 
 def _costs(source: str, methods: Sequence[str]) -> Iterator[Point]:
-    """Of the tables that compare what methods cost: ADer's Table 1, InvAD's Table 9."""
-    table = "1" if source == "ader" else "9"
+    """Of the table that compares what methods cost."""
+    table = COST_TABLES[source]
     for row in read(f"{source}_efficiency").to_dict("records"):
         for column, printed in ((str(key), value) for key, value in row.items()):
             cost = next((name for name in COST_COLUMNS if column.endswith(name)), None)

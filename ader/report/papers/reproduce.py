@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -203,25 +204,16 @@ class Reproduction:
     def tables(self) -> list[Table]:
         """Which runs it takes, and what is off."""
         rows = [
-            Row.of(
-                " ".join(each.need.words[:2]),
-                " ".join(each.need.words[2:]),
-                each.state,
-                each.hours,
-                each.reason,
-            )
+            Row.of(" ".join(each.need.words), each.state, each.hours, each.reason)
             for each in self.needed
+            if each.state != "impossible"
         ]
-        columns = (
-            Column("run", wrap="fold"),
-            Column("more words", wrap="fold"),
-            Column("state", wrap="never"),
-            Column("hours", kind="number"),
-            Column("why", wrap="fold"),
-        )
+        columns = Column("run"), Column("state", wrap="never"), Column("hours", kind="number"), Column("why")
         return [Table(columns, tuple(rows), f"{self.title}: the runs that it takes", tuple(self._notes()))]
 
     def _notes(self) -> Iterator[str]:
+        impossible = Counter(each.reason for each in self.needed if each.state == "impossible")
+        yield from (f"cannot be run here: {reason} ({count} runs)" for reason, count in impossible.items())
         known = [each for each in self.missing if each.hours is not None]
         if known:
             total = sum(each.hours or 0.0 for each in known)
@@ -344,10 +336,7 @@ def _points(values: Expected) -> Iterator[Point]:
 
 def totals(reproduction: Reproduction) -> Mapping[str, int]:
     """How many runs are in which state."""
-    found: dict[str, int] = {}
-    for each in reproduction.needed:
-        found[each.state] = found.get(each.state, 0) + 1
-    return found
+    return Counter(each.state for each in reproduction.needed)
 
 
 def off_table(found: Reproduction) -> Table | None:

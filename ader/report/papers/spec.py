@@ -15,6 +15,7 @@ from ader.config.options import option_file, options
 from ader.metrics import METRICS
 from ader.published import SOURCES
 from ader.report.papers.costs import COSTS
+from ader.report.papers.counts import COUNTS
 from ader.results.record import fault
 from ader.system.errors import UserError, suggest
 
@@ -32,7 +33,7 @@ Seeds = Literal["mean", "latest"]
 #: What only ablations have.
 ABLATIONS = ("pearson", "eval_seconds", "pixel_f1_avg", "pixel_acc_avg", "pixel_iou_avg")
 
-KNOWN = (*(each.slug for each in METRICS), *COSTS, *ABLATIONS)
+KNOWN = (*(each.slug for each in METRICS), *COSTS, *COUNTS, *ABLATIONS)
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))

@@ -11,6 +11,7 @@ from string import ascii_lowercase
 from ader.metrics import METRICS
 from ader.published import SOURCES
 from ader.report.papers.costs import COSTS
+from ader.report.papers.counts import COUNTS
 from ader.report.papers.places import Filled, Key, Place
 from ader.report.papers.points import PLAIN
 from ader.report.papers.spec import Show, Spec
@@ -54,7 +55,8 @@ def table_of(filled: Filled, show: Show = "auto") -> Table:
         named = (sections.get(row[-1], "others"), *row) if sections else row
         places = filled.row(row)
         marks = ["".join(letters.get(remark, "") for remark in place.remarks) if place else "" for place in places]
-        common = "".join(sorted(set.intersection(*map(set, marks))))
+        told = [{*mark} for mark, place in zip(marks, places, strict=True) if place is not None and place.has_own]
+        common = "".join(sorted(set.intersection(*told))) if told else ""
         names = [Cell("" if named[: n + 1] == above[: n + 1] else value) for n, value in enumerate(named)]
         names[-1] = Cell(named[-1], footnotes=common)
         begins = bool(lines) and (grouped and named[0] != above[0] if len(named) > 1 else "mean" in row)
@@ -126,6 +128,8 @@ def _column(values: Key, spec: Spec) -> Column:
     if metric in COSTS:
         group, heading, digits, _ = COSTS[metric]
         kind = "number"
+    elif metric in COUNTS:
+        group, heading, kind = "images" if COUNTS[metric][1] else "", COUNTS[metric][0], "count"
     elif metric in SLUGS:
         group, heading = SLUGS[metric].column
     else:
