@@ -34,7 +34,11 @@ class Where:
 
     def __call__(self, run: Run) -> bool:
         """Whether it holds for a run; a run that lacks a key has no value but ``null``."""
-        return all(any(is_same(run.keys.get(key), text) for text in texts) for key, texts in self.wanted.items())
+        return self.holds(run.keys)
+
+    def holds(self, keys: Mapping[str, Any]) -> bool:
+        """The same for anything that is described by keys."""
+        return all(any(is_same(keys.get(key), text) for text in texts) for key, texts in self.wanted.items())
 
 
 def parse(text: str) -> Where:
