@@ -96,7 +96,7 @@ def _many(values: dict[str, str]) -> Table:
     metrics = [slug for slug in (values["metric"] or default).split(",") if slug]
     if len(metrics) > 1 and show != "datasets":
         raise UserError(f"metric={values['metric']}: show={show} takes one metric")
-    frame = _values(values, metrics, apart_by_epochs=show != "epochs")
+    frame = _values(values, metrics, study="epochs" if show == "epochs" else "")
     if show == "seeds":
         return spread.stability_table(frame, metrics[0])
     if show == "epochs":
@@ -109,16 +109,16 @@ def _many(values: dict[str, str]) -> Table:
     return ranks.ranks_table(found, metrics[0], "datasets" if over == "datasets" else "categories")
 
 
-def _values(values: dict[str, str], metrics: list[str], apart_by_epochs: bool) -> pd.DataFrame:
+def _values(values: dict[str, str], metrics: list[str], study: str) -> pd.DataFrame:
     from ader.report.statistics.values import name_epochs, published_values, values_of
 
     if values["published"]:
         frame = published_values(values["published"], metrics, values["where"])
-        return name_epochs(frame) if apart_by_epochs else frame
+        return name_epochs(frame) if not study else frame
     from ader.report.collection import collect
     from ader.report.where import select
 
-    return values_of(select(collect(Path(values["paths.results"])), values["where"]), metrics, apart_by_epochs)
+    return values_of(select(collect(Path(values["paths.results"])), values["where"]), metrics, study)
 
 
 def _share(key: str, value: str) -> float:

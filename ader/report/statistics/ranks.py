@@ -139,7 +139,9 @@ def average_ranks(table: pd.DataFrame, higher_is_better: bool = True, alpha: flo
 def _too_few(whole: pd.DataFrame, gaps: dict[str, tuple[str, ...]]) -> str:
     """With the methods that most blocks lack: leaving those out may leave enough."""
     missing = pd.Series([name for names in gaps.values() for name in names], dtype=str).value_counts()
-    worst = f", most often {some(map(str, missing.index), 3)}: leave those out (where='method=...')" if gaps else ""
+    worst = (
+        f", most often {some(map(str, missing.index), 3)}: leave those out (where='method!=NAME,NAME')" if gaps else ""
+    )
     return (
         f"ranks need two datasets or categories in which every method has a value: there are {len(whole)}, and "
         f"{len(gaps)} lack one{worst}"

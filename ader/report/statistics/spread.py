@@ -12,6 +12,12 @@ from ader.report.seeds import Spread
 from ader.report.tables import Cell, Column, Row, Table
 from ader.system.errors import UserError
 
+#: How to get what a study needs.
+ADVICE = {
+    "epochs": "train with trainer.epochs=100,300 (ader -m), or give published=ader",
+    "image_size": "train with image_size=256,512 (ader -m)",
+}
+
 
 def stability_table(values: pd.DataFrame, metric: str) -> Table:
     """Mean and deviation over seeds of the mean over categories, and the extremes.
@@ -37,28 +43,28 @@ def stability_table(values: pd.DataFrame, metric: str) -> Table:
     return Table(columns, tuple(rows), f"Stability over seeds: {find_metric(metric).heading} (percent)", (note,))
 
 
-def by_epochs(values: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Means over seeds of the mean over categories: (dataset, contender) by epochs; those with two lengths or more.
+def by_study(values: pd.DataFrame, metric: str, study: str = "epochs") -> pd.DataFrame:
+    """Means over seeds of the mean over categories: (dataset, contender) by what is studied, ascending.
+
+    Args:
+        values: of ``values_of(..., study=study)``, or a paper's.
+        metric: slug.
+        study: of ``STUDIES``. Contenders that have a single one are left out.
 
     Raises:
-        UserError: nothing was trained for two lengths.
+        UserError: none has two.
     """
     means = _means(values, metric)
-    table = means.pivot_table(
-        index=["dataset", "contender"], columns="epochs", values="value", aggfunc="mean", sort=False
-    )
+    table = means.pivot_table(index=["dataset", "contender"], columns=study, values="value", aggfunc="mean", sort=False)
     table = table[table.notna().sum(axis=1) > 1]
     if table.empty:
-        raise UserError(
-            "no method has values after two numbers of epochs that differ in nothing else: train with "
-            "trainer.epochs=100,300 (ader -m), or give published=ader"
-        )
+        raise UserError(f"no method has runs that differ in {study} and in nothing else: {ADVICE[study]}")
     return table.dropna(axis=1, how="all").sort_index(axis=1)
 
 
 def convergence_table(values: pd.DataFrame, metric: str) -> Table:
     """A column for each number of epochs, and what the longest training gains over the shortest."""
-    table = by_epochs(values, metric)
+    table = by_study(values, metric)
     rows = []
     for (dataset, contender), line in table.iterrows():
         known = line.dropna()

@@ -1,7 +1,8 @@
 """Values of many runs, or of a paper, as one long table that every statistic and figure starts from.
 
 Columns: ``dataset``; ``contender``, what is compared: a method, with what sets it apart from others of its name;
-``epochs``, ``seed`` (NaN where unknown); ``category``, ``metric``; ``value``, a fraction, NaN where it is undefined.
+``epochs``, ``image_size``, ``seed`` (NaN where unknown); ``category``, ``metric``; ``value``, a fraction, NaN where it
+is undefined.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ader.results.identity import canonical, recipe
 from ader.results.schema import Record
 from ader.system.errors import UserError, some, suggest
 
-COLUMNS = ("dataset", "contender", "epochs", "seed", "category", "metric", "value")
+COLUMNS = ("dataset", "contender", "epochs", "image_size", "seed", "category", "metric", "value")
 
 #: Keys of a recipe that are told apart by columns of their own; ``method.runs`` names detectors, one for each seed.
 OWN_COLUMN = ("seed", "dataset.", "method.runs", "run")
@@ -28,17 +29,17 @@ OWN_COLUMN = ("seed", "dataset.", "method.runs", "run")
 #: What sets runs of one method apart, by its most telling name first.
 TELLING = ("setting", "metric", "trainer.epochs", "image_size", "method.backbone.name")
 
-#: Epochs are a contender's own where they are not what is studied.
-EPOCHS = "trainer.epochs"
+#: What may be studied: a contender's runs then differ in it; by its column, with its key.
+STUDIES = {"epochs": "trainer.epochs", "image_size": "image_size"}
 
 
-def values_of(runs: Sequence[Run], metrics: Sequence[str], apart_by_epochs: bool = True) -> pd.DataFrame:
+def values_of(runs: Sequence[Run], metrics: Sequence[str], study: str = "") -> pd.DataFrame:
     """Of all finished runs.
 
     Args:
         runs: those that did not finish are passed over.
         metrics: slugs.
-        apart_by_epochs: whether runs that differ in nothing but their epochs are two contenders.
+        study: of ``STUDIES``: runs that differ in nothing else are one contender's; otherwise they are two contenders.
 
     Raises:
         UserError: there is no such metric, no run is finished, or two are the same but for their folder's name.
@@ -48,10 +49,11 @@ def values_of(runs: Sequence[Run], metrics: Sequence[str], apart_by_epochs: bool
     finished = [run for run, _ in done(runs)]
     if not finished:
         raise UserError(f"none of {len(runs)} runs is finished: there is nothing to compare")
-    names = contenders(finished, apart_by_epochs)
+    names = contenders(finished, study)
+    numbers = [[_number(run.keys.get(key)) for key in ("epochs", "image_size", "seed")] for run in finished]
     rows = [
-        (dataset_of(run), name, _number(run.keys.get("epochs")), _number(run.keys.get("seed")), category, slug, value)
-        for run, name in zip(finished, names, strict=True)
+        (dataset_of(run), name, *known, category, slug, value)
+        for run, name, known in zip(finished, names, numbers, strict=True)
         for category in (*run.categories, "mean")
         for slug in metrics
         if not math.isnan(value := run.value(category, slug)) or category == "mean"
@@ -66,9 +68,9 @@ def dataset_of(run: Run) -> str:
     return run.place[0] if run.place else str(run.keys.get("dataset", ""))
 
 
-def contenders(runs: Sequence[Run], apart_by_epochs: bool = True) -> list[str]:
+def contenders(runs: Sequence[Run], study: str = "") -> list[str]:
     """What each finished run is called: its method, and what sets it apart from the same method's other runs."""
-    recipes = [_recipe(record, apart_by_epochs) for _, record in done(runs)]
+    recipes = [_recipe(record, study) for _, record in done(runs)]
     methods = [str(run.keys.get("method", run.title)) for run in runs]
     names = []
     for run, method in zip(recipes, methods, strict=True):
@@ -78,14 +80,14 @@ def contenders(runs: Sequence[Run], apart_by_epochs: bool = True) -> list[str]:
     return names
 
 
-def _recipe(record: Record, apart_by_epochs: bool) -> dict[str, Any]:
+def _recipe(record: Record, study: str) -> dict[str, Any]:
     """What decides a result, but for dataset and seed."""
     values: dict[str, Any] = {"setting": record.choices.get("setting"), "metric": record.metric}
     if record.config:
         values |= {key: value for key, value in recipe(record.config).items() if not key.startswith(OWN_COLUMN)}
-    epochs = values.get(EPOCHS)
-    if not apart_by_epochs:  # a method's stages take theirs from the trainer's
-        values = {key: value for key, value in values.items() if "epochs" not in key or value != epochs}
+    if study:  # parts of a method take theirs from the run's
+        own = values.get(STUDIES[study])
+        values = {key: value for key, value in values.items() if study not in key or value != own}
     return values
 
 
@@ -112,9 +114,9 @@ def _number(value: Any) -> float:
 
 def _refuse_twins(runs: Sequence[Run], names: Sequence[str]) -> None:
     """Two runs of one recipe, seed and dataset (``run=NAME``) would count twice."""
-    seen: dict[tuple[str, str, str, str], Run] = {}
+    seen: dict[tuple[str, ...], Run] = {}
     for run, name in zip(runs, names, strict=True):
-        key = (dataset_of(run), name, str(run.keys.get("seed")), str(run.keys.get("epochs")))
+        key = (dataset_of(run), name, *(str(run.keys.get(key)) for key in ("seed", *STUDIES)))
         if key in seen:
             raise UserError(
                 f"{seen[key].title} and {run.title} are the same but for their names: choose one with where='run=...'"
@@ -137,11 +139,11 @@ def published_values(source: str, metrics: Sequence[str], where: str = "") -> pd
         raise UserError(f"published={source} is not known: {suggest(source, published.SOURCES)}")
     condition = parse(where)
     table = published.read(source)
-    unknown = [key for key in condition.wanted if key not in table]
+    unknown = [key for key in condition.keys if key not in table]
     if unknown:
         raise UserError(f"where={where!r}: {source} has no {unknown[0]!r}: {suggest(unknown[0], table.columns)}")
     table = table[table["metric"].isin(list(metrics))]
-    kept = [condition.holds(row) for row in table.to_dict("records")] if condition.wanted else [True] * len(table)
+    kept = [condition.holds(row) for row in table.to_dict("records")] if condition.keys else [True] * len(table)
     table = table[kept]
     if table.empty:
         raise UserError(f"published={source} has no {some(metrics)}" + (f" where {where}" if where else ""))
@@ -154,6 +156,7 @@ def published_values(source: str, metrics: Sequence[str], where: str = "") -> pd
             "dataset": (table["dataset"] + " " + split).str.strip(),
             "contender": names,
             "epochs": pd.to_numeric(table["epochs"]),
+            "image_size": math.nan,
             "seed": math.nan,
             "category": table["category"],
             "metric": table["metric"],

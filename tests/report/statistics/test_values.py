@@ -9,7 +9,7 @@ import pytest
 from ader import published
 from ader.report.collection import collect
 from ader.report.statistics.correlation import ELEVEN, SEVEN, correlation, over_metrics, pearson
-from ader.report.statistics.spread import by_epochs, convergence_table, stability_table
+from ader.report.statistics.spread import by_study, convergence_table, stability_table
 from ader.report.statistics.values import name_epochs, published_values, values_of
 from ader.system.errors import UserError
 from tests.support.trees import a_run
@@ -60,7 +60,7 @@ def test_runs_of_one_method_are_told_apart_by_the_fewest_keys(tmp_path):
     a_run(tmp_path, method="invad")
     frame = values_of(collect(tmp_path), ["mad"])
     assert set(frame["contender"]) == {"rd epochs=100", "rd epochs=300", "invad"}
-    assert set(values_of(collect(tmp_path), ["mad"], apart_by_epochs=False)["contender"]) == {"rd", "invad"}
+    assert set(values_of(collect(tmp_path), ["mad"], study="epochs")["contender"]) == {"rd", "invad"}
     (invad,) = (run for run in collect(tmp_path) if run.keys["method"] == "invad")
     config = {**invad.record.config, "image_size": 320, "method": {**invad.record.config["method"], "lr": 0.1}}
     a_run(tmp_path, method="invad", run="other", config=config)
@@ -93,7 +93,7 @@ def test_nothing_finished():
 def test_published_convergence_is_the_difference_of_printed_cells():
     """ADer's Table 3: InvAD on MVTec AD has mAD 83.0 and more after 300 epochs than after 100."""
     values = published_values("ader", ["mad"], "dataset=mvtec,visa")
-    table = by_epochs(values, "mad")
+    table = by_study(values, "mad")
     raw = published.read("ader")
     for (dataset, method), line in table.iterrows():
         cells = raw[(raw["dataset"] == dataset) & (raw["method"] == method) & (raw["metric"] == "mad")]
@@ -134,11 +134,11 @@ def test_convergence_of_runs(tmp_path):
             values = {(name, "mad"): value + seed / 100 for name in ("bottle", "cable", "capsule")}
             a_run(tmp_path, seed=seed, epochs=epochs, values=values)
     a_run(tmp_path, method="invad")
-    (row,) = convergence_table(values_of(collect(tmp_path), ["mad"], apart_by_epochs=False), "mad").rows
+    (row,) = convergence_table(values_of(collect(tmp_path), ["mad"], study="epochs"), "mad").rows
     assert [cell.value for cell in row.cells] == pytest.approx(["mvtec", "rd", 0.515, 0.765, 0.25])
     one = [run for run in collect(tmp_path) if run.keys["epochs"] == 100]
-    with pytest.raises(UserError, match="two numbers of epochs"):
-        by_epochs(values_of(one, ["mad"], apart_by_epochs=False), "mad")
+    with pytest.raises(UserError, match="differ in epochs and in nothing else"):
+        by_study(values_of(one, ["mad"], study="epochs"), "mad")
 
 
 def test_stability(tmp_path):
