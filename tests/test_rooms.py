@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 #: From the ground floor up: a room imports its own files and those of rooms before it in this list.
 ROOMS = (
     "system",
+    "published",
     "config",
     "metrics",
     "data",

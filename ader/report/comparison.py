@@ -1,0 +1,137 @@
+"""Two runs on the same test images: every metric of both, and how far their difference can be trusted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ader.metrics.definitions import METRICS, find_metric
+from ader.report.seeds import read_scores
+from ader.report.statistics.bootstrap import DRAWS, LEVEL, RESAMPLED, Interval, intervals, over_categories, pair
+from ader.report.tables import Cell, Column, Row, Table
+from ader.report.where import as_text
+from ader.results.identity import canonical, recipe
+from ader.results.schema import Record
+from ader.results.tree import read_result
+from ader.system.errors import UserError, some
+
+#: What is compared where nothing is asked for.
+MAIN = tuple(each.slug for each in METRICS if each.table == "main")
+
+#: Before a difference whose interval excludes 0.
+MARK = "*"
+
+
+def comparison_table(
+    a: Path, b: Path, metrics: Sequence[str] = (), draws: int = DRAWS, seed: int = 0, level: float = LEVEL
+) -> Table:
+    """Of two finished runs: a row for each metric, or of a single image metric a row for each category.
+
+    Image metrics have intervals over test images, drawn in pairs; a pixel metric has one over categories, since a run
+    keeps no counts of single images.
+
+    Args:
+        a, b: results folders.
+        metrics: slugs; by default those of the main table.
+        draws: of the bootstrap.
+        seed: of the draws.
+        level: of the intervals.
+
+    Raises:
+        UserError: a run is not finished, a metric is unknown, or the runs have other test images.
+    """
+    records = [_record(run) for run in (a, b)]
+    slugs = list(metrics or MAIN)
+    for slug in slugs:
+        find_metric(slug)
+    names = ("A", "B")
+    both = pair(read_scores(a), read_scores(b), names)
+    drawn = intervals(both, [slug for slug in slugs if slug in RESAMPLED], draws, seed, level)
+    notes = [f"A: {records[0].title}", f"B: {records[1].title}", *_differing(*records)]
+    if len(slugs) == 1 and slugs[0] in RESAMPLED:
+        heading = "category"
+        lines = [(name, found, name == "mean") for name, found in drawn[slugs[0]].items()]
+        title = f"{find_metric(slugs[0]).heading} (percent)"
+    else:
+        heading = "metric"
+        found = {
+            slug: drawn[slug]["mean"] if slug in drawn else _categories(*records, slug, draws, seed, level)
+            for slug in slugs
+        }
+        lines = [(find_metric(slug).heading, each, False) for slug, each in found.items()]
+        title = "Means over categories (percent)"
+    percent = f"{100 * level:g} %"
+    columns = (
+        Column(heading, wrap="ellipsis"),
+        *(Column(name, kind="percent", digits=2) for name in (*names, "B - A")),
+        *(Column(name, percent, "percent", 2) for name in ("from", "to")),
+        Column("over"),
+    )
+    rows = tuple(_row(name, each, section) for name, each, section in lines)
+    kinds = {each.units for _, each, _ in lines}
+    return Table(columns, rows, title, (*notes, *_explanations(kinds, draws, both.left_out, len(rows))))
+
+
+def _record(run: Path) -> Record:
+    result = read_result(run)
+    if result is None:
+        raise UserError(f"{run} holds no finished run: finish it first")
+    return result.record
+
+
+def _categories(a: Record, b: Record, slug: str, draws: int, seed: int, level: float) -> Interval:
+    """Over the categories that both have."""
+    names = [name for name in a.rows if name != "mean" and name in b.rows]
+    value_2C = [[_value(record.rows[name].get(slug)) for name in names] for record in (a, b)]
+    return over_categories(np.array(value_2C[0]), np.array(value_2C[1]), draws, seed, level)
+
+
+def _value(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _row(name: str, found: Interval, section: bool) -> Row:
+    gap = found.units if math.isnan(found.low) else ""
+    ends = [Cell(end, reason=gap) for end in (found.low, found.high)]
+    difference = Cell(found.difference, mark=MARK if found.certain else "")
+    return Row.of(name, Cell(found.a), Cell(found.b), difference, *ends, found.units, section=section)
+
+
+def _differing(a: Record, b: Record) -> Iterator[str]:
+    """What one must know before the numbers are called those of two methods."""
+    if a.data_hash != b.data_hash:
+        yield "CAUTION the runs' data differ (checksums), though their test images have the same names and labels"
+    if a.metric != b.metric:
+        yield f"CAUTION A is evaluated with metric={a.metric}, B with metric={b.metric}: pixel metrics differ by that"
+    mine, theirs = _comparable(a), _comparable(b)
+    parts = [
+        f"{key} ({as_text(mine.get(key))}, {as_text(theirs.get(key))})"
+        for key in sorted({*mine, *theirs})
+        if canonical(mine.get(key)) != canonical(theirs.get(key))
+    ]
+    if parts:
+        yield f"A and B differ in {some(parts, 4)}"
+    for name, record in (("A", a), ("B", b)):
+        yield from (f"CAUTION {name}: {warning}" for warning in record.warnings)
+
+
+def _comparable(record: Record) -> dict[str, object]:
+    return {"seed": record.seed, **recipe(record.config)}
+
+
+def _explanations(kinds: set[str], draws: int, left_out: Sequence[str], rows: int) -> Iterator[str]:
+    yield f"{MARK} the interval excludes 0; intervals are BCa, {draws} draws" + (
+        f", none corrected for their number ({rows})" if rows > 1 else ""
+    )
+    if any(kind.endswith("images") for kind in kinds):
+        yield (
+            "over images: test images are drawn within category and label, the same for A and B: what would differ on "
+            "other images, not with other seeds"
+        )
+    if any("categories" in kind for kind in kinds):
+        yield "over categories: no counts of single images are kept, so categories are drawn: with others of their kind"
+    if left_out:
+        yield f"CAUTION without {some(left_out)}: no image metric is defined where one kind of image is missing"

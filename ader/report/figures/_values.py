@@ -1,0 +1,62 @@
+"""What figures are made of: runs, or a paper's numbers, as the long table of ``statistics.values``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from ader.metrics.definitions import find_metric
+from ader.report.collection import Run
+from ader.report.statistics.values import name_epochs, published_values, values_of
+from ader.system.errors import UserError
+
+
+def one_metric(text: str) -> str:
+    """A slug that was typed.
+
+    Raises:
+        UserError: there is no such metric.
+    """
+    return find_metric(text).slug
+
+
+def frame_of(
+    runs: Sequence[Run], metrics: Sequence[str], published: str = "", where: str = "", study: str = ""
+) -> pd.DataFrame:
+    """Of runs, or of a paper where one is named.
+
+    Raises:
+        UserError: as for ``values_of`` and ``published_values``.
+    """
+    if published:
+        frame = published_values(published, metrics, where)
+        return frame if study else name_epochs(frame)
+    return values_of(runs, metrics, study)
+
+
+def means_of(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The rows with means over categories of one metric."""
+    return frame[(frame["category"] == "mean") & (frame["metric"] == metric) & frame["value"].notna()]
+
+
+def one_dataset(frame: pd.DataFrame, name: str) -> str:
+    """The dataset that all values are of.
+
+    Raises:
+        UserError: they are of several.
+    """
+    datasets = list(dict.fromkeys(frame["dataset"]))
+    if len(datasets) != 1:
+        raise UserError(
+            f"figure {name} is of one dataset, and there are {len(datasets)}: where='dataset={datasets[0]}'"
+            if datasets
+            else f"figure {name}: there are no values"
+        )
+    return str(datasets[0])
+
+
+def is_defined(value: float) -> bool:
+    """Neither NaN nor infinite."""
+    return bool(np.isfinite(value))

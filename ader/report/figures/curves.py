@@ -1,0 +1,168 @@
+"""ROC and precision-recall curves of image scores. A run keeps no pixels, so there are none of pixels or regions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from ader.metrics.curves import Bins
+from ader.report.collection import Run
+from ader.report.figures._style import COLUMN, GRAY, PALETTE, label, legend_below, new_figure, percent
+from ader.report.seeds import read_scores
+from ader.report.statistics.values import contenders
+from ader.system.errors import UserError, suggest
+
+F8 = npt.NDArray[np.float64]
+
+#: Where curves of several categories or seeds are averaged: false positive rates, or recalls.
+GRID: F8 = np.linspace(0, 1, 501)
+
+#: More curves than colors and dashes are no figure.
+MOST = 14
+
+DASHES = ("-", "--")
+
+
+def draw(runs: Sequence[Run], *, category: str = "") -> Figure:
+    """ROC curves: of one run each category and the mean, of several their means over categories and seeds.
+
+    Args:
+        runs: on one dataset.
+        category: only this one.
+    """
+    figure = _draw(runs, category, _roc, "image_auroc")
+    (axes,) = figure.axes
+    axes.plot([0, 1], [0, 1], color=GRAY, linewidth=0.6, linestyle=":")
+    axes.set_xlabel("false positive rate (percent)")
+    axes.set_ylabel("true positive rate (percent)")
+    return figure
+
+
+def draw_pr(runs: Sequence[Run], *, category: str = "") -> Figure:
+    """Precision-recall curves, likewise.
+
+    Args:
+        runs: on one dataset.
+        category: only this one.
+    """
+    figure = _draw(runs, category, _precision, "image_ap")
+    (axes,) = figure.axes
+    axes.set_xlabel("recall (percent)")
+    axes.set_ylabel("precision (percent)")
+    return figure
+
+
+def _roc(bins: Bins) -> F8:
+    """True positive rates at the grid's false positive rates; within ties linear, as the area counts them."""
+    fpr, tpr = np.append(0.0, bins.fp_K / bins.negatives), np.append(0.0, bins.tp_K / bins.positives)
+    # of equal false positive rates the highest point counts
+    last = np.append(fpr[1:] > fpr[:-1], True)
+    return np.interp(GRID, fpr[last], tpr[last])
+
+
+def _precision(bins: Bins) -> F8:
+    """Precisions at the grid's recalls; a step, as average precision counts them: that of the next point."""
+    kept = bins.defective_K > 0
+    recall, precision = bins.tp_K[kept] / bins.positives, (bins.tp_K / (bins.tp_K + bins.fp_K))[kept]
+    place = np.searchsorted(recall, GRID - 1e-12, side="left")
+    found: F8 = precision[np.minimum(place, len(precision) - 1)]
+    return found
+
+
+def _curves(run: Run, category: str, curve: Callable[[Bins], F8]) -> dict[str, F8]:
+    """By category; those without both kinds of images have none."""
+    scores, found = read_scores(run.folder), {}
+    for name, group in scores.groupby("category", sort=False):
+        if category in ("", name) and 0 < group["label"].sum() < len(group):
+            found[str(name)] = curve(_bins(group))
+    if not found:
+        known = list(map(str, dict.fromkeys(scores["category"])))
+        asked = category and category not in known
+        raise UserError(
+            f"{run.title} has no category {category!r}: {suggest(category, known)}"
+            if asked
+            else f"{run.title} has no category with normal and defective test images: there is no curve"
+        )
+    return found
+
+
+def _bins(group: pd.DataFrame) -> Bins:
+    return Bins.from_scores(group["score"].to_numpy(np.float64), group["label"].to_numpy() == 1)
+
+
+def _draw(runs: Sequence[Run], category: str, curve: Callable[[Bins], F8], metric: str) -> Figure:
+    runs = [run for run in runs if run.record is not None]
+    if not runs:
+        raise UserError("no run is finished: there is no curve")
+    if len({run.place[0] for run in runs}) > 1:
+        raise UserError(f"curves are of one dataset: where='dataset={runs[0].place[0]}'")
+    figure = new_figure(COLUMN, 2.6)
+    axes = figure.add_subplot()
+    axes.grid()
+    axes.set_xlim(-0.01, 1.01)
+    axes.set_ylim(top=1.01)
+    percent(axes.xaxis)
+    percent(axes.yaxis)
+    if len(runs) == 1:
+        handles, names = _of_run(axes, runs[0], _curves(runs[0], category, curve), metric)
+    else:
+        handles, names = _of_methods(axes, runs, category, curve, metric)
+    bottom = min(float(np.min(line.get_ydata())) for line in axes.get_lines())
+    axes.set_ylim(bottom=max(-0.01, bottom - 0.02))
+    title = runs[0].title if len(runs) == 1 else runs[0].place[0]
+    axes.set_title(label(title + (f": {category}" if category else ""), 52), loc="left")
+    legend_below(figure, handles, names, columns=2)
+    return figure
+
+
+def _of_run(axes: Axes, run: Run, found: dict[str, F8], metric: str) -> tuple[list[Line2D], list[str]]:
+    """Every category; if they are more than colors, the three worst are named, and the others gray."""
+    worst = sorted(found, key=lambda name: run.value(name, metric))
+    named = list(found) if len(found) <= len(PALETTE) - 1 else worst[:3]
+    handles, names = [], []
+    for name, y in found.items():
+        if name not in named:
+            axes.plot(GRID, y, color="#b8b8b8", linewidth=0.6)
+    for place, name in enumerate(named):
+        (line,) = axes.plot(GRID, found[name], color=PALETTE[place], linewidth=0.9)
+        handles.append(line)
+        names.append(f"{label(name, 22)} {100 * run.value(name, metric):.1f}")
+    if len(found) > 1:
+        (line,) = axes.plot(GRID, np.mean(list(found.values()), axis=0), color="black", linewidth=1.8)
+        mean = np.mean([run.value(name, metric) for name in found])
+        handles.append(line)
+        names.append(f"mean of {len(found)} categories {100 * mean:.1f}")
+    return handles, names
+
+
+def _of_methods(
+    axes: Axes, runs: Sequence[Run], category: str, curve: Callable[[Bins], F8], metric: str
+) -> tuple[list[Line2D], list[str]]:
+    """Means over categories, then over seeds."""
+    groups: dict[str, list[Run]] = {}
+    for run, name in zip(runs, contenders(runs), strict=True):
+        groups.setdefault(name, []).append(run)
+    if len(groups) > MOST:
+        raise UserError(
+            f"{len(groups)} curves cannot be told apart: choose {MOST} methods or fewer with where='method=...'"
+        )
+    handles, names = [], []
+    values: dict[str, tuple[float, F8]] = {}
+    for name, its in groups.items():
+        curves = [_curves(run, category, curve) for run in its]
+        y = np.mean([np.mean(list(each.values()), axis=0) for each in curves], axis=0)
+        mean = np.mean([run.value(one, metric) for run, each in zip(its, curves, strict=True) for one in each])
+        values[name] = (float(mean), y)
+    for place, name in enumerate(sorted(values, key=lambda name: -values[name][0])):
+        mean, y = values[name]
+        style = DASHES[place // len(PALETTE)]
+        (line,) = axes.plot(GRID, y, color=PALETTE[place % len(PALETTE)], linestyle=style, linewidth=1.1)
+        handles.append(line)
+        names.append(f"{label(name, 22)} {100 * mean:.1f}")
+    return handles, names

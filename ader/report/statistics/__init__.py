@@ -1,0 +1,1 @@
+"""What results say beyond their tables: pure functions of finished runs, and of published numbers in the same form."""

@@ -1,0 +1,360 @@
+"""Paired bootstrap intervals for the difference of two runs on the same test images.
+
+Images are drawn with replacement within each category and label, the same for both runs, so that what an image adds to
+both is no part of the difference; every draw has as many images of each kind as the test set. Efron and Tibshirani, "An
+Introduction to the Bootstrap" (1993), chapters 8 and 14. What varies is the choice of test images: not the seed.
+
+Letters: B draws, N images of a category, P defective and Q normal ones, K distinct scores in descending order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from ader.metrics.definitions import AVERAGES
+from ader.metrics.definitions import IMAGE_METRICS as IMAGE_SLUGS
+from ader.system.errors import UserError, some
+
+F8 = npt.NDArray[np.float64]
+I8 = npt.NDArray[np.int64]
+
+DRAWS = 2000
+LEVEL = 0.95
+
+#: Values of one intermediate array: draws are taken in chunks of so many, or a large category would fill the memory.
+CHUNK = 4_000_000
+
+#: Metrics that intervals over images can be computed of.
+RESAMPLED = (*IMAGE_SLUGS, "mad_image")
+
+#: Fewer categories say nothing of further ones.
+FEWEST_CATEGORIES = 5
+
+
+@dataclass(frozen=True)
+class Category:
+    """One run's scores of a category; both runs have their images in the same order.
+
+    Attributes:
+        defective_P, normal_Q: scores.
+    """
+
+    defective_P: F8
+    normal_Q: F8
+
+    def metrics(self, place_BP: I8, place_BQ: I8, slugs: Sequence[str]) -> dict[str, F8]:
+        """Image metrics of draws, as fractions: (draws,) each; those of `ader.metrics` for all draws at once.
+
+        Args:
+            place_BP, place_BQ: positions of the drawn defective and normal images.
+            slugs: of ``IMAGE_METRICS``.
+        """
+        found: dict[str, F8] = {}
+        if set(slugs) & set(BY_ORDER):
+            tp_BK, fp_BK = self._curves(place_BP, place_BQ)
+            found = {slug: BY_ORDER[slug](tp_BK, fp_BK) for slug in slugs if slug in BY_ORDER}
+        if set(slugs) & set(BY_SCORE):
+            drawn = self.defective_P[place_BP], self.normal_Q[place_BQ]
+            found |= {slug: BY_SCORE[slug](*drawn) for slug in slugs if slug in BY_SCORE}
+        return found
+
+    def _curves(self, place_BP: I8, place_BQ: I8) -> tuple[F8, F8]:
+        """Defective and normal images at or above each distinct score."""
+        value_K, bin_N = np.unique(np.concatenate([self.defective_P, self.normal_Q]), return_inverse=True)
+        bin_N = len(value_K) - 1 - bin_N.reshape(-1)
+        bins = bin_N[: len(self.defective_P)], bin_N[len(self.defective_P) :]
+        tp_BK, fp_BK = (
+            _counts(bin_[place], len(value_K)) for bin_, place in zip(bins, (place_BP, place_BQ), strict=True)
+        )
+        return np.cumsum(tp_BK, axis=1), np.cumsum(fp_BK, axis=1)
+
+
+def _counts(bin_BN: I8, bins: int) -> F8:
+    """How often each bin is in each row."""
+    draws = len(bin_BN)
+    flat = (np.arange(draws)[:, None] * bins + bin_BN).reshape(-1)
+    return np.bincount(flat, minlength=draws * bins).reshape(draws, bins).astype(np.float64)
+
+
+def _auroc(tp_BK: F8, fp_BK: F8) -> F8:
+    step_BK = np.diff(fp_BK, axis=1, prepend=0.0)
+    middle_BK = tp_BK - np.diff(tp_BK, axis=1, prepend=0.0) / 2  # ties count one half
+    return np.asarray((step_BK * middle_BK).sum(axis=1) / (tp_BK[:, -1] * fp_BK[:, -1]))
+
+
+def _average_precision(tp_BK: F8, fp_BK: F8) -> F8:
+    precision_BK = tp_BK / np.maximum(tp_BK + fp_BK, 1.0)
+    return np.asarray((np.diff(tp_BK, axis=1, prepend=0.0) * precision_BK).sum(axis=1) / tp_BK[:, -1])
+
+
+def _f1_max(tp_BK: F8, fp_BK: F8) -> F8:
+    return np.asarray((2 * tp_BK / (tp_BK + fp_BK + tp_BK[:, -1:])).max(axis=1))
+
+
+def _fpr95(defective_BP: F8, normal_BQ: F8) -> F8:
+    return np.asarray(np.mean(normal_BQ >= np.quantile(defective_BP, 0.05, axis=1)[:, None], axis=1))
+
+
+def _pg2(defective_BP: F8, normal_BQ: F8) -> F8:
+    return np.asarray(np.mean(normal_BQ < np.quantile(defective_BP, 0.02, axis=1)[:, None], axis=1))
+
+
+def _pb2(defective_BP: F8, normal_BQ: F8) -> F8:
+    return np.asarray(np.mean(defective_BP > np.quantile(normal_BQ, 0.98, axis=1)[:, None], axis=1))
+
+
+#: Of counts of images at or above each score; and of scores.
+BY_ORDER: Mapping[str, Callable[[F8, F8], F8]] = {
+    "image_auroc": _auroc,
+    "image_ap": _average_precision,
+    "image_f1max": _f1_max,
+}
+BY_SCORE: Mapping[str, Callable[[F8, F8], F8]] = {"image_fpr95": _fpr95, "image_pg2": _pg2, "image_pb2": _pb2}
+
+
+class Interval(NamedTuple):
+    """A difference B - A, and where it may lie.
+
+    Attributes:
+        a, b: the runs' values, fractions.
+        low, high: ends of the interval for ``b - a``; NaN where there is none.
+        units: what was drawn, and how many of them, as ``1725 images``; why there is no interval, where there is none.
+    """
+
+    a: float
+    b: float
+    low: float
+    high: float
+    units: str
+
+    @property
+    def difference(self) -> float:
+        """B - A."""
+        return self.b - self.a
+
+    @property
+    def certain(self) -> bool:
+        """Whether it excludes 0."""
+        return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two runs' scores of the same test images, by category.
+
+    Attributes:
+        categories: of the dataset, which both kinds of images are in; (scores of A, scores of B).
+        left_out: categories with one kind only, in which no image metric is defined.
+    """
+
+    categories: Mapping[str, tuple[Category, Category]]
+    left_out: tuple[str, ...]
+
+    @property
+    def images(self) -> int:
+        """Test images."""
+        return sum(len(a.defective_P) + len(a.normal_Q) for a, _ in self.categories.values())
+
+
+def pair(a: pd.DataFrame, b: pd.DataFrame, names: tuple[str, str] = ("A", "B")) -> Pair:
+    """Two runs' scores (``seeds.read_scores``), image by image.
+
+    Args:
+        a, b: indexed by image.
+        names: of the runs, for messages.
+
+    Raises:
+        UserError: the images, their categories or their labels differ, or a score is not finite.
+    """
+    if differing := sorted(set(a.index) ^ set(b.index)):
+        raise UserError(
+            f"{names[0]} and {names[1]} were tested on other images, such as {some(map(str, differing), 2)}: a paired "
+            "comparison needs the same"
+        )
+    b = b.loc[a.index]
+    wrong = a.index[(a["label"] != b["label"]) | (a["category"] != b["category"])]
+    if len(wrong):
+        raise UserError(f"{names[0]} and {names[1]} have other labels or categories for {some(map(str, wrong), 2)}")
+    for name, scores in zip(names, (a, b), strict=True):
+        if not np.isfinite(scores["score"]).all():
+            raise UserError(f"{name} has scores that are not finite: nothing can be drawn from them")
+    categories, left_out = {}, []
+    for category, group in a.groupby("category", sort=False):
+        bad_N = group["label"].to_numpy() == 1
+        if bad_N.all() or not bad_N.any():
+            left_out.append(str(category))
+            continue
+        scores_N = [scores.loc[group.index, "score"].to_numpy(np.float64) for scores in (a, b)]
+        categories[str(category)] = (
+            Category(scores_N[0][bad_N], scores_N[0][~bad_N]),
+            Category(scores_N[1][bad_N], scores_N[1][~bad_N]),
+        )
+    if not categories:
+        raise UserError(f"{names[0]} and {names[1]} have no category with normal and defective test images")
+    return Pair(categories, tuple(left_out))
+
+
+class Draws(NamedTuple):
+    """Differences B - A of one metric in one category.
+
+    Attributes:
+        a, b: values of the test set.
+        drawn_B: in each draw.
+        without_P, without_Q: with one defective or normal image left out.
+    """
+
+    a: float
+    b: float
+    drawn_B: F8
+    without_P: F8
+    without_Q: F8
+
+
+def intervals(
+    both: Pair, slugs: Sequence[str], draws: int = DRAWS, seed: int = 0, level: float = LEVEL
+) -> dict[str, dict[str, Interval]]:
+    """BCa intervals of metrics: by slug, then by category and ``mean``, that over categories.
+
+    Args:
+        both: of ``pair``.
+        slugs: of ``RESAMPLED``.
+        draws: B.
+        seed: of the draws, which are the same for every metric and for both runs.
+        level: how much of the distribution an interval has.
+    """
+    parts = {slug: AVERAGES.get(slug, (slug,)) for slug in slugs}
+    wanted = list(dict.fromkeys(part for each in parts.values() for part in each))
+    found: dict[str, dict[str, Draws]] = {slug: {} for slug in slugs}
+    for number, (name, (a, b)) in enumerate(both.categories.items()):
+        components = _differences(a, b, wanted, draws, np.random.default_rng([seed, number]))
+        for slug in slugs:
+            found[slug][name] = _combined([components[part] for part in parts[slug]])
+    return {slug: _of_categories(each, level) for slug, each in found.items()}
+
+
+def _differences(
+    a: Category, b: Category, slugs: Sequence[str], draws: int, rng: np.random.Generator
+) -> dict[str, Draws]:
+    """Of one category, by metric."""
+    bad, good = len(a.defective_P), len(a.normal_Q)
+    all_P, all_Q = np.arange(bad)[None], np.arange(good)[None]
+    whole = [each.metrics(all_P, all_Q, slugs) for each in (a, b)]
+
+    def differences(pairs: Iterator[tuple[I8, I8]]) -> dict[str, F8]:
+        parts = [(a.metrics(*places, slugs), b.metrics(*places, slugs)) for places in pairs]
+        return {slug: np.concatenate([second[slug] - first[slug] for first, second in parts]) for slug in slugs}
+
+    step = max(1, CHUNK // (bad + good))
+    drawn = differences(
+        (rng.integers(bad, size=(size, bad)), rng.integers(good, size=(size, good))) for size in _sizes(draws, step)
+    )
+    # Left out one by one. A single image of its kind cannot be: it adds nothing to the acceleration.
+    none = dict.fromkeys(slugs, np.zeros(0))
+    without_P = none if bad < 2 else differences((each, np.repeat(all_Q, len(each), 0)) for each in _without(bad, step))
+    without_Q = (
+        none if good < 2 else differences((np.repeat(all_P, len(each), 0), each) for each in _without(good, step))
+    )
+    return {
+        slug: Draws(float(whole[0][slug][0]), float(whole[1][slug][0]), drawn[slug], without_P[slug], without_Q[slug])
+        for slug in slugs
+    }
+
+
+def _sizes(total: int, step: int) -> Iterator[int]:
+    yield from (min(step, total - start) for start in range(0, total, step))
+
+
+def _without(count: int, step: int) -> Iterator[I8]:
+    """Positions of all but one, for each of them, in chunks of rows."""
+    for start in range(0, count, step):
+        left_out = np.arange(start, min(start + step, count))[:, None]
+        kept = np.arange(count - 1)[None]
+        yield kept + (kept >= left_out)
+
+
+def _combined(parts: Sequence[Draws]) -> Draws:
+    """The mean of several metrics."""
+    return Draws(*(np.mean([part[place] for part in parts], axis=0) for place in range(len(Draws._fields))))
+
+
+def _of_categories(found: Mapping[str, Draws], level: float) -> dict[str, Interval]:
+    """An interval for each category, and for the mean over them."""
+    count = len(found)
+    made = {name: _interval(each, [each], 1, level) for name, each in found.items()}
+    mean = Draws(
+        *(np.mean([each[place] for each in found.values()], axis=0) for place in range(3)), *([np.zeros(0)] * 2)
+    )
+    return {**made, "mean": _interval(mean, list(found.values()), count, level)}
+
+
+def _interval(of: Draws, parts: Sequence[Draws], count: int, level: float) -> Interval:
+    samples = [sample for part in parts for sample in (part.without_P, part.without_Q) if len(sample)]
+    images = sum(max(1, len(sample)) for part in parts for sample in (part.without_P, part.without_Q))
+    low, high = bca(of.b - of.a, of.drawn_B, samples, 1 / count, level)
+    return Interval(of.a, of.b, low, high, f"{images} images")
+
+
+def bca(
+    value: float, drawn_B: F8, without: Sequence[F8], weight: float = 1.0, level: float = LEVEL
+) -> tuple[float, float]:
+    """Ends of a bias-corrected and accelerated interval (Efron 1987), for several samples drawn apart.
+
+    Where every draw gives the same, or the correction is undefined because no draw lies on one side of the value, it is
+    the percentile interval.
+
+    Args:
+        value: of the data.
+        drawn_B: of the draws.
+        without: for each sample the values with one of its units left out.
+        weight: what a sample's own value counts in ``value``.
+        level: how much of the distribution the interval has.
+    """
+    from scipy.stats import norm
+
+    ends = np.array([(1 - level) / 2, (1 + level) / 2])
+    below = float(np.mean(drawn_B < value) + np.mean(drawn_B == value) / 2)
+    if 0 < below < 1:
+        shift = norm.ppf(below) + norm.ppf(ends)
+        ends = norm.cdf(norm.ppf(below) + shift / (1 - _acceleration(without, weight) * shift))
+    low, high = np.quantile(drawn_B, ends)
+    return float(low), float(high)
+
+
+def _acceleration(without: Sequence[F8], weight: float) -> float:
+    """Of several samples: Davison and Hinkley, "Bootstrap Methods and their Application" (1997), equation 5.27."""
+    cubes = squares = 0.0
+    for left_out in without:
+        size = len(left_out)
+        influence = weight * (size - 1) * (left_out.mean() - left_out)
+        cubes += float(np.sum(influence**3)) / size**3
+        squares += float(np.sum(influence**2)) / size**2
+    return cubes / (6 * squares**1.5) if squares > 0 else 0.0
+
+
+def over_categories(a_C: F8, b_C: F8, draws: int = DRAWS, seed: int = 0, level: float = LEVEL) -> Interval:
+    """For a metric of which no values per image are kept: categories are drawn instead, the same for both runs.
+
+    It answers another question: how far the difference depends on which categories a benchmark has. No interval where
+    there are fewer than five categories.
+
+    Args:
+        a_C, b_C: values per category; NaN where one is undefined.
+    """
+    kept_C = np.isfinite(a_C) & np.isfinite(b_C)
+    a_C, b_C = a_C[kept_C], b_C[kept_C]
+    if not len(a_C):
+        return Interval(math.nan, math.nan, math.nan, math.nan, "undefined")
+    a, b, count = float(a_C.mean()), float(b_C.mean()), len(a_C)
+    if count < FEWEST_CATEGORIES:
+        return Interval(a, b, math.nan, math.nan, f"too few categories ({count})")
+    delta_C = b_C - a_C
+    drawn_B = delta_C[np.random.default_rng(seed).integers(count, size=(draws, count))].mean(axis=1)
+    without_C = (delta_C.sum() - delta_C) / (count - 1)
+    return Interval(a, b, *bca(b - a, drawn_B, [without_C], 1.0, level), f"{count} categories")
