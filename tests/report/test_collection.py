@@ -18,9 +18,10 @@ def test_finished_failed_unfinished_and_damaged_runs(tmp_path):
     (tmp_path / "visa/multi_class/rd/e100-s1").mkdir(parents=True)
     (tmp_path / "visa/multi_class/rd/e100-s1/config.yaml").write_text("seed: 1\ntrainer: {epochs: 100}\n")
     a_sweep(tmp_path, {"visa/multi_class/cfa/e100-s1": "out of memory"})
-    cfa, (done, wrong, unfinished) = (runs := {run.place: run for run in collect(tmp_path)}).pop(
-        ("visa", "multi_class", "cfa", "e100-s1")
-    ), runs.values()
+    cfa, (done, wrong, unfinished) = (
+        (runs := {run.place: run for run in collect(tmp_path)}).pop(("visa", "multi_class", "cfa", "e100-s1")),
+        runs.values(),
+    )
     assert (done.state, wrong.state, unfinished.state, cfa.state) == ("done", "damaged", "unfinished", "failed")
     assert (done.keys["method"], done.keys["seed"], done.keys["epochs"]) == ("rd", 1, 100)
     assert done.keys["backbone"] == "wide_resnet50_2.tv_in1k"
