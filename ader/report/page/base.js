@@ -130,6 +130,9 @@ function say(text) {
   say.timer = setTimeout(() => (toast.hidden = true), 4000);
 }
 
+/** What a phone hides: the first column says it there. */
+const narrow = (column) => (["run", "seed"].includes(column.key) && column.chosen ? `col-${column.key}` : "");
+
 /** Heads of a table: shared headings over their columns; a heading that can be sorted by is a button. */
 function heads(columns, sorted, sortBy) {
   const two = columns.some((column) => column.group);
@@ -137,12 +140,12 @@ function heads(columns, sorted, sortBy) {
   for (const column of columns) {
     const last = spans[spans.length - 1];
     if (last && column.group && last.group === column.group) last.count += 1;
-    else spans.push({ group: column.group, count: 1 });
+    else spans.push({ group: column.group, count: 1, column });
   }
-  const above = spans.map(({ group, count }, place) =>
+  const above = spans.map(({ group, count, column }, place) =>
     group
       ? el("th", { class: "span", scope: "colgroup", colspan: count, text: group })
-      : el("td", { class: place === 0 ? "first" : null, colspan: count }),
+      : el("td", { class: place === 0 ? "first" : narrow(column) || null, colspan: count }),
   );
   const own = columns.map((column, place) => {
     const order = sorted?.key === column.key ? (sorted.down ? "descending" : "ascending") : "none";
@@ -150,7 +153,7 @@ function heads(columns, sorted, sortBy) {
     const content = sortBy
       ? el("button", { type: "button", class: "sort", title: column.title, text: column.heading, "aria-label": label, "data-sort": column.key, onclick: () => sortBy(column) })
       : el("span", { title: column.title, text: column.heading });
-    const kinds = [place === 0 ? "first" : "", column.kind === "text" ? "" : "num"].join(" ").trim();
+    const kinds = [place === 0 ? "first" : "", column.kind === "text" ? "" : "num", narrow(column)].join(" ").trim();
     return el("th", { scope: "col", class: kinds || null, "aria-sort": sortBy ? order : null }, content);
   });
   return el("thead", {}, two ? el("tr", { class: "groups" }, ...above) : null, el("tr", {}, ...own));

@@ -91,9 +91,9 @@ def details(runs: Sequence[Run], pictures: Pictures) -> dict[str, Any]:
 
     Returns:
         ``runs``, in that order, null where one is not finished: ``rows`` (categories, then ``mean``), ``values`` and
-        ``bounds`` by row and metric, ``gaps`` (row, metric and place of the reason), ``why`` (reasons and their categories), ``config`` (places of keys and values in
-        turn), ``environment`` (its place), provenance, models, curves and gallery. ``texts`` and ``environments``: what
-        the places are of.
+        ``bounds`` by row and metric, ``gaps`` (row, metric and place of the reason), ``why`` (reasons and their
+        categories), ``config`` (places of keys and values in turn), ``environment`` (its place), provenance, models,
+        curves and gallery. ``texts`` and ``environments``: what the places are of.
     """
     shared = Shared()
     found = [_detail(run, shared, pictures) if run.record else None for run in runs]
@@ -309,4 +309,3 @@ def _cleaned(value: Any) -> Any:
 
 def _number(value: float) -> float | None:
     return value if math.isfinite(value) else None
-

@@ -70,7 +70,8 @@ function chosenColumns() {
   const names = state.columns ? new Set(state.columns.split(",")) : null;
   const inSets = state.grouped === "1";
   return COLUMNS.filter((column) => column.fixed || (names ? names.has(column.key) : column.chosen))
-    .filter((column) => !(inSets && ["dataset", "setting"].includes(column.key)));
+    .filter((column) => !(inSets && ["dataset", "setting"].includes(column.key)) && !(state.seeds === "mean" && column.key === "run"))
+    .map((column) => (state.seeds === "mean" && column.key === "seed" ? { ...column, heading: "seeds" } : column));
 }
 
 /** What a search looks at. */
@@ -156,8 +157,8 @@ function cellOf(row, column, place, rank) {
   if (place === 0) return firstCell(row);
   if (column.kind === "percent") return metricCell(row, column, rank);
   if (column.kind === "cost") return explain(el("td", { class: "num", text: column.text(row) }), column.exact(row));
-  if (column.key === "run" && row.runs.length > 1) return explain(el("td", { class: "text", text: column.text(row) }), row.runs.map((run) => run.run).join("\n"));
-  return el("td", { class: column.kind === "text" ? "text" : "num", text: column.text(row) });
+  if (column.key === "run") return explain(el("td", { class: "col-run", text: column.text(row) }), row.runs.map((run) => run.run).join("\n"));
+  return el("td", { class: `${column.kind === "text" ? "text" : "num"} ${narrow(column)}`.trim(), text: column.text(row) });
 }
 
 function firstCell(row) {
@@ -166,7 +167,8 @@ function firstCell(row) {
   const label = `${row.method}, ${row.dataset}, ${row.setting}, ${row.runs.map((each) => each.run).join(", ")}`;
   const link = el("a", { href: `#run=${encodeURIComponent(run.id)}`, text: row.method, "aria-label": label });
   const flag = cautions.length ? explain(el("span", { class: "flag", role: "img", "aria-label": `Caution: ${cautions.join("; ")}`, text: "!" }), cautions.join("\n")) : null;
-  return el("th", { scope: "row", class: "first" }, link, flag ? " " : null, flag);
+  const small = el("small", { "aria-hidden": "true", text: row.runs.length > 1 ? plural(row.runs.length, "seed") : run.run }); // on a phone, in place of columns
+  return el("th", { scope: "row", class: "first" }, link, flag ? " " : null, flag, small);
 }
 
 function bodies(list, columns, rank) {
@@ -176,7 +178,7 @@ function bodies(list, columns, rank) {
     .map((board, number) => ({ board, own: list.filter((row) => row.board === number) }))
     .filter(({ own }) => own.length)
     .map(({ board, own }) => {
-      const name = el("span", { class: "name" }, el("strong", { text: `${board.dataset} / ${board.setting}` }), el("span", { text: board.note }));
+      const name = el("span", { class: "name" }, el("strong", { text: `${board.dataset} / ${board.setting}` }), el("span", { class: "quiet", text: board.note }));
       return el("tbody", {}, el("tr", { class: "set" }, el("th", { scope: "rowgroup", colspan: columns.length }, name)), ...own.map(line));
     });
 }

@@ -31,7 +31,7 @@ function route() {
   if (id === null) {
     const back = !$("run").hidden;
     $("run").hidden = true;
-    $("overview").hidden = false;
+    $("overview").hidden = $("site").hidden = false;
     restore(words);
     drawLeaderboard();
     document.title = title;
@@ -43,7 +43,7 @@ function route() {
   }
   if (!$("overview").hidden) place = scrollY;
   opened = location.hash;
-  $("overview").hidden = true;
+  $("overview").hidden = $("site").hidden = true;
   $("run").hidden = false;
   drawRun(id);
   scrollTo(0, 0);

@@ -79,7 +79,8 @@ def read_gallery(folder: Path, pictures: Pictures) -> list[dict[str, Any]]:
         pictures: takes them up.
 
     Returns:
-        Each with ``src``, ``category``, ``defect``, ``image``, ``label``, ``score`` (None if it is not finite), ``why``.
+        Each with ``src``, ``category``, ``defect``, ``image``, ``label``, ``score`` (None if it is not
+        finite), ``why``.
     """
     file = folder / "gallery" / "gallery.json"
     try:

@@ -39,7 +39,7 @@ function crumbs(run) {
 
 function cautions(run) {
   if (!run.cautions.length) return null;
-  return el("div", { class: "notice", role: "note" }, el("strong", { text: "To be known of these numbers" }), el("ul", {}, ...run.cautions.map((text) => el("li", { text }))));
+  return el("div", { class: "notice", role: "note" }, el("strong", { text: "Cautions" }), el("ul", {}, ...run.cautions.map((text) => el("li", { text }))));
 }
 
 /** The means that the leaderboard shows at first. */
@@ -96,12 +96,20 @@ function categoryTable(detail) {
     walkable(table);
   };
   draw();
-  const bounds = (detail.bounds ?? []).flat().filter((bound) => bound !== null);
-  const certified = bounds.length ? `Every value here is certified to lie within ± ${Number((100 * Math.max(...bounds)).toPrecision(2))} points of the exact one; each cell says how near. ` : "";
+  const certified = certainty(detail);
   const without = absent.length ? `Undefined everywhere and left out: ${absent.map((metric) => metric.label).join(", ")}.` : "";
   return el("section", { "aria-labelledby": "categories-title" }, el("h2", { id: "categories-title", text: "By category" }),
     el("div", { class: "scroll", tabindex: 0, role: "region", "aria-labelledby": "categories-title" }, table),
     el("p", { class: "quiet", text: `Percent. ${certified}${without}` }));
+}
+
+/** How many values have a bound, and the widest, in words. */
+function certainty(detail) {
+  const known = detail.values.flatMap((values, row) => values.map((value, place) => [value, detail.bounds?.[row]?.[place] ?? null])).filter(([value]) => value !== null);
+  const bounds = known.map(([, bound]) => bound).filter((bound) => bound !== null);
+  if (!bounds.length) return "";
+  const which = bounds.length === known.length ? "Every value is" : `${bounds.length} of ${known.length} values are`;
+  return `${which} certified to lie within ± ${Number((100 * Math.max(...bounds)).toPrecision(2))} points of the exact one; each cell says how near. `;
 }
 
 function gaps(detail) {
