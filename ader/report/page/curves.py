@@ -5,12 +5,12 @@ Letters: N images, B bars, P points of a curve.
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from ader.system.files import special
 
@@ -33,17 +33,21 @@ def read_curves(folder: Path) -> dict[str, dict[str, Any]]:
     file = folder / "scores.csv"
     if special(file):
         return {}
+    scores: dict[str, tuple[list[float], list[bool]]] = {}
     try:
-        kinds, columns = {"category": str, "label": int}, ["category", "label", "score"]
-        texts = pd.read_csv(file, dtype=kinds, usecols=columns, keep_default_na=False)
-        texts["score"] = texts["score"].astype(float)
-    except (OSError, ValueError):
+        with file.open(encoding="utf-8", newline="") as stream:
+            rows = csv.reader(stream)
+            names = next(rows)
+            places = [names.index(name) for name in ("category", "label", "score")]
+            for row in rows:
+                category, label, score = (row[place] for place in places)
+                own = scores.setdefault(category, ([], []))
+                own[0].append(float(score))
+                own[1].append(bool(int(label)))
+    except (OSError, ValueError, IndexError, StopIteration, csv.Error):
         return {}
-    return {
-        str(name): curves(rows["score"].to_numpy(np.float64), rows["label"].to_numpy() == 1)
-        for name, rows in texts.groupby("category", sort=False)
-        if np.isfinite(rows["score"]).all()
-    }
+    arrays = {name: (np.array(each[0]), np.array(each[1])) for name, each in scores.items()}
+    return {name: curves(*both) for name, both in arrays.items() if np.isfinite(both[0]).all()}
 
 
 def curves(score_N: npt.NDArray[np.float64], defective_N: npt.NDArray[np.bool_]) -> dict[str, Any]:
