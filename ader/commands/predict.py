@@ -59,7 +59,8 @@ def main(request: Request) -> int:
     predictor = opened(path, rest, OWN)
     if predictor is None:
         return 0
-    from ader.runs.predict import PIXEL_QUANTILE, QUANTILE, Wanted, predict_images
+    from ader.runs.predict import Wanted, predict_images
+    from ader.runs.thresholds import PIXEL_QUANTILE, QUANTILE
 
     if not out:
         raise UserError("where to write is not given: ader predict RUN IMAGES... --out DIR")

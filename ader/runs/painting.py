@@ -1,8 +1,8 @@
 """Anomaly maps as pictures, at the image's own size.
 
 A map is painted with one scale for all images of a category: what is dark in one picture is as normal as what is dark
-in another. The colors are matplotlib's *inferno*, whose lightness rises evenly, so that it reads the same in gray and to
-the color-blind.
+in another. The colors are matplotlib's *inferno*, whose lightness rises evenly, so that it reads the same in gray and
+to the color-blind.
 
 Shapes in names: H height, W width.
 """

@@ -142,8 +142,8 @@ def check_wanted(predictor: Predictor, index: Index, wanted: Wanted) -> None:
     if unknown and (predictor.per_category or isinstance(wanted.threshold, str) or wanted.pixel_threshold == "normal"):
         what = "a model" if predictor.per_category else "thresholds"
         raise UserError(
-            f"{predictor.trained.folder} has {what} for each category: give category=NAME ({some(predictor.categories)}), "
-            f"or category={BY_FOLDER} where images lie in folders of these names"
+            f"{predictor.trained.folder} has {what} for each category: give category=NAME "
+            f"({some(predictor.categories)}), or category={BY_FOLDER} where images lie in folders of these names"
         )
     if wanted.pixel_threshold is not None and not predictor.gives_maps:
         raise UserError(f"pixel_threshold: {predictor.config.method.name} gives no maps: leave it out")

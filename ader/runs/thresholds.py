@@ -92,7 +92,9 @@ class NormalLevels:
 
     def image_threshold(self) -> Threshold:
         """For scores."""
-        return Threshold(self.score, "normal", f"{self.quantile:g} quantile of the scores of {self.whose}")
+        # of fewer than 1 / (1 - quantile) images that is the largest
+        what = "largest score" if self.images * (1 - self.quantile) < 1 else f"{self.quantile:g} quantile of the scores"
+        return Threshold(self.score, "normal", f"{what} of {self.whose}")
 
     def pixel_threshold(self) -> Threshold:
         """For maps.
@@ -162,7 +164,8 @@ def test_set_threshold(predictor: Predictor, category: str) -> Threshold:
     Raises:
         UserError: the file is missing or damaged, or the category has no defective test images.
     """
-    rows = _rows(predictor.trained.folder / "scores.csv", ["category", "label", "score"])
+    file = predictor.trained.folder / "scores.csv"
+    rows = _rows(file, ["category", "label", "score"])
     rows = rows[rows["category"] == category]
     try:
         score_N, label_N = rows["score"].astype(float).to_numpy(), rows["label"].astype(int).to_numpy()
@@ -172,8 +175,8 @@ def test_set_threshold(predictor: Predictor, category: str) -> Threshold:
         ) from error
     if not label_N.any():
         raise UserError(
-            f"category {category!r} has no defective test images in {predictor.trained.folder}, so that no threshold has "
-            "an F1 score: choose threshold=normal"
+            f"category {category!r} has no defective test images in {predictor.trained.folder}, so that no threshold "
+            "has an F1 score: choose threshold=normal"
         )
     value, f1 = f1_max_threshold(score_N, label_N)
     how = f"F1-max (F1 {f1:.3f}) on the run's {len(rows)} test images: the test set was looked at"
@@ -269,7 +272,8 @@ def normal_images(predictor: Predictor, category: str) -> Index:
     missing = [image for image in images if not (root / image).is_file()]
     if missing:
         raise UserError(
-            f"normal images that the run was trained on are not at {root} ({some(missing, 2)}): set dataset.root, {other}"
+            f"normal images that the run was trained on are not at {root} ({some(missing, 2)}): set dataset.root, "
+            f"{other}"
         )
     samples = tuple(Sample(image, category, TEST, 0, group=split) for image in images)
     return Index("normal", root, samples, has_masks=False, bits=predictor.config.dataset.bits)
