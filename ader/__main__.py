@@ -116,7 +116,7 @@ def _dispatch(words: list[str]) -> int:
     known = command_names()
     if name in known:
         command = _command(name)
-        request = Request.of(f"ader {name}", words[1:])
+        request = Request.of(f"ader {name}", words[1:], getattr(command, "FLAGS", ()))
         if request.help:
             print(command.USAGE, end="")
             return 0

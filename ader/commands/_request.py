@@ -56,8 +56,13 @@ class Request:
     multirun: bool = False
 
     @classmethod
-    def of(cls, command: str, words: Sequence[str]) -> Request:
+    def of(cls, command: str, words: Sequence[str], own: Sequence[str] = ()) -> Request:
         """Takes the flags out of the words.
+
+        Args:
+            command: as it was typed.
+            words: after its name.
+            own: the command's own flags with a value; ``--out DIR`` becomes ``out=DIR``.
 
         Raises:
             UserError: an unknown flag, or one that lacks its value.
@@ -80,10 +85,15 @@ class Request:
                 if not folder:
                     raise UserError("--config-dir needs a folder: --config-dir DIR")
                 taken = replace(taken, config_dir=folder)
+            elif flag.startswith("--") and flag[2:] in own:
+                given = value if equals else next(rest, "")
+                if not given:
+                    raise UserError(f"{flag} needs a value: {flag} {flag[2:].upper()}")
+                kept.append(f"{flag[2:]}={given}")
             elif word == "--resolve":
                 resolve = True
             elif word.startswith("-"):
-                raise UserError(_refusal(word, flag))
+                raise UserError(_refusal(word, flag, own))
             else:
                 kept.append(word)
         if resolve and not taken.cfg:
@@ -105,6 +115,19 @@ class Request:
             return Path(self.words[0]).expanduser(), replace(self, words=self.words[1:])
         except (OSError, RuntimeError) as error:  # too long a name, no such user
             raise UserError(f"{self.words[0][:200]!r} is no path ({error})") from error
+
+    def paths(self) -> tuple[list[Path], Request]:
+        """The words that are paths and no ``key=value``, and the request without them.
+
+        Raises:
+            UserError: one cannot be a path.
+        """
+        try:
+            found = [word for word in self.words if "=" not in word or Path(word).exists()]
+            paths = [Path(word).expanduser() for word in found]
+        except (OSError, RuntimeError) as error:  # too long a name, no such user
+            raise UserError(f"a word is no path ({error})") from error
+        return paths, replace(self, words=tuple(word for word in self.words if word not in found))
 
     def option(self, key: str, choices: Sequence[str]) -> tuple[str, Request]:
         """The value of a key that is the command's own and no part of the configuration, and the rest.
@@ -190,8 +213,8 @@ def _check_kind(kind: str, flag: str, given: bool) -> None:
         raise UserError(f"{flag} {kind}: Hydra only composes here, so that there is no such part: {flag} job")
 
 
-def _refusal(word: str, flag: str) -> str:
+def _refusal(word: str, flag: str, own: Sequence[str]) -> str:
     for flags, instead in OF_HYDRA.items():
         if flag in flags:
             return f"{flag}: {instead}"
-    return f"{word} is not a flag: {suggest(flag, FLAGS)}"
+    return f"{word} is not a flag: {suggest(flag, (*FLAGS, *(f'--{name}' for name in own)))}"

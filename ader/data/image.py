@@ -168,7 +168,12 @@ def load_image(path: Path, size: int, content: bytes | None = None, bits: int | 
     Raises:
         BadImageError: as for ``read_image``.
     """
-    return np.ascontiguousarray(np.asarray(resize(read_image(path, content, bits), size, size)).transpose(2, 0, 1))
+    return planes(read_image(path, content, bits), size)
+
+
+def planes(image: Image.Image, size: int) -> U8:
+    """An image of mode RGB at evaluation size: uint8 (3, size, size)."""
+    return np.ascontiguousarray(np.asarray(resize(image, size, size)).transpose(2, 0, 1))
 
 
 def decode(path: Path, content: bytes | None = None) -> tuple[Image.Image, Header]:

@@ -410,7 +410,7 @@ class Attention(nn.Module):
             token_BND.view(*token_BND.shape[:2], self.heads, -1).transpose(1, 2) for token_BND in projected
         )
         attended_BKND = F.scaled_dot_product_attention(
-            query_BKND.expand(len(key_BND), -1, -1, -1),
+            query_BKND.expand(key_BND.shape[0], -1, -1, -1),  # len() would fix an exported batch
             key_BKND,
             value_BKND,
             attn_mask=allowed_NN,

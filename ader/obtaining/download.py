@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import IO, Literal, NamedTuple, cast
 from urllib.error import HTTPError
 
-from ader import __version__
 from ader.obtaining.disk import BLOCK, Check, Progress, alone, need_room, telling, write_all
 from ader.system.errors import UserError
+from ader.system.version import VERSION
 
 Kind = Literal["md5", "sha256"]
 
-AGENT = f"ader/{__version__} (benchmark runner; Python urllib)"
+AGENT = f"ader/{VERSION} (benchmark runner; Python urllib)"
 TIMEOUT = 30.0  # seconds without any answer, each time
 RECEIVED = 1 << 16  # bytes at once, so that a slow line is asked often whether to go on
 

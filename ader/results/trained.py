@@ -9,6 +9,7 @@ from pathlib import Path
 from ader.results.record import FILE, read
 from ader.results.schema import Record
 from ader.system.errors import UserError
+from ader.system.files import sha256
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,24 @@ class Trained:
                 f"{self.folder / FILE} has no model {name!r}: restore the file, or train again (force=true)"
             )
         return Path(os.path.normpath(self.folder / self.record.models[name].checkpoint.file))
+
+    def whole_checkpoint(self, name: str) -> Path:
+        """The file with a model's weights, which is the one that the record knows.
+
+        Raises:
+            UserError: it is missing, or another one.
+        """
+        file = self.checkpoint(name)
+        if not file.is_file():
+            raise UserError(f"{file} is missing: put it back, or train again (force=true)")
+        if sha256(file) != self.record.models[name].checkpoint.sha256:
+            raise UserError(f"{file} is not the checkpoint that the record knows: put that back, or train again")
+        return file
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Those that it was tested on, in the order of its tables."""
+        return tuple(name for name in self.record.rows if name != "mean")
 
     def is_at(self, folder: Path) -> bool:
         """Whether ``folder`` is that of the run that trained the model."""

@@ -24,7 +24,6 @@ from ader.runs.run import build, check_data, test
 from ader.runs.session import Session, working_on
 from ader.system import dist
 from ader.system.errors import UserError, some, suggest
-from ader.system.files import sha256
 from ader.system.interrupt import Interrupt
 from ader.training.trainer import Trainer
 
@@ -145,11 +144,7 @@ def check_run(trained: Trained, plan: RunPlan) -> None:
             "dataset.root, or train again"
         )
     for model in plan.models:
-        file = trained.checkpoint(model.name)
-        if not file.is_file():
-            raise UserError(f"{file} is missing: put it back, or train again (force=true)")
-        if sha256(file) != trained.record.models[model.name].checkpoint.sha256:
-            raise UserError(f"{file} is not the checkpoint that the record knows: put that back, or train again")
+        trained.whole_checkpoint(model.name)
     if trained.is_at(plan.folder):
         differing = differences(owner_of(plan.folder), plan.id.fingerprint)
         if differing:

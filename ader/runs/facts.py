@@ -7,7 +7,6 @@ from typing import Any
 
 import pandas as pd
 
-from ader import __version__
 from ader.config.schema import RunConfig
 from ader.data.census import census
 from ader.data.index import TEST
@@ -21,6 +20,7 @@ from ader.runs.plan import Plan, PlannedModel, RunPlan
 from ader.runs.session import Session
 from ader.system import dist
 from ader.system.errors import some
+from ader.system.version import VERSION
 from ader.training.cost import count_macs, count_parameters
 
 #: Test images of a kind, below which a category's image metrics hang on single ones.
@@ -30,7 +30,7 @@ FEW = 5
 def announce(session: Session[Any], *lines: str) -> None:
     """Says what will be evaluated, on what (``lines``), and where the results go."""
     plan, say = session.plan, session.console.say
-    say(f"ader {__version__}  {plan.title}")
+    say(f"ader {VERSION}  {plan.title}")
     for line in (f"data     {census(plan.index)}", f"         {plan.index.root}", *lines, f"results  {plan.folder}"):
         say(line)
     for caution in cautions(plan):

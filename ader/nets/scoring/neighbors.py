@@ -43,21 +43,29 @@ def nearest(query_QD: Tensor, bank_MD: Tensor, k: int = 1, spare: int = 4) -> tu
         center_D = bank_MD.mean(dim=0)  # distances do not change, products get smaller and so does their rounding
         bank_MD, query_QD = bank_MD - center_D, query_QD - center_D
         rows = max(1, BLOCK // max(1, min(len(bank_MD), 65536)))
-        parts = [_nearest_block(part, bank_MD, count) for part in torch.split(query_QD, rows)]
+        parts = [_nearest_block(part, bank_MD, count) for part in _split(query_QD, rows)]
         candidate_QK = torch.cat(parts)
         exact_QK = torch.cat(
             [
                 (bank_MD[index] - query[:, None]).square().sum(dim=2)
-                for query, index in zip(torch.split(query_QD, 1024), torch.split(candidate_QK, 1024), strict=True)
+                for query, index in zip(_split(query_QD, 1024), _split(candidate_QK, 1024), strict=True)
             ]
         )
         distance_QK, order_QK = exact_QK.topk(min(k, count), largest=False, sorted=True)
         return distance_QK, candidate_QK.gather(1, order_QK)
 
 
+def _split(row_QD: Tensor, rows: int) -> Sequence[Tensor]:
+    """So many rows at a time. An exported graph is for any number of them and has no loop: there all at once."""
+    return [row_QD] if torch.compiler.is_compiling() else torch.split(row_QD, rows)
+
+
 def _nearest_block(query_QD: Tensor, bank_MD: Tensor, count: int) -> Tensor:
     """Bank indices (Q, count) of the smallest expanded distances, walking over the bank in blocks."""
-    columns = max(count, BLOCK // len(query_QD)) if len(query_QD) else len(bank_MD)
+    if torch.compiler.is_compiling():  # the number of queries is not known
+        columns = 65536
+    else:
+        columns = max(count, BLOCK // len(query_QD)) if len(query_QD) else len(bank_MD)
     best: tuple[Tensor, Tensor] | None = None
     for start in range(0, len(bank_MD), columns):
         block_MD = bank_MD[start : start + columns]

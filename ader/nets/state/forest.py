@@ -103,7 +103,13 @@ class BoostedForest(nn.Module):
         self.model.value = torch.frombuffer(bytearray(saved), dtype=torch.uint8).to(self.model.anchor.device)
 
     def forward(self, feature_BF: Tensor) -> Tensor:
-        """Margins (B,), float32: log odds of "defective", but for the weights of the classes."""
+        """Margins (B,), float32: log odds of "defective", but for the weights of the classes.
+
+        Raises:
+            UserError: it is to be traced.
+        """
+        if torch.compiler.is_compiling():
+            raise UserError("a boosted forest is XGBoost's, which is no torch operation and cannot be exported")
         margin_B: Any = self._loaded().inplace_predict(feature_BF.float().cpu().numpy(), predict_type="margin")
         return torch.from_numpy(np.asarray(margin_B, np.float32).reshape(-1)).to(feature_BF.device)
 
