@@ -37,7 +37,7 @@ files; without a name, lists the figures. One of a dataset or of a run is drawn 
   category=NAME                 of roc, pr and scores: only this one
   unseen=KIND,...               of scores: defects that are shown apart; by default those that training lacks
 
-ader figure defects dataset=NAME [dataset.root=DIR] [metric.mask_rule=any|half]   is of a dataset: no run is needed
+ader figure defects dataset=NAME [dataset.root=DIR] [out=DIR] [format=...]   is of a dataset: no run is needed
 """
 
 #: Keys of the command, and those that it hands on to the figure.
@@ -47,7 +47,7 @@ HANDED = ("metric", "published", "over", "alpha", "size", "category", "unseen")
 FORMATS = ("png", "svg", "pdf")
 
 #: More files at once are a mistake.
-MOST = 60
+MOST = 40
 
 
 def main(request: Request) -> int:
@@ -61,8 +61,11 @@ def main(request: Request) -> int:
     from ader.report.figures import FIGURES, find
 
     if not words:
-        _list()
-        return 0
+        from dataclasses import replace
+        from importlib import import_module
+
+        listing = import_module("ader.commands.list")
+        return int(listing.main(replace(request, command="ader list", words=("figures",))))
     if len(words) > 1:
         raise UserError(f"ader figure takes one name, got {' '.join(words)}")
     kinds = _formats(values["format"])
@@ -74,26 +77,13 @@ def main(request: Request) -> int:
         raise UserError(f"{next(iter(options))}= is of a single figure: ader figure NAME {next(iter(options))}=...")
     status, told = 1, []
     for figure in FIGURES.values():
-        if not figure.own:
+        if figure.scope != "index":
             try:
                 status = min(status, _write(figure, values, {}, kinds))
             except UserError as error:
                 told.append(f"{figure.name}: {error}")
     print("\n".join(f"not made: {line}" for line in told), end="\n" if told else "")
     return status
-
-
-def _list() -> None:
-    """What there is."""
-    from rich.console import Console
-
-    from ader.report.figures import FIGURES
-    from ader.report.renderers import rich_table
-    from ader.report.tables import Column, Row, Table
-
-    rows = tuple(Row.of(each.name, each.title, "dataset" if each.own else each.scope) for each in FIGURES.values())
-    table = Table((Column("figure", wrap="never"), Column("shows"), Column("one for each")), rows)
-    Console(highlight=False).print(rich_table(table, gap=3))
 
 
 def _write(figure: Figure, values: dict[str, str], options: dict[str, Any], kinds: list[str]) -> int:
@@ -167,7 +157,8 @@ def _of_dataset(request: Request) -> int:
     """``defects``: its words are a configuration, in which a dataset is what counts."""
     from dataclasses import replace
 
-    from ader.config.schema import DataConfig
+    from ader.config.schema import DataConfig, decoders
+    from ader.data.mask_rule import settle
     from ader.data.reading import read_index
     from ader.report.figures import find
 
@@ -177,10 +168,11 @@ def _of_dataset(request: Request) -> int:
     if config is None:
         return 0
     index = read_index(config.dataset, config.composition.choices["dataset"])
-    rule = "half" if getattr(config, "metric", None) and config.metric.mask_rule == "half" else "any"
+    workers = decoders(config.workers)
+    rule = settle(index, "auto", index.name == config.dataset.name, config.paths.cache, workers).rule
     folder = Path(out).expanduser() if out else config.paths.results / "figures"
     _save(
-        find("defects").make([], index=index, rule=rule),
+        find("defects").make([], index=index, rule=rule, workers=workers),
         folder,
         f"defects-{index.name}",
         _formats(kind or OWN["format"]),

@@ -16,12 +16,12 @@ from ader.config.options import option_file, options, read_option
 from ader.system.errors import UserError, suggest
 
 SUMMARY = """\
-ader list KIND                 methods, datasets, metrics, settings, trainers, protocols, experiments, tables
+ader list KIND                 methods, datasets, metrics, settings, trainers, protocols, experiments, tables, figures
 ader list methods NAME         a method's arguments and recipes, as ader method=NAME --help
 """
 
 USAGE = """\
-ader list methods|datasets|metrics|settings|trainers|protocols|experiments|tables
+ader list methods|datasets|metrics|settings|trainers|protocols|experiments|tables|figures
 ader list methods NAME
 
 What there is, a line each: what may follow method=, dataset=, setting=, trainer=, protocol= and experiment=, and the
@@ -137,6 +137,13 @@ def _metrics(_: Path | None) -> Iterator[tuple[str, ...]]:
         yield metric.slug, metric.heading, metric.description
 
 
+def _figures(_: Path | None) -> Iterator[tuple[str, ...]]:
+    from ader.report.figures import FIGURES
+
+    for figure in FIGURES.values():
+        yield figure.name, figure.title, figure.scope
+
+
 def _comments(group: str) -> Callable[[Path | None], Iterator[tuple[str, ...]]]:
     """Options of a config group with the comment that opens their file."""
 
@@ -169,6 +176,7 @@ KINDS: dict[str, tuple[tuple[str, ...], Callable[[Path | None], Iterator[tuple[s
     "methods": (("method", "gives", "trains on", "paper", "other recipes"), _methods),
     "datasets": (("dataset", "categories", "images", "license", "title"), _datasets),
     "metrics": (("metric", "heading", "meaning"), _metrics),
+    "figures": (("figure", "shows", "one for each"), _figures),
     "settings": (("setting", "meaning"), _comments("setting")),
     "trainers": (("trainer", "meaning"), _comments("trainer")),
     "protocols": (("protocol", "meaning"), _comments("protocol")),

@@ -20,8 +20,8 @@ from ader.system.text import clean
 if TYPE_CHECKING:
     import matplotlib.figure
 
-#: What one picture is made of: the whole selection, the runs of one dataset, or one run.
-Scope = Literal["tree", "dataset", "run"]
+#: What one picture is made of: the whole selection, the runs of one dataset, or one run; or no runs, but an index.
+Scope = Literal["tree", "dataset", "run", "index"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,6 @@ class Figure:
         scope: what one picture is made of, see ``divide``.
         module: in this package, without its name.
         function: in it.
-        own: it is made of something else than runs.
     """
 
     name: str
@@ -42,7 +41,6 @@ class Figure:
     scope: Scope
     module: str
     function: str = "draw"
-    own: bool = False
 
     @property
     def draw(self) -> Callable[..., matplotlib.figure.Figure]:
@@ -88,7 +86,7 @@ _ALL = (
     Figure("resolution", "a metric against the image size", "dataset", "study", "draw_resolution"),
     Figure("ranks", "average ranks with their critical difference", "tree", "ranks"),
     Figure("correlation", "Pearson correlations between datasets, as a heat map", "tree", "correlation"),
-    Figure("defects", "sizes, numbers and places of a dataset's defects", "tree", "defects", own=True),
+    Figure("defects", "sizes, numbers and places of a dataset's defects", "index", "defects"),
 )
 
 FIGURES: Mapping[str, Figure] = {each.name: each for each in _ALL}
@@ -108,7 +106,7 @@ def find(name: str) -> Figure:
 def divide(figure: Figure, runs: Sequence[Run]) -> Iterator[tuple[str, list[Run]]]:
     """The parts of a selection that one picture each is made of, with what they are called (empty: all).
 
-    Runs that did not finish are in no part.
+    Runs that did not finish are in no part; a figure of an index has none.
     """
     finished = [run for run in runs if run.record is not None]
     if figure.scope == "run":
@@ -116,7 +114,7 @@ def divide(figure: Figure, runs: Sequence[Run]) -> Iterator[tuple[str, list[Run]
     elif figure.scope == "dataset":
         for dataset in dict.fromkeys(run.place[0] for run in finished):
             yield dataset, [run for run in finished if run.place[0] == dataset]
-    else:
+    elif figure.scope == "tree":
         yield "", finished
 
 

@@ -108,6 +108,12 @@ def label(name: str, longest: int = 28) -> str:
     return f" {text}" if text.startswith("_") else text  # matplotlib leaves such labels out of legends
 
 
+def headline(figure: Figure, text: str, share: float = 1.0) -> None:
+    """What the figure is of, at its upper left, as long as the figure is wide, or a share of that."""
+    longest = int(share * figure.get_figwidth() / 0.066)
+    figure.suptitle(label(text, longest), x=0.02, ha="left", fontsize=8)
+
+
 def percent(axis: Any) -> None:
     """Fractions are shown as percentages."""
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.6g}"))
@@ -115,7 +121,7 @@ def percent(axis: Any) -> None:
 
 def legend_below(figure: Figure, handles: Sequence[Any], names: Sequence[str], columns: int = 3) -> float:
     """A legend under the axes, and the inches that it takes: the figure grows by them, the axes keep their size."""
-    texts = [label(name) for name in names]
+    texts = [label(name, 28 if len(names) <= 8 else 19) for name in names]
     widest = max(map(len, texts))
     width = figure.get_figwidth()
     columns = max(1, min(columns, len(texts), int((width - 0.1) / (0.35 + 0.058 * widest))))

@@ -60,3 +60,18 @@ def one_dataset(frame: pd.DataFrame, name: str) -> str:
 def is_defined(value: float) -> bool:
     """Neither NaN nor infinite."""
     return bool(np.isfinite(value))
+
+
+def share(key: str, text: str) -> float:
+    """A number between 0 and 1 that was typed.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0 < found < 1:
+        raise UserError(f"{key}={text} must be a number between 0 and 1")
+    return found

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from ader.metrics.definitions import find_metric
 from ader.report.collection import Run
-from ader.report.figures._style import COLUMN, PAGE, heat_map, label, new_figure
+from ader.report.figures._style import COLUMN, PAGE, headline, heat_map, label, new_figure
 from ader.report.figures._values import frame_of, one_dataset, one_metric
 from ader.system.errors import UserError
 
@@ -44,7 +44,7 @@ def draw(runs: Sequence[Run], *, metric: str = "image_auroc", published: str = "
     value_MC = 100 * table.to_numpy(np.float64)
     if not np.isfinite(value_MC).any():
         raise UserError(f"figure categories: {metric} is undefined for all of {dataset}")
-    return _drawn(table, value_MC, f"{label(dataset)}: {said.heading} (percent)")
+    return _drawn(table, value_MC, f"{dataset}: {said.heading} (percent)")
 
 
 def _drawn(table: pd.DataFrame, value_MC: np.ndarray[tuple[int, ...], np.dtype[np.float64]], title: str) -> Figure:
@@ -65,5 +65,5 @@ def _drawn(table: pd.DataFrame, value_MC: np.ndarray[tuple[int, ...], np.dtype[n
     axes.axvline(categories - 1.5, color="white", linewidth=2)
     bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
     bar.outline.set_visible(False)  # type: ignore[operator]
-    axes.set_title(title, loc="left")
+    headline(figure, title)
     return figure

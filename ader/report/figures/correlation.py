@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ader.report.collection import Run
-from ader.report.figures._style import COLUMN, PAGE, heat_map, new_figure
+from ader.report.figures._style import COLUMN, PAGE, headline, heat_map, new_figure
 from ader.report.figures._values import frame_of, one_metric
 from ader.report.statistics.correlation import SEVEN, correlation
 
@@ -33,5 +33,5 @@ def draw(runs: Sequence[Run], *, metric: str = ",".join(SEVEN), published: str =
     image = heat_map(axes, names, names, value_DD, low, 1.0, "{:.2f}")
     bar = figure.colorbar(image, ax=axes, shrink=0.8)
     bar.outline.set_visible(False)  # type: ignore[operator]
-    axes.set_title(f"Pearson correlation over {over}", loc="left")
+    headline(figure, f"Pearson correlation over {over}")
     return figure

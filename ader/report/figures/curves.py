@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from ader.metrics.curves import Bins
 from ader.report.collection import Run
-from ader.report.figures._style import COLUMN, GRAY, PALETTE, label, legend_below, new_figure, percent
+from ader.report.figures._style import COLUMN, GRAY, PALETTE, headline, label, legend_below, new_figure, percent
 from ader.report.seeds import read_scores
 from ader.report.statistics.values import contenders
 from ader.system.errors import UserError, suggest
@@ -61,9 +61,12 @@ def draw_pr(runs: Sequence[Run], *, category: str = "") -> Figure:
 def _roc(bins: Bins) -> F8:
     """True positive rates at the grid's false positive rates; within ties linear, as the area counts them."""
     fpr, tpr = np.append(0.0, bins.fp_K / bins.negatives), np.append(0.0, bins.tp_K / bins.positives)
-    # of equal false positive rates the highest point counts
-    last = np.append(fpr[1:] > fpr[:-1], True)
-    return np.interp(GRID, fpr[last], tpr[last])
+    # where the curve rises straight up, a grid point on it takes the upper end
+    before = np.searchsorted(fpr, GRID, side="right") - 1
+    after = np.minimum(before + 1, len(fpr) - 1)
+    share = (GRID - fpr[before]) / np.where(fpr[after] > fpr[before], fpr[after] - fpr[before], 1.0)
+    found: F8 = tpr[before] + share * (tpr[after] - tpr[before])
+    return found
 
 
 def _precision(bins: Bins) -> F8:
@@ -116,7 +119,7 @@ def _draw(runs: Sequence[Run], category: str, curve: Callable[[Bins], F8], metri
     bottom = min(float(np.min(line.get_ydata())) for line in axes.get_lines())
     axes.set_ylim(bottom=max(-0.01, bottom - 0.02))
     title = runs[0].title if len(runs) == 1 else runs[0].place[0]
-    axes.set_title(label(title + (f": {category}" if category else ""), 52), loc="left")
+    headline(figure, title + (f": {category}" if category else ""))
     legend_below(figure, handles, names, columns=2)
     return figure
 

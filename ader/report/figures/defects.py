@@ -15,7 +15,7 @@ from scipy import ndimage
 from ader.data.index import TEST, Index, Sample
 from ader.data.masks import MaskRule, load_mask, own_mask
 from ader.report.collection import Run
-from ader.report.figures._style import COLUMN, DEFECTIVE, HEAT, NORMAL, label, new_figure
+from ader.report.figures._style import COLUMN, DEFECTIVE, HEAT, NORMAL, headline, label, new_figure
 from ader.system.errors import UserError
 from ader.system.parallel import ahead, threads
 
@@ -107,8 +107,8 @@ def draw(runs: Sequence[Run], *, index: Index | None = None, rule: MaskRule = "a
     places.set_yticks([])
     figure.colorbar(image, ax=places, fraction=0.046, pad=0.03).outline.set_visible(False)  # type: ignore[operator]
     _images(images, found, index.categories)
-    total = f"{len(found.share_N)} defective test images with masks"
-    figure.suptitle(f"{label(index.name)}: {total}", fontsize=8, x=0.02, ha="left")
+    total = f"{len(found.share_N)} test images with defects"
+    headline(figure, f"{index.name}: {total}")
     return figure
 
 

@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from ader import published as papers
 from ader.metrics.definitions import find_metric
 from ader.report.collection import Run, done
-from ader.report.figures._style import COLUMN, GRAY, label, legend_below, look, new_figure, percent
+from ader.report.figures._style import COLUMN, GRAY, headline, legend_below, look, new_figure, percent
 from ader.report.figures._values import frame_of, is_defined, means_of, one_dataset, one_metric
 from ader.report.statistics.values import contenders, published_values
 from ader.report.where import parse
@@ -74,7 +74,7 @@ def draw(
     for number, (axes, slug) in enumerate(zip(panels, slugs, strict=True)):
         _panel(axes, points, number)
         axes.set_ylabel(f"{find_metric(slug).heading} (percent)")
-    panels[0].set_title(label(dataset), loc="left")
+    headline(figure, dataset, 0.45)
     panels[-1].set_xlabel("training time (hours)" + "".join(f"\n{note}" for note in notes))
     handles = [Line2D([], [], linestyle="", **look(place)) for place in range(len(points))]
     names = [point.name for point in points]
@@ -107,7 +107,8 @@ def _panel(axes: Axes, points: Sequence[Point], number: int) -> None:
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlim(min(hours) / 1.5, max(hours) * 1.5)
+    beside = 1.5 if max(hours) > 2 * min(hours) else 3.0
+    axes.set_xlim(min(hours) / beside, max(hours) * beside)
     axes.margins(y=0.15)
     percent(axes.yaxis)
 
@@ -115,7 +116,8 @@ def _panel(axes: Axes, points: Sequence[Point], number: int) -> None:
 def _areas(sizes: Sequence[float]) -> Callable[[float], float]:
     """Square points of a size: proportional, up to what leaves room for others; no marker is too small to be seen."""
     known = [size for size in sizes if is_defined(size)]
-    return lambda size: 10 + 250 * size / max(known)
+    largest = 250 * min(1.0, 12 / max(1, len(sizes)))
+    return lambda size: 10 + largest * size / max(known)
 
 
 def _size_legend(figure: Figure, sizes: Sequence[float], unit: str, amount: float) -> None:

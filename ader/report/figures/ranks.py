@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -10,8 +11,9 @@ from matplotlib.figure import Figure
 from ader.metrics.definitions import find_metric
 from ader.report.collection import Run
 from ader.report.figures._style import COLUMN, GRAY, PALETTE, label, new_figure
-from ader.report.figures._values import frame_of, one_metric
+from ader.report.figures._values import frame_of, one_metric, share
 from ader.report.statistics.ranks import Over, Ranks, rank
+from ader.system.errors import UserError, suggest
 
 #: Inches: of a line of names, and of a bar below the axis.
 LINE, BAR = 0.155, 0.075
@@ -35,37 +37,53 @@ def draw(
         alpha: level of the test.
         published: a paper in the place of runs, and of its rows those that ``where`` holds for.
     """
-    metric = one_metric(metric)
+    metric, level = one_metric(metric), share("alpha", alpha)
+    if over not in ("", "datasets", "categories"):
+        raise UserError(f"over={over} is not known: {suggest(over, ('datasets', 'categories'))}")
     frame = frame_of(runs, [metric], published, where)
-    kind: Over = (
-        "categories"
-        if (over or ("" if frame["dataset"].nunique() > 1 else "categories")) == "categories"
-        else "datasets"
-    )
-    found = rank(frame, metric, kind, float(alpha))
+    several = frame["dataset"].nunique() > 1
+    kind: Over = "categories" if over == "categories" or (not over and not several) else "datasets"
+    found = rank(frame, metric, kind, level)
     groups, lines = found.groups(), -(-len(found.names) // 2)
     above, between = 0.62, 0.1 + BAR * len(groups)
     height = above + between + LINE * lines + 0.3
-    figure = new_figure(COLUMN, height, layout=None)
+    texts = [f"{label(name, 17)} {place:.1f}" for name, place in zip(found.names, found.ranks, strict=True)]
+    beside = 0.14 + 0.06 * max(map(len, texts))
+    width = max(COLUMN, 2 * beside + 0.11 * len(texts))
+    figure = new_figure(width, height, layout=None)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
-    axes.set_xlim(0, COLUMN)
+    axes.set_xlim(0, width)
     axes.set_ylim(height, 0)  # inches from the upper edge
-    _Diagram(axes, found, above, between, lines).draw(groups)
+    _Diagram(axes, found, texts, beside, width - beside, above, between, lines).draw(groups)
     said = find_metric(metric).heading
     text = f"average rank of {said} on {len(found.blocks)} {kind}, 1 is best"
-    axes.text(COLUMN / 2, height - 0.1, text, ha="center", va="center", fontsize=7, color=GRAY)
+    axes.text(width / 2, height - 0.1, text, ha="center", va="center", fontsize=7, color=GRAY)
     return figure
 
 
+@dataclass(frozen=True)
 class _Diagram:
-    """Lines and names at their places; inches from the upper left corner."""
+    """Lines and names at their places; inches from the upper left corner.
 
-    def __init__(self, axes: Axes, ranks: Ranks, above: float, between: float, lines: int) -> None:
-        self.axes, self.ranks, self.y, self.between, self.lines = axes, ranks, above, between, lines
-        self.left, self.right = 1.12, COLUMN - 1.12
-        if len(ranks.names) > 12:  # the ticks need room
-            self.left, self.right = 1.0, COLUMN - 1.0
+    Attributes:
+        axes: where.
+        ranks: what is drawn.
+        texts: names with their ranks.
+        left, right: ends of the axis.
+        y: of the axis.
+        between: the axis and the names.
+        lines: of names, at the left.
+    """
+
+    axes: Axes
+    ranks: Ranks
+    texts: Sequence[str]
+    left: float
+    right: float
+    y: float
+    between: float
+    lines: int
 
     def x(self, rank: float) -> float:
         """The best rank is at the left."""
@@ -95,9 +113,10 @@ class _Diagram:
         self.axes.plot([self.left, self.left + shown], [y, y], color=PALETTE[1], lw=1.4, solid_capstyle="butt")
         for x in (self.left, self.left + shown) if shown == length else (self.left,):
             self.axes.plot([x, x], [y - 0.035, y + 0.035], color=PALETTE[1], lw=1)
-        longer = "" if shown == length else " (longer than the axis)"
+        longer = "" if shown == length else ", longer than the axis"
         text = f"critical difference {self.ranks.distance:.2f}{longer}"
-        self.axes.text(self.left, y - 0.06, text, ha="left", va="bottom", fontsize=7, color=PALETTE[1])
+        middle = (self.left + self.right) / 2
+        self.axes.text(middle, y - 0.06, text, ha="center", va="bottom", fontsize=7, color=PALETTE[1])
 
     def _name(self, place: int) -> None:
         """The better half stands at the left, from above; the worse half at the right, the worst one highest."""
@@ -107,6 +126,5 @@ class _Diagram:
         x, y = self.x(self.ranks.ranks[place]), self.y + self.between + LINE * (row + 0.5)
         end = self.left - 0.06 if is_left else self.right + 0.06
         self.axes.plot([x, x, end], [self.y, y, y], color=GRAY, lw=0.5)
-        text = f"{label(self.ranks.names[place], 15)} {self.ranks.ranks[place]:.1f}"
         side = "right" if is_left else "left"
-        self.axes.text(end + (-0.03 if is_left else 0.03), y, text, ha=side, va="center", fontsize=7)
+        self.axes.text(end + (-0.03 if is_left else 0.03), y, self.texts[place], ha=side, va="center", fontsize=7)

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from ader.report.collection import Run
-from ader.report.figures._style import COLUMN, DEFECTIVE, NORMAL, UNSEEN, label, new_figure
+from ader.report.figures._style import COLUMN, DEFECTIVE, NORMAL, UNSEEN, headline, label, new_figure
 from ader.report.seeds import read_scores
 from ader.system.errors import UserError, some, suggest
 
@@ -44,7 +44,7 @@ def draw(runs: Sequence[Run], *, category: str = "", unseen: str = "") -> Figure
     kinds = _unseen(run, scores, unseen)
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
-    figure = new_figure(COLUMN, 1.9 if len(names) == 1 else 0.98 * rows + 0.55)
+    figure = new_figure(COLUMN, 0.98 * rows + (0.8 if rows > 1 else 1.0))
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes, name in zip(panels, names, strict=False):
         _panel(axes, scores[scores["category"] == name], kinds)
@@ -52,13 +52,14 @@ def draw(runs: Sequence[Run], *, category: str = "", unseen: str = "") -> Figure
     for axes in panels[len(names) :]:
         axes.set_visible(False)
     figure.supxlabel("image score", fontsize=8)
-    figure.supylabel("share of the images of a kind (percent)", fontsize=8 if rows > 1 else 7)
+    figure.supylabel("share of a kind's images (percent)" if rows > 1 else "share (percent)", fontsize=8)
+    headline(figure, run.title)
     handles: list[Patch | Line2D] = [Patch(facecolor=NORMAL, alpha=0.45), Line2D([], [], color=DEFECTIVE)]
     texts = ["normal", "defective, seen in training" if kinds else "defective"]
     if kinds:
         handles.append(Line2D([], [], color=UNSEEN, linestyle="--"))
         texts.append("unseen defects")
-    figure.legend(handles, texts, loc="outside upper center", ncols=len(texts))
+    figure.legend(handles, texts, loc="outside lower center", ncols=len(texts))
     return figure
 
 

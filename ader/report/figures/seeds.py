@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from ader.metrics.definitions import find_metric
 from ader.report.collection import Run
-from ader.report.figures._style import COLUMN, PALETTE, label, new_figure, percent
+from ader.report.figures._style import COLUMN, PALETTE, headline, label, new_figure, percent
 from ader.report.figures._values import frame_of, means_of, one_dataset, one_metric
 from ader.report.seeds import Spread
 from ader.system.errors import UserError
@@ -41,6 +41,6 @@ def draw(runs: Sequence[Run], *, metric: str = "mad") -> Figure:
     axes.set_ylim(-0.6, len(names) - 0.4)
     axes.tick_params(axis="y", length=0)
     percent(axes.xaxis)
-    axes.set_xlabel(f"{said.heading} (percent); mean ± deviation, (seeds)")
-    axes.set_title(label(dataset), loc="left")
+    figure.supxlabel(f"{said.heading} (percent): mean, deviation, (seeds)", fontsize=8)
+    headline(figure, dataset)
     return figure

@@ -11,7 +11,7 @@ from matplotlib.ticker import NullLocator
 
 from ader.metrics.definitions import find_metric
 from ader.report.collection import Run
-from ader.report.figures._style import COLUMN, label, legend_below, look, new_figure, percent
+from ader.report.figures._style import COLUMN, headline, legend_below, look, new_figure, percent
 from ader.report.figures._values import frame_of, means_of, one_dataset, one_metric
 from ader.report.statistics.spread import by_study
 
@@ -59,6 +59,6 @@ def _draw(runs: Sequence[Run], metric: str, study: str, axis: str, published: st
     percent(axes.yaxis)
     axes.set_xlabel(axis)
     axes.set_ylabel(f"{said.heading} (percent)")
-    axes.set_title(label(dataset), loc="left")
+    headline(figure, dataset)
     legend_below(figure, handles, names)
     return figure

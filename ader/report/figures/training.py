@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from ader.report.collection import Run
-from ader.report.figures._style import COLUMN, label, look, new_figure
+from ader.report.figures._style import COLUMN, headline, label, look, new_figure
 from ader.system.errors import UserError
 
 F8 = npt.NDArray[np.float64]
@@ -60,10 +61,8 @@ def draw(runs: Sequence[Run]) -> Figure:
     panels = _panels(scalars)
     if not panels:
         raise UserError(f"{run.title} has no training curves: its method is not trained by gradients, or tb/ is gone")
-    figure = new_figure(COLUMN, 1.55 * len(panels) + 0.2)
-    for number, (axes, (title, tags)) in enumerate(
-        zip(figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels.items(), strict=True)
-    ):
+    figure = new_figure(COLUMN, 1.65 * len(panels) + 0.25)
+    for axes, (title, tags) in zip(figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels.items(), strict=True):
         axes.grid(axis="y")
         low, high = np.inf, 0.0
         for place, tag in enumerate(tags):
@@ -79,11 +78,12 @@ def draw(runs: Sequence[Run]) -> Figure:
                 low, high = min(low, float(finite.min())), max(high, float(finite.max()))
         if 0 < low < high / 20:
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_ylabel(label(title, 24))
-        axes.legend(loc="upper right", ncols=2)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.1, ncols=2)
         axes.set_xlabel("epoch" if any(tag.endswith("/epoch") for tag in scalars) else "step")
-        if number == 0:
-            axes.set_title(label(run.title, 52), loc="left")
+    headline(figure, run.title)
     return figure
 
 
