@@ -1,6 +1,7 @@
 """Which runs are meant: ``where='dataset=mvtec method=rd,invad epochs=100'``, for tables, figures and the page.
 
-Words are separated by spaces, and all must hold; between commas stand choices, of which one must. Keys are those of
+Words are separated by spaces, and all must hold; between commas stand choices, of which one must, or with ``!=`` none
+may (``method!=draem,cfa``). Keys are those of
 ``Run.keys``: config groups, ``seed``, ``run``, ``epochs`` ..., and every key of the configuration (``method.lr``).
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ader.report.collection import GROUPS, SHORT, Run
@@ -28,13 +29,28 @@ class Where:
 
     Attributes:
         wanted: by key, the values of which a run must have one, as they were typed.
+        unwanted: by key, those of which it must have none.
     """
 
     wanted: Mapping[str, tuple[str, ...]]
+    unwanted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __call__(self, run: Run) -> bool:
         """Whether it holds for a run; a run that lacks a key has no value but ``null``."""
-        return all(any(is_same(run.keys.get(key), text) for text in texts) for key, texts in self.wanted.items())
+        return self.holds(run.keys)
+
+    def holds(self, keys: Mapping[str, Any]) -> bool:
+        """The same for anything that is described by keys."""
+
+        def has(key: str, texts: Sequence[str]) -> bool:
+            return any(is_same(keys.get(key), text) for text in texts)
+
+        return all(has(*each) for each in self.wanted.items()) and not any(has(*each) for each in self.unwanted.items())
+
+    @property
+    def keys(self) -> list[str]:
+        """All that it asks for."""
+        return list(dict.fromkeys([*self.wanted, *self.unwanted]))
 
 
 def parse(text: str) -> Where:
@@ -48,15 +64,18 @@ def parse(text: str) -> Where:
     except ValueError as error:
         raise UserError(f"where={text!r} cannot be read ({error}): 'dataset=mvtec method=rd,invad'") from error
     wanted: dict[str, tuple[str, ...]] = {}
+    unwanted: dict[str, tuple[str, ...]] = {}
     for word in words:
         key, equals, value = word.partition("=")
+        part, key = (unwanted, key[:-1]) if key.endswith("!") else (wanted, key)
         texts = tuple(COMMA.split(value))
         if not key or not equals or "" in texts:
             raise UserError(f"where={text!r}: {word!r} is not key=value or key=value,value: 'dataset=mvtec method=rd'")
-        if key in wanted:
-            raise UserError(f"where={text!r} has {key} twice: write {key}={','.join((*wanted[key], *texts))}")
-        wanted[key] = texts
-    return Where(wanted)
+        if key in part:
+            sign = "=" if part is wanted else "!="
+            raise UserError(f"where={text!r} has {key} twice: write {key}{sign}{','.join((*part[key], *texts))}")
+        part[key] = texts
+    return Where(wanted, unwanted)
 
 
 def select(runs: Sequence[Run], text: str) -> list[Run]:
@@ -67,11 +86,11 @@ def select(runs: Sequence[Run], text: str) -> list[Run]:
     """
     where = parse(text)
     known = {*ALWAYS, *(key for run in runs for key in run.keys)}
-    for key in where.wanted:
+    for key in where.keys:
         if key not in known:
             raise UserError(f"where={text!r}: no run has the key {key!r}: {_near(key, known)}")
     found = [run for run in runs if where(run)]
-    if where.wanted and not found:
+    if where.keys and not found:
         raise UserError(f"where={text!r} holds for none of {len(runs)} runs: {_why_none(runs, where)}")
     return found
 

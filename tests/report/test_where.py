@@ -39,10 +39,15 @@ def runs(tmp_path):
         ("categories=[a,b]", [1]),
         ("categories=[a,b],null seed=1,2", [0, 1, 2]),
         ("run='my run'", [2]),
+        ("method!=rd", [1]),
+        ("method!=rd,invad categories=null", []),
+        ("seed=1 dataset!=visa,btad", [0]),
     ],
 )
 def test_selected(runs, text, numbers):
-    assert select(runs, text) == [runs[number] for number in numbers]
+    assert [*filter(parse(text), runs)] == [runs[number] for number in numbers]
+    if numbers:
+        assert select(runs, text) == [runs[number] for number in numbers]
 
 
 @pytest.mark.parametrize(
@@ -56,6 +61,9 @@ def test_selected(runs, text, numbers):
         ("=rd", "is not key=value"),
         ("method=rd method=invad", "write method=rd,invad"),
         ("method='rd", "cannot be read"),
+        ("method!=rd method!=cfa", "write method!=rd,cfa"),
+        ("datset!=mvtec", "did you mean 'dataset'"),
+        ("method!=rd,invad", "all of them for none"),
         ("pretrained=1", "pretrained is null, true"),
         ("method=rdd", "holds for none of 3 runs: method is invad, rd"),
         ("dataset=visa method=invad", "each condition holds for some"),
