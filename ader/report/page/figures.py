@@ -22,10 +22,12 @@ class Shown(NamedTuple):
     Attributes:
         title: what it shows, and of what.
         src: its address.
+        dataset: that it is of; empty where it is of several.
     """
 
     title: str
     src: str
+    dataset: str
 
 
 class Figures(NamedTuple):
@@ -76,5 +78,6 @@ def _shown(figures: Any, figure: Any, name: str, part: Sequence[Run]) -> Shown |
         svg = figures.svg(figure.name, part)
     except UserError:
         return None
-    title = figure.title if figure.scope != "dataset" else f"{name}: {figure.title}"
-    return Shown(clean(title), f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}")
+    dataset = clean(name) if figure.scope == "dataset" else ""
+    title = f"{dataset}: {figure.title}" if dataset else clean(figure.title)
+    return Shown(title, f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}", dataset)

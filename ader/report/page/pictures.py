@@ -71,9 +71,9 @@ def shown_gallery(folder: Path, pictures: Pictures) -> dict[str, Any] | None:
         pictures: takes them up.
 
     Returns:
-        ``rule``: how colors were scaled. ``fault``: what is damaged, or an empty text. ``left_out``: pictures
-        that would have been too many. ``entries``, each with ``src``, ``category``, ``defect``, ``image``, ``label``, ``score``
-        (None if it is not finite), ``why``.
+        ``rule``: how colors were scaled. ``fault``: what is damaged, or an empty text. ``left_out``: pictures that
+        would have been too many. ``entries``, each with ``src``, ``category``, ``defect``, ``image``, ``label``,
+        ``score`` (None if it is not finite), ``why``.
     """
     gallery = read_gallery(folder)
     if gallery is None:
