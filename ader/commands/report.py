@@ -10,7 +10,7 @@ from ader.system.errors import UserError
 SUMMARY = "ader report [out=FILE]         the results tree as one HTML page: leaderboard, categories, galleries"
 
 USAGE = """\
-ader report [out=FILE_OR_FOLDER] [where='key=value ...'] [inline=true] [paths.results=DIR]
+ader report [out=FILE_OR_FOLDER] [where='key=value ...'] [inline=true] [figures=false]
 
 The whole results tree as one HTML page that needs neither network nor server: leaderboard, every run's table per
 category, curves, galleries, what each number was made from, and runs without a result with the reason.
@@ -18,6 +18,7 @@ category, curves, galleries, what each number was made from, and runs without a 
   out=FILE.html|FOLDER          default: RESULTS/report/index.html; in a folder it is index.html
   where='dataset=mvtec,visa method=rd'   only these runs: any key of their configuration, values after commas
   inline=true                   pictures of galleries inside the page; else in the folder pictures/ beside it
+  figures=false                 without those of ader figure, which take most of the time
   paths.results=DIR             the tree; else ADER_RESULTS, else results
 
 Opened from disk: file://.../index.html. A run has an address of its own, index.html#run=..., and so has a filtered
@@ -31,11 +32,10 @@ def main(request: Request) -> int:
     out, request = request.value("out")
     where, request = request.value("where")
     inline, request = request.option("inline", ("false", "true"))
+    figures, request = request.option("figures", ("true", "false"))
     results, request = request.value("paths.results")
     if request.words:
-        raise UserError(
-            f"ader report takes out=, where=, inline= and paths.results=, got {request.words[0]} (ader report --help)"
-        )
+        raise UserError(f"ader report takes out=, where=, inline=, figures= and paths.results=, got {request.words[0]}")
     from ader.config.paths import default_folder
     from ader.report.collection import collect
     from ader.report.page.build import build, summary
@@ -45,7 +45,7 @@ def main(request: Request) -> int:
     runs = select(collect(root), where or "")
     if not runs:
         raise UserError(f"there is no run in {root}: ader dataset=demo method=rd makes one, or give paths.results=DIR")
-    built = build(runs, page_file(out, root), root, inline == "true")
+    built = build(runs, page_file(out, root), root, inline == "true", figures == "true")
     print(f"{built.file}  {_size(built.size)}, {summary(runs)}")
     if built.pictures:
         print(f"{built.pictures} pictures beside it, {_size(built.picture_bytes)}: they belong to the page")

@@ -119,9 +119,9 @@ def parts_of(first: Side, second: Side) -> tuple[str, ...]:
 
 def _config(first: Side, second: Side) -> Iterator[Change]:
     """Keys that decide the result before those that do not."""
-    sides = [dict(flatten(side.config)) for side in (first, second)]
+    one, other = (dict(flatten(side.config)) for side in (first, second))
     decisive = {*recipe(first.config), *recipe(second.config)}
-    found = _values("configuration", *sides, decisive=decisive)
+    found = _values("configuration", one, other, decisive=decisive)
     yield from sorted(found, key=lambda change: not change.decides)
 
 
@@ -172,9 +172,9 @@ def _weights(record: Record) -> Iterator[tuple[str, Any]]:
 
 def _warnings(first: Record, second: Record) -> Iterator[Change]:
     for text in dict.fromkeys((*first.warnings, *second.warnings)):
-        given = ["yes" if text in each.warnings else ABSENT for each in (first, second)]
-        if ABSENT in given:
-            yield Change("warnings", text, *given)
+        one, other = ("yes" if text in each.warnings else ABSENT for each in (first, second))
+        if one != other:
+            yield Change("warnings", text, one, other)
 
 
 def _numbers(first: Side, second: Side, one: Record, other: Record, metrics: Sequence[str]) -> list[Change]:
@@ -188,8 +188,8 @@ def _numbers(first: Side, second: Side, one: Record, other: Record, metrics: Seq
             known = [value for value in both if value is not None]
             room = sum(each.get((category, slug), 0.0) for each in bounds)
             certain = len(known) < 2 or abs(known[0] - known[1]) > room
-            values = [ABSENT if value is None else value for value in both]
-            found.append(Change("numbers", slug, *values, category=category, certain=certain))
+            left, right = (ABSENT if value is None else value for value in both)
+            found.append(Change("numbers", slug, left, right, category=category, certain=certain))
     return sorted(found, key=lambda change: -abs(change.difference) if change.difference == change.difference else -2.0)
 
 

@@ -48,6 +48,9 @@ PLACEHOLDERS = {
     "method=color_gaussian": "method=rd",  # tests/examples runs the real one
 }
 
+#: Commands that compose no configuration of a run, so that ``--cfg`` is not for them.
+NO_CONFIG = ("-m", "sweep", "report", "diff")
+
 PAGES = sorted(
     file
     for pattern in ("*.md", "docs/**/*.md", "examples/**/*.md")
@@ -236,7 +239,7 @@ def test_command_composes(line, tmp, request, capsys):
         words += [] if any(word.startswith(("method=", "experiment=")) for word in words) else ["method=rd"]
     bare = len(words) == 1 or (words[0] == "data" and len(words) == 2)  # a command's name, as text has it
     if words[0] != "list" and not {"--help", "--cfg"} & set(words):  # a list is printed
-        words.append("--help" if (bare and "=" not in words[0]) or words[0] in ("-m", "sweep") else "--cfg")
+        words.append("--help" if (bare and "=" not in words[0]) or words[0] in NO_CONFIG else "--cfg")
     assert main(words) == 0, capsys.readouterr().err
     assert len(capsys.readouterr().out.splitlines()) > 3
 

@@ -183,7 +183,7 @@ def test_pictures_lie_beside_the_page(tmp_path):
     a_gallery(a_run(tmp_path, seed=1), entries=3)
     assert main(["report", f"paths.results={tmp_path}"]) == 0
     page = tmp_path / "report" / "index.html"
-    entries = embedded_json(page.read_text(), "details")["runs"][0]["gallery"]
+    entries = embedded_json(page.read_text(), "details")["runs"][0]["gallery"]["entries"]
     assert len(entries) == 3
     assert [entry["score"] for entry in entries] == [0, 0.25, 0.5]
     for number, entry in enumerate(entries):
@@ -206,10 +206,16 @@ def test_pictures_of_an_earlier_page_go(tmp_path):
     assert len(left) == 3
 
 
+def test_scores_of_a_gallery_may_be_missing(tmp_path):
+    a_gallery(a_run(tmp_path, seed=1), entries=1, score=None)
+    (entry,) = both(tmp_path)[1]["runs"][0]["gallery"]["entries"]
+    assert entry["score"] is None
+
+
 def test_inline_needs_nothing_beside_it(tmp_path):
     a_gallery(a_run(tmp_path, seed=1))
     assert main(["report", f"paths.results={tmp_path}", f"out={tmp_path / 'one.html'}", "inline=true"]) == 0
-    entries = embedded_json((tmp_path / "one.html").read_text(), "details")["runs"][0]["gallery"]
+    entries = embedded_json((tmp_path / "one.html").read_text(), "details")["runs"][0]["gallery"]["entries"]
     assert all(entry["src"].startswith("data:image/webp;base64,") for entry in entries)
     assert not (tmp_path / "pictures").exists()
 
@@ -219,14 +225,34 @@ def test_a_gallery_shows_only_its_own_pictures(tmp_path, name):
     run = a_run(tmp_path, seed=1)
     a_gallery(run, entries=1, file=name)
     (run.parent / "secret.webp").write_bytes((run / "gallery/000.webp").read_bytes())
-    assert both(tmp_path)[1]["runs"][0]["gallery"] == []
+    assert both(tmp_path)[1]["runs"][0]["gallery"]["entries"] == []
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 2, "entries": []}', '{"schema": 1, "entries": [1]}'])
-def test_a_damaged_gallery_is_none(tmp_path, text):
+def test_a_damaged_gallery_says_so(tmp_path, text):
     run = a_run(tmp_path, seed=1)
     (a_gallery(run) / "gallery.json").write_text(text)
-    assert both(tmp_path)[1]["runs"][0]["gallery"] == []
+    shown = both(tmp_path)[1]["runs"][0]["gallery"]
+    assert shown["entries"] == []
+    assert "gallery.json" in shown["fault"]
+
+
+# --- Figures
+
+
+def test_figures_are_images_of_their_own(tmp_path):
+    pytest.importorskip("ader.report.figures")
+    for method in ("rd", "invad"):
+        a_run(tmp_path, "mvtec", method, 1)
+    sizes = []
+    for word in ("figures=true", "figures=false"):
+        assert main(["report", f"paths.results={tmp_path}", f"out={tmp_path / 'page.html'}", word]) == 0
+        text = (tmp_path / "page.html").read_text()
+        sizes.append(text.count('src="data:image/svg+xml;base64,'))
+        assert "<svg" not in text.partition("<script>")[0]
+    assert sizes[0] > 2
+    assert sizes[1] == 0
+    assert len(embedded_json(text, "details")["runs"][0]["figures"]) == 0
 
 
 # --- Hostile names
@@ -259,7 +285,7 @@ def hostile_tree(root):
     folder = HOSTILE.replace("/", "%")
     run = a_run(root, folder, folder, 1, setting=folder, run=folder, categories=[HOSTILE, "b"], warnings=(HOSTILE,),
                 data_root=HOSTILE, values={(HOSTILE, "pixel_ap"): None})  # fmt: skip
-    a_gallery(run, entries=1, category=HOSTILE, defect=HOSTILE, image=HOSTILE, why=HOSTILE)
+    a_gallery(run, entries=1, category=HOSTILE, defect=HOSTILE, image=HOSTILE)
     a_sweep(root, {f"{folder}/multi_class/cfa/e1": HOSTILE}, name="made_up")
     return run
 
@@ -279,7 +305,7 @@ def test_hostile_names_are_text(tmp_path):
     assert "alert(2)>" not in texts[1]
     detail = embedded_json(texts[1], "details")["runs"][0]
     shown = HOSTILE.replace("\u2028", "\\u2028")  # spelled out, as everywhere
-    assert detail["rows"][0] == detail["gallery"][0]["category"] == detail["data_root"] == shown
+    assert detail["rows"][0] == detail["gallery"]["entries"][0]["category"] == detail["data_root"] == shown
     assert shown in detail["curves"]
     title = re.search("<title>(.*?)</title>", texts[1], re.DOTALL)
     assert title

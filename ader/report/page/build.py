@@ -5,10 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from importlib.util import find_spec
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -17,8 +16,8 @@ from markupsafe import Markup
 from ader import __version__
 from ader.report.collection import Run
 from ader.report.page.data import details, embedded, overview
+from ader.report.page.figures import NONE, drawn
 from ader.report.page.pictures import Pictures
-from ader.system.errors import UserError
 from ader.system.files import write_atomic
 from ader.system.text import clean
 
@@ -37,17 +36,15 @@ class Built:
         size: of it, in bytes.
         pictures: how many lie beside it.
         picture_bytes: their size.
-        figures: how many it shows.
     """
 
     file: Path
     size: int
     pictures: int
     picture_bytes: int
-    figures: int
 
 
-def build(runs: Sequence[Run], file: Path, root: Path, inline: bool = False) -> Built:
+def build(runs: Sequence[Run], file: Path, root: Path, inline: bool = False, with_figures: bool = True) -> Built:
     """Writes the page of some runs.
 
     Args:
@@ -55,12 +52,13 @@ def build(runs: Sequence[Run], file: Path, root: Path, inline: bool = False) -> 
         file: of the page.
         root: of the tree, which the page names.
         inline: pictures are in the page, and nothing is beside it.
+        with_figures: those of ``ader figure`` are in it.
 
     Raises:
         WriteError: the disk does not take it.
     """
     pictures = Pictures(file.parent, inline)
-    figures = list(_figures(runs))
+    figures = drawn(runs) if with_figures else NONE
     script = "\n".join(["(() => {", '"use strict";', *(_source(name) for name in SCRIPTS), "})();"])
     style = _source("page.css")
     environment = Environment(
@@ -76,14 +74,15 @@ def build(runs: Sequence[Run], file: Path, root: Path, inline: bool = False) -> 
         script=Markup(script),
         style_hash=_hash(style),
         script_hash=_hash(script),
-        figures=figures,
+        figures=figures.overview,
+        left_out=figures.left_out,
         data=Markup(embedded(overview(runs))),
-        details=Markup(embedded(details(runs, pictures))),
+        details=Markup(embedded(details(runs, pictures, figures))),
     )
     write_atomic(file, text)
     pictures.tidy()
     sizes = [(pictures.folder / name).stat().st_size for name in pictures.names]
-    return Built(file, file.stat().st_size, len(sizes), sum(sizes), len(figures))
+    return Built(file, file.stat().st_size, len(sizes), sum(sizes))
 
 
 def summary(runs: Sequence[Run]) -> str:
@@ -92,29 +91,6 @@ def summary(runs: Sequence[Run]) -> str:
     finished = states.pop("done", 0)
     rest = [f"{count} {state}" for state, count in sorted(states.items())]
     return ", ".join([f"{finished} finished run{'' if finished == 1 else 's'}", *rest])
-
-
-@dataclass(frozen=True)
-class _Figure:
-    """One as the page embeds it; as an image of its own its names cannot meet others', and it can run nothing."""
-
-    title: str
-    src: str
-
-
-def _figures(runs: Sequence[Run]) -> Iterator[_Figure]:
-    """All that can be made of these runs."""
-    if find_spec("ader.report.figures") is None:
-        return
-    from importlib import import_module
-
-    figures = import_module("ader.report.figures")
-    for name, figure in figures.FIGURES.items():
-        try:
-            drawn = figures.svg(name, runs)
-        except UserError:  # these runs do not suffice for it
-            continue
-        yield _Figure(clean(figure.title), f"data:image/svg+xml;base64,{base64.b64encode(drawn.encode()).decode()}")
 
 
 def _source(name: str) -> str:

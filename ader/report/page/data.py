@@ -17,7 +17,8 @@ from typing import Any
 from ader.metrics import METRICS
 from ader.report.collection import Run
 from ader.report.page.curves import read_curves
-from ader.report.page.pictures import Pictures, read_gallery
+from ader.report.page.figures import NONE, Figures
+from ader.report.page.pictures import Pictures, shown_gallery
 from ader.report.result_tables import roots
 from ader.report.where import as_text
 from ader.results.identity import recipe
@@ -82,21 +83,27 @@ def overview(runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
-def details(runs: Sequence[Run], pictures: Pictures) -> dict[str, Any]:
+def details(runs: Sequence[Run], pictures: Pictures, figures: Figures = NONE) -> dict[str, Any]:
     """What one sees of a single run.
 
     Args:
         runs: all, as for ``overview``.
         pictures: takes up those of galleries.
+        figures: those of single runs among them.
 
     Returns:
         ``runs``, in that order, null where one is not finished: ``rows`` (categories, then ``mean``), ``values`` and
         ``bounds`` by row and metric, ``gaps`` (row, metric and place of the reason), ``why`` (reasons and their
         categories), ``config`` (places of keys and values in turn), ``environment`` (its place), provenance, models,
-        curves and gallery. ``texts`` and ``environments``: what the places are of.
+        curves and gallery (`read_curves`, `shown_gallery`). ``texts`` and ``environments``: what the places are of.
     """
     shared = Shared()
-    found = [_detail(run, shared, pictures) if run.record else None for run in runs]
+    found = [
+        {**_detail(run, shared, pictures), "figures": [each._asdict() for each in figures.of_run.get(run.place, [])]}
+        if run.record
+        else None
+        for run in runs
+    ]
     environments = [json.loads(text) for text in shared.environments]
     return {"runs": found, "texts": list(shared.texts), "environments": environments}
 
@@ -246,9 +253,7 @@ def _detail(run: Run, shared: Shared, pictures: Pictures) -> dict[str, Any]:
             }
         ),
         "curves": {clean(name): each for name, each in read_curves(run.folder).items()},
-        "gallery": [
-            {key: _cleaned(value) for key, value in each.items()} for each in read_gallery(run.folder, pictures)
-        ],
+        "gallery": _cleaned(shown_gallery(run.folder, pictures)),
     }
 
 

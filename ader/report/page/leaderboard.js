@@ -203,6 +203,7 @@ function drawLeaderboard() {
   walkable(table);
   const runs = list.reduce((sum, row) => sum + row.runs.length, 0);
   $("shown").textContent = `${plural(runs, "run")} of ${done.length}${state.seeds === "mean" ? `, in ${plural(list.length, "row")}` : ""}`;
+  for (const figure of document.querySelectorAll("#overview figure")) figure.hidden = Boolean(state.dataset && figure.dataset.dataset && figure.dataset.dataset !== state.dataset);
   drawUnfinished();
 }
 

@@ -1,23 +1,15 @@
-"""A run's gallery as a page shows it: pictures lie in a folder beside the page, or in the page itself.
-
-A gallery is a run's folder ``gallery/``: ``gallery.json`` and one picture per entry.
-"""
+"""A run's gallery as a page shows it: pictures lie in a folder beside the page, or in the page itself."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import json
-import math
 import re
 from pathlib import Path
 from typing import Any
 
-from ader.system.errors import UserError
+from ader.results.gallery import read_gallery
 from ader.system.files import check_regular, write_atomic
-
-#: The form of ``gallery.json`` that is known here.
-SCHEMA = 1
 
 #: Largest picture, in bytes: more is none of a gallery's.
 LARGEST = 4 << 20
@@ -71,31 +63,23 @@ class Pictures:
                     file.unlink(missing_ok=True)
 
 
-def read_gallery(folder: Path, pictures: Pictures) -> list[dict[str, Any]]:
-    """The entries of a run's gallery that can be shown; none where it has no gallery, or a damaged one.
+def shown_gallery(folder: Path, pictures: Pictures) -> dict[str, Any] | None:
+    """A run's gallery as the page has it; None where there is none.
 
     Args:
         folder: of the run.
         pictures: takes them up.
 
     Returns:
-        Each with ``src``, ``category``, ``defect``, ``image``, ``label``, ``score`` (None if it is not
-        finite), ``why``.
+        ``rule``: how colors were scaled. ``fault``: what is damaged, or an empty text. ``left_out``: pictures that
+        would have been too many. ``entries``, each with ``src``, ``category``, ``defect``, ``image``, ``label``,
+        ``score`` (None if it is not finite), ``why``.
     """
-    file = folder / "gallery" / "gallery.json"
-    try:
-        check_regular(file)
-        found = json.loads(file.read_text(encoding="utf-8"))
-        entries = found["entries"] if found["schema"] == SCHEMA else []
-        return [shown for entry in entries if (shown := _entry(file.parent, entry, pictures))]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, UserError):
-        return []
-
-
-def _entry(folder: Path, entry: dict[str, Any], pictures: Pictures) -> dict[str, Any] | None:
-    """None for a file elsewhere: what a gallery names is read only from its own folder."""
-    name, score = str(entry["file"]), float(entry["score"])
-    if name != Path(name).name or (address := pictures.add(folder / name)) is None:
+    gallery = read_gallery(folder)
+    if gallery is None:
         return None
-    texts = {key: str(entry[key]) for key in ("category", "defect", "image", "why")}
-    return {"src": address, **texts, "label": int(entry["label"]), "score": score if math.isfinite(score) else None}
+    pairs = [(entry, pictures.add(gallery.path(entry))) for entry in gallery.entries]
+    entries = [{"src": address, **vars(entry)} for entry, address in pairs if address is not None]
+    for entry in entries:
+        del entry["file"]
+    return {"rule": gallery.rule, "fault": gallery.fault or "", "left_out": gallery.left_out, "entries": entries}

@@ -24,7 +24,7 @@ function drawRun(id) {
     target.replaceChildren(crumbs(run), heading, place, el("p", { class: "notice", text: `${run.state}: ${run.reason}` }));
     return;
   }
-  const parts = [crumbs(run), heading, place, cautions(run), tiles(run), categoryTable(detail), gaps(detail), plots(detail), gallery(detail), el("h2", { text: "Where these numbers come from" }), provenance(run, detail)];
+  const parts = [crumbs(run), heading, place, cautions(run), tiles(run), categoryTable(detail), gaps(detail), plots(detail), figures(detail), gallery(detail), el("h2", { text: "Where these numbers come from" }), provenance(run, detail)];
   target.replaceChildren(...parts.filter(Boolean));
   target.querySelectorAll("table").forEach(walkable);
 }
@@ -185,11 +185,20 @@ function plots(detail) {
     el("p", {}, el("label", { class: "field" }, "Category (the one with the lowest image AUROC stands first)", select)), target);
 }
 
+/** Those of ader figure that are made of this run alone. */
+function figures(detail) {
+  if (!detail.figures.length) return null;
+  return el("section", { "aria-labelledby": "run-figures-title" }, el("h2", { id: "run-figures-title", text: "Figures" }),
+    el("div", { class: "figures" }, ...detail.figures.map(({ title, src }) => el("figure", {}, el("img", { src, alt: title, loading: "lazy" }), el("figcaption", { text: title })))));
+}
+
 // --- Gallery
 
 function gallery(detail) {
-  const entries = detail.gallery;
-  if (!entries.length) return null;
+  if (!detail.gallery) return null;
+  const { entries, fault, rule, left_out: left } = detail.gallery;
+  const told = fault ? el("p", { class: "notice", text: fault }) : null;
+  if (!entries.length) return told;
   const choice = (label, key) => {
     const names = [...new Set(entries.map((entry) => entry[key]))];
     return el("label", { class: "field" }, label, el("select", { "data-key": key }, el("option", { value: "", text: "all" }), ...names.map((name) => el("option", { value: name, text: name }))));
@@ -204,7 +213,8 @@ function gallery(detail) {
   choices.addEventListener("change", draw);
   draw();
   return el("section", { "aria-labelledby": "gallery-title" }, el("h2", { id: "gallery-title", text: "Gallery" }),
-    el("p", { class: "quiet", text: "Input, outline of the ground truth, anomaly map; one color scale per category." }), choices, list);
+    told, el("p", { class: "quiet", text: "Input, outline of the ground truth, anomaly map; one color scale per category." }), choices, list,
+    el("p", { class: "quiet", text: [rule && `Colors: ${rule}.`, left && `${left} more pictures would have been too many.`].filter(Boolean).join(" ") }));
 }
 
 function picture({ src, category, defect, image, label, score, why }) {
