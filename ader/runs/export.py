@@ -152,7 +152,9 @@ def export_method(method: Method, size: int, to: Format, about: dict[str, Any]) 
         _needed("onnx"), _needed("onnxscript"), _needed("onnxruntime")
     graph = Graph(method).eval()
     with torch.no_grad():
-        outputs = ("score", "map")[: len(graph(_images(BATCHES[0], size)))]  # also fills what methods keep for a size
+        outputs = ("score", "map")[
+            : len(graph(random_images(BATCHES[0], size)))
+        ]  # also fills what methods keep for a size
     program, batch = _program(graph, size)
     about = {**about, "outputs": outputs, "batch": batch}
     content, runtime = (_as_onnx if to == "onnx" else _as_torch)(program, outputs, about)
@@ -167,7 +169,7 @@ def export_method(method: Method, size: int, to: Format, about: dict[str, Any]) 
 
 def _program(graph: Graph, size: int) -> tuple[torch.export.ExportedProgram, int | None]:
     """The traced graph, for any number of images where that can be, and else the number that it is for."""
-    image_BCHW = _images(BATCHES[0], size)
+    image_BCHW = random_images(BATCHES[0], size)
     batch = torch.export.Dim("batch", min=1, max=4096)
     with torch.no_grad(), _quiet():
         try:
@@ -226,7 +228,7 @@ def _as_torch(
 
 def _difference(graph: Graph, runtime: Runtime, count: int, size: int) -> float:
     """The largest difference on random images, as a share of the largest value of that output."""
-    image_BCHW = _images(count, size, seed=count)
+    image_BCHW = random_images(count, size, seed=count)
     with torch.no_grad():
         expected = [each.numpy() for each in graph(image_BCHW)]
     pairs = zip(runtime(image_BCHW.numpy()), expected, strict=True)
@@ -234,8 +236,8 @@ def _difference(graph: Graph, runtime: Runtime, count: int, size: int) -> float:
     return float(np.max(shares))  # NaN if one is
 
 
-def _images(count: int, size: int, seed: int = 0) -> Tensor:
-    """Random images, coarse and fine structure both."""
+def random_images(count: int, size: int, seed: int = 7) -> Tensor:
+    """Random images (B, 3, H, W) in [0, 1], coarse and fine structure both."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, 3, 4, 4, generator=generator)
     fine = torch.rand(count, 3, size, size, generator=generator)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -215,7 +215,7 @@ def normal_levels(
     }
     key, file = digest(of), predictor.trained.folder / FILE
     with suppress(KeyError, TypeError, ValueError):  # it is not there, of another version, or damaged
-        return LEVELS.validate_python(_kept(file)[key]["levels"], strict=True)
+        return _levels(_kept(file)[key])
     workers = trainer.decoders()
     check_files(index, predictor.config.paths.cache, workers)
     size = predictor.image_size
@@ -286,8 +286,13 @@ def kept_levels(predictor: Predictor, category: str) -> NormalLevels | None:
     for entry in _kept(predictor.trained.folder / FILE).values():
         with suppress(KeyError, TypeError, ValueError):
             if wanted.items() <= entry["of"].items():
-                return LEVELS.validate_python(entry["levels"], strict=True)
+                return _levels(entry)
     return None
+
+
+def _levels(entry: Mapping[str, Any]) -> NormalLevels:
+    """What an entry of the file holds; ValueError where that does not fit."""
+    return LEVELS.validate_json(json.dumps(entry["levels"]), strict=True)
 
 
 def _kept(file: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ader.config.options import option_file
 from ader.methods._base import Batch, Method, Prediction, Stage, recipe_arguments
 from ader.methods._options import option_arguments, option_class
+from ader.runs.export import random_images
 from ader.system.randomness import seed_all
 from ader.training.cost import RandomImages
 from ader.training.trainer import Trainer
@@ -94,12 +95,8 @@ class Watched:
         self.tell("end", stage, stop)
 
 
-def images(count: int, size: int, seed: int = 7) -> Tensor:
-    """Random images (B, 3, H, W) in [0, 1], coarse and fine structure both."""
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(count, 3, 4, 4, generator=generator)
-    fine = torch.rand(count, 3, size, size, generator=generator)
-    return (nn.functional.interpolate(coarse, size=(size, size), mode="bilinear") + fine) / 2
+#: Images for a method to predict.
+images = random_images
 
 
 @torch.no_grad()
