@@ -249,6 +249,11 @@ class RunConfig(Config):
     image_size: Annotated[Pixels, Key(RECIPE, "pixels; images are resized to a square")]
     run: Annotated[Name | None, Key(MACHINE, "name of the run's folder; null: made from what differs", at_eval=True)]
     save_maps: Annotated[bool, Key(MACHINE, "keep every anomaly map as float32 .npy", at_eval=True)]
+    gallery: Annotated[
+        Literal["off", "worst", "all"],
+        BeforeValidator(_on_or_off),
+        Key(MACHINE, "pictures to keep: a category's worst errors and an example per defect, or every image", True),
+    ]
     force: Annotated[bool, Key(MACHINE, "throw an existing result away and start again", at_eval=True)]
 
 

@@ -18,6 +18,7 @@ from ader.methods._base import Method, find_class, recipe_arguments
 from ader.metrics import Evaluator
 from ader.results.identity import RunId, contents_of, identify, is_anonymous
 from ader.results.outputs import Outputs
+from ader.runs.finished import demanded, wanted
 from ader.settings import ModelSplit, apply
 from ader.system import dist
 from ader.system.contents import Contents
@@ -34,6 +35,7 @@ class Plan:
         id: the dataset's label, the results folder, and what makes this run the same as another.
         device: where everything is computed.
         outputs: what the result will hold besides the tables.
+        demanded: those of them without which a finished result is made again.
     """
 
     config: RunConfig | ScoreConfig
@@ -41,6 +43,7 @@ class Plan:
     id: RunId
     device: torch.device
     outputs: Outputs
+    demanded: Outputs
 
     @property
     def folder(self) -> Path:
@@ -146,7 +149,8 @@ def make_plan(config: RunConfig, trained: bool = False, device: torch.device | N
         index=index,
         id=replace(run_id, fingerprint={**run_id.fingerprint, "contents": contents}),
         device=device,
-        outputs=Outputs(config.save_maps, config.metric.by_defect),
+        outputs=wanted(config),
+        demanded=demanded(config),
         models=models,
     )
 
