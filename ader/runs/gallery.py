@@ -128,9 +128,9 @@ def choose(samples: Sequence[Sample], most: int = MOST) -> Choice:
             examples.setdefault(sample.defect, sample.image)
     wanted = sum(2 + len(examples) for examples in kinds.values())
     shown = sorted(kinds, key=lambda category: derive_seed("gallery", category))[: most // 2]
-    examples = {category: [image for _, image in sorted(kinds[category].items())] for category in shown}
-    deepest = max(map(len, examples.values()), default=0)
-    turns = [images[turn] for turn in range(deepest) for images in examples.values() if turn < len(images)]
+    each = [[image for _, image in sorted(kinds[category].items())] for category in shown]
+    deepest = max(map(len, each), default=0)
+    turns = [images[turn] for turn in range(deepest) for images in each if turn < len(images)]
     taken = turns[: max(0, most - 2 * len(shown))]
     return Choice(frozenset(shown), frozenset(taken), wanted - 2 * len(shown) - len(taken))
 

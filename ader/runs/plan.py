@@ -23,6 +23,7 @@ from ader.settings import ModelSplit, apply
 from ader.system import dist
 from ader.system.contents import Contents
 from ader.system.device import resolve_device
+from ader.training.loggers import check_packages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +142,8 @@ def make_plan(config: RunConfig, trained: bool = False, device: torch.device | N
         folder = run_id.folder if len(splits) == 1 else run_id.folder / "parts" / split.name
         return PlannedModel(split, method_class, fitting, folder)
 
+    if not trained:
+        check_packages(config.logger)
     models = tuple(planned(split) for split in splits)
     with dist.main_first():
         contents = other_files(models, index, contents_of(config), trained=trained)

@@ -30,7 +30,8 @@ from ader.system.memory import peak_memory, reset_peak
 from ader.system.randomness import derive_seed, seed_all
 from ader.training.checkpoint import UNKNOWN, check_processes
 from ader.training.loader import Loader, hold_out
-from ader.training.tensorboard import TensorBoardWriter
+from ader.training.loggers import LoggedRun
+from ader.training.loggers.tensorboard import TensorBoardWriter
 from ader.training.trainer import Trainer
 
 RunSession = Session[RunPlan]
@@ -54,6 +55,7 @@ def run(config: RunConfig) -> Path:
             else:
                 refuse_evaluation(session)
                 announce(session, device_line(plan))
+                start_loggers(session)
                 check_data(session)
                 for model in plan.models:
                     if recall(model, session):
@@ -69,6 +71,7 @@ def run(config: RunConfig) -> Path:
                     session.add_model(model.name, record, tested)
                     keep(model, session, tested, depends)
                 write_result(session)
+                session.loggers.result(plan.folder)
             show(plan.folder, session.console)
     dist.stop()
     return plan.folder
@@ -87,6 +90,18 @@ def refuse_evaluation(session: RunSession) -> None:
             f"{folder} holds an evaluation of the model in {home}: give ader eval with that folder for what it "
             "lacks, or force=true to train again"
         )
+
+
+def start_loggers(session: RunSession) -> None:
+    """Begins with what ``logger=`` asks for; a run that cannot be logged as it was asked for is not begun.
+
+    Raises:
+        UserError: one cannot begin.
+    """
+    plan = session.plan
+    logged = LoggedRun(plan.folder, plan.config.paths.results, plan.title, plan.config.values)
+    with session.interrupt.during("while starting loggers"):
+        dist.on_main(lambda: session.loggers.start(plan.config.logger, logged, session.console.say))
 
 
 def check_data(session: RunSession) -> None:
@@ -149,6 +164,12 @@ def fit(
     """
     plan, options = session.plan, session.plan.config.trainer
     file, curves = model.folder / "checkpoint.pt", TensorBoardWriter(model.folder / "tb", session.console.say)
+    name = model.name if len(plan.models) > 1 else ""
+
+    def scalar(tag: str, value: float, step: int) -> None:
+        curves.add(tag, value, step)
+        session.loggers.add(tag, value, step, name)
+
     trainer = Trainer(
         device=plan.device,
         seed=plan.config.seed,
@@ -163,7 +184,7 @@ def fit(
         owner=owner_of(model, plan),
         checkpoint_seconds=60 * options.checkpoint_minutes,
         console=session.console,
-        scalar=curves.add,
+        scalar=scalar,
         interrupt=session.interrupt,
     )
     reset_peak(plan.device)

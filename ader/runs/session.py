@@ -26,6 +26,7 @@ from ader.runs.plan import Plan
 from ader.system import dist
 from ader.system.console import Console
 from ader.system.interrupt import Interrupt
+from ader.training.loggers import Loggers
 
 P = TypeVar("P", bound=Plan)
 
@@ -58,6 +59,7 @@ class Session(Generic[P]):
         models: what the record says of them, by name.
         scores: of the test images.
         pictures: of the gallery.
+        loggers: where curves and the result go besides the run's own files; none until ``start_loggers``.
         cached: all images, once they are decoded; None: every batch decodes its own.
         masks: how masks are read, once they were looked at; None for a dataset without any.
     """
@@ -71,6 +73,7 @@ class Session(Generic[P]):
     models: dict[str, ModelRecord] = field(default_factory=dict)
     scores: dict[str, float] = field(default_factory=dict)
     pictures: Pictures = field(default_factory=Pictures)
+    loggers: Loggers = field(default_factory=Loggers)
     cached: CachedImages | None = None
     masks: MaskReading | None = None
 
@@ -169,4 +172,6 @@ def working_on(plan: P, interrupt: Interrupt, force: bool) -> Iterator[Session[P
         if dist.is_main():
             for note in hold.notes:
                 console.say(note)
-        yield Session(plan=plan, interrupt=interrupt, console=console, earlier=record.read(plan.folder))
+        session = Session(plan=plan, interrupt=interrupt, console=console, earlier=record.read(plan.folder))
+        stack.enter_context(session.loggers)
+        yield session
