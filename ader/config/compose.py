@@ -38,6 +38,9 @@ MISSING = "???"
 #: What the groups name whose other keys are arguments: a kind of plugin.
 PLUGINS = {"method": "methods", "setting": "settings", "dataset": "datasets"}
 
+#: Groups of which several options may be chosen, such as ``logger=[csv,wandb]``; no choice is known of them.
+SEVERAL = ("logger",)
+
 #: What files state and no one types.
 STATED = ("method.recipes.", "dataset.about.", "dataset.counts.")
 
@@ -154,7 +157,9 @@ class _Composer:
 
     def _for_hydra(self, word: Word) -> str:
         if word.key in self.groups:
-            return f"{word.key}={_quoted(word.typed or '')}"
+            options = _several(word)
+            listed = None if options is None else f"[{','.join(map(_quoted, options))}]"
+            return f"{word.key}={listed or _quoted(word.typed or '')}"
         return word.for_hydra(self.config_class)
 
     def _check(self) -> None:
@@ -172,11 +177,15 @@ class _Composer:
             raise UserError(f"{word.word}: the group {group} cannot be left out: choose {group}=NAME")
         if word.prefix:
             raise UserError(f"{word.word}: the group {group} is there already: leave the {word.prefix} out")
-        if option[:1] in ("[", "{") or "," in option:
+        several = _several(word)
+        if several is None and (option[:1] in ("[", "{") or "," in option):
+            if group in SEVERAL:
+                raise UserError(f"{word.word}: write several in brackets: '{group}=[{option.strip('[]{}')}]'")
             raise UserError(f"{word.word}: {group} takes the name of one option: ader -m runs each of several")
         options = self._options(group)
-        if option not in options:
-            raise UserError(f"{group}={option} does not exist: {suggest(option, options)}")
+        for each in several or [option]:
+            if each not in options:
+                raise UserError(f"{group}={each} does not exist: {suggest(each, options)}")
 
     def _set_texts(self, config: DictConfig, base: DictConfig) -> None:
         """Sets the keys that are text to what was typed, where Hydra has read a number or nothing.
@@ -300,6 +309,14 @@ def _first_of_trainer(key: str) -> tuple[bool, int, str]:
     return not key.startswith("trainer."), key.count("."), key
 
 
+def _several(word: Word) -> list[str] | None:
+    """The options of a group that were typed as ``[a,b]``; None where it was one, or the group takes one."""
+    found = re.fullmatch(r"\[\s*([\w-]+(?:\s*,\s*[\w-]+)*)\s*\]", word.typed or "")
+    if word.key not in SEVERAL or found is None:
+        return None
+    return list(dict.fromkeys(re.split(r"\s*,\s*", found[1])))
+
+
 def _quoted(value: str) -> str:
     """A text as Hydra's grammar reads it back."""
     return '"' + re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + ('\\"' if found[2] else ""), value) + '"'
@@ -349,7 +366,7 @@ def _choices(config: DictConfig) -> dict[str, str]:
     return {
         str(group): str(option)
         for group, option in choices.items()
-        if option is not None and not str(group).startswith("hydra/") and group != "experiment"
+        if option is not None and not str(group).startswith("hydra/") and group not in ("experiment", *SEVERAL)
     }
 
 

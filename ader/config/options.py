@@ -13,7 +13,7 @@ import yaml
 
 from ader.system.errors import UserError, suggest
 
-GROUPS = ("dataset", "method", "setting", "trainer", "metric", "protocol", "experiment", "launcher")
+GROUPS = ("dataset", "method", "setting", "trainer", "metric", "protocol", "experiment", "launcher", "logger")
 
 
 def config_folder() -> Path:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from ader.config.keys import MACHINE, RECIPE, REST, STATEMENT, Declared, Key, declared, group, marks
 from ader.config.ranges import Count, Many, NonNegative, Pixels, Positive, Rate, Seed
@@ -192,6 +192,48 @@ class MetricOptions:
 
 
 @dataclass(frozen=True)
+class CsvOptions:
+    """``logger=csv``; nothing can be chosen."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True)
+class WandbOptions:
+    """``logger=wandb``: as ``wandb.init`` has them."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    project: Name = "ader"
+    entity: Name | None = None
+    mode: Literal["online", "offline", "disabled"] | None = None
+    group: Name | None = None
+    tags: Annotated[list[Name], BeforeValidator(_listed)] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class MlflowOptions:
+    """``logger=mlflow``."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    uri: PathText | None = None
+    experiment: Name = "ader"
+
+
+@group
+@dataclass(frozen=True)
+class LoggerOptions:
+    """Where curves, the final table and pictures go besides the run's own files; a field is a logger's name."""
+
+    csv: Annotated[CsvOptions | None, Key(MACHINE, "scalars.csv in the run's folder; null: not")] = None
+    wandb: Annotated[
+        WandbOptions | None, Key(MACHINE, "Weights & Biases: project, entity, mode, group, tags; null: not")
+    ] = None
+    mlflow: Annotated[MlflowOptions | None, Key(MACHINE, "MLflow: uri, experiment; null: not")] = None
+
+
+@dataclass(frozen=True)
 class Composition:
     """What Hydra composed, as plain values.
 
@@ -244,11 +286,17 @@ class RunConfig(Config):
     setting: SettingOptions
     trainer: TrainerOptions
     metric: MetricOptions
+    logger: LoggerOptions
     recipe: Annotated[str | None, Key(RECIPE, "a named variant of the method's recipe; null: the default")]
     seed: Annotated[Seed, Key(RECIPE, "of everything that is drawn")]
     image_size: Annotated[Pixels, Key(RECIPE, "pixels; images are resized to a square")]
     run: Annotated[Name | None, Key(MACHINE, "name of the run's folder; null: made from what differs", at_eval=True)]
     save_maps: Annotated[bool, Key(MACHINE, "keep every anomaly map as float32 .npy", at_eval=True)]
+    gallery: Annotated[
+        Literal["off", "worst", "all"],
+        BeforeValidator(_on_or_off),
+        Key(MACHINE, "pictures to keep: a category's worst errors and an example per defect, or every image", True),
+    ]
     force: Annotated[bool, Key(MACHINE, "throw an existing result away and start again", at_eval=True)]
 
 

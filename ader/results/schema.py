@@ -6,7 +6,7 @@ Numbers are finite; what is undefined is null. Seconds are of wall-clock time, m
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
@@ -352,6 +352,9 @@ class Record:
 
     by_defect: bool
     """Whether there is a table per kind of defect."""
+
+    gallery: Literal["off", "worst", "all"] = "off"
+    """Which test images there are pictures of; ``off`` where an earlier version wrote the record."""
 
     warnings: tuple[str, ...]
     """What readers of the result must know of its data, its training and its models."""

@@ -56,11 +56,11 @@ def evaluate(trained: Trained, config: RunConfig) -> Path:
                 network = describe(session, model, method)
                 file = trained.checkpoint(model.name)
                 restore(method, file, session)
-                evaluator, prediction, scores = test(method, loader, session)
+                prediction, tested = test(method, loader, session)
                 before = trained.record.models[model.name]
                 checkpoint = replace(before.checkpoint, file=seen_from(plan.folder, file))
                 after = replace(before, network=network, checkpoint=checkpoint, prediction=prediction)
-                session.add_model(model.name, after, evaluator, scores)
+                session.add_model(model.name, after, tested)
             write_result(session, evaluated_from=origin_of(trained, plan.folder))
             show(plan.folder, session.console)
     dist.stop()

@@ -16,6 +16,7 @@ from ader.report.renderers import note_text
 from ader.results import record
 from ader.results.provenance import provenance
 from ader.results.schema import EvaluatedFrom, MapSource, Masks, Network, Record, Weights
+from ader.runs.gallery import write_gallery
 from ader.runs.plan import Plan, PlannedModel, RunPlan
 from ader.runs.session import Session
 from ader.system import dist
@@ -112,6 +113,8 @@ def write_result(
                 files["training.csv"] = _csv(seen, "image category split defect label")
             result = _record(session, frame, source, evaluated_from)
             with session.interrupt.patiently():
+                if session.outputs.gallery != "off":
+                    write_gallery(session.plan.folder, session.outputs.gallery, session.pictures, session.left_out)
                 record.write(session.plan.folder, files, result)
         dist.barrier()
 
@@ -138,6 +141,7 @@ def _record(
         metric=plan.config.metric.name,
         maps=session.outputs.maps,
         by_defect=session.outputs.by_defect,
+        gallery=session.outputs.gallery,
         warnings=tuple(warnings),
         models=session.models,
         source=source,

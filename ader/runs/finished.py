@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+from ader.config.overrides import key_of
 from ader.config.schema import RunConfig
 from ader.data.reading import read_index
 from ader.report.result import show
@@ -19,6 +21,19 @@ from ader.system.launch import processes
 def notice(folder: Path) -> str:
     """What is said in place of making a result that is there."""
     return f"This result exists already (force=true runs it again): {folder}\n"
+
+
+def wanted(config: RunConfig) -> Outputs:
+    """What a result of this configuration will hold."""
+    return Outputs(config.save_maps, config.metric.by_defect, config.gallery)
+
+
+def demanded(config: RunConfig) -> Outputs:
+    """What a finished result must hold, not to be made again: a gallery only where someone asked for one. The default
+    alone is no reason to predict again what earlier versions have left finished."""
+    said = any(key_of(word) == "gallery" for word in config.composition.overrides)
+    chosen = config.gallery != config.composition.defaults.get("gallery")
+    return wanted(config) if said or chosen else replace(wanted(config), gallery="off")
 
 
 def show_finished(config: RunConfig) -> bool:
@@ -48,7 +63,7 @@ def show_finished(config: RunConfig) -> bool:
             or workspace.moved_files(owner, mine, Contents())
         ):
             return False
-        if earlier is None or Outputs(config.save_maps, config.metric.by_defect) not in Outputs.of(earlier):
+        if earlier is None or demanded(config) not in Outputs.of(earlier):
             return False
         with Console(found.folder / "run.log") as console:
             console.say(notice(found.folder))

@@ -16,6 +16,7 @@ from ader.mapfiles.folder import saved_names
 from ader.methods._base import Method, Prediction
 from ader.metrics import Evaluator
 from ader.results.schema import PredictionCost
+from ader.runs.gallery import Pictures
 from ader.runs.observe import observe
 from ader.runs.plan import RunPlan
 from ader.runs.session import Session
@@ -33,18 +34,18 @@ from ader.training.order import test_batches
 @torch.no_grad()
 def predict(
     method: Method, loader: Loader, evaluator: Evaluator, session: Session[RunPlan]
-) -> tuple[PredictionCost, dict[str, float]]:
+) -> tuple[PredictionCost, dict[str, float], Pictures]:
     """Scores this process's test images and gives them to ``evaluator``.
 
     Returns:
-        What it cost, and the score of every test image; those of other processes are included in both.
+        What it cost, the score of every test image, and the gallery's pictures; those of other processes are included.
     """
     plan, options = session.plan, session.plan.config.trainer
     reset_peak(plan.device)
     batch_size, images = options.test_batch_size, len(loader.index.split("test"))
     seconds = {"predict": 0.0, "evaluate": 0.0}
     scores: dict[str, float] = {}
-    sizes, places = session.sizes, saved_names(plan.index)
+    sizes, places, gallery = session.sizes, saved_names(plan.index), session.new_gallery()
     method.eval()
     with session.console.track("predict", len(test_batches(images, batch_size)), "batches") as track:
         for samples, image_BCHW, masks, inputs in loader.test(batch_size, sizes):
@@ -57,15 +58,17 @@ def predict(
             observe(evaluator, sizes, samples, prediction.score_B, prediction.map_BHW, masks)
             seconds["predict"] += middle - began
             seconds["evaluate"] += time.perf_counter() - middle
+            gallery.add(samples, image_BCHW, *prediction, masks)
             if session.outputs.maps and prediction.map_BHW is not None:
                 save_maps(plan.folder / "maps", [places[sample.image] for sample in samples], prediction.map_BHW)
             scores |= zip((sample.image for sample in samples), prediction.score_B.tolist(), strict=True)
             track.advance(f"{len(scores) / max(1e-9, seconds['predict']):.1f} images/s")
             session.interrupt.check()
+    pictures = gallery.pictures()
     shares = dist.gather_objects((seconds, scores))
     scores = {image: score for _, share in shares for image, score in share.items()}
     predicting, evaluating = (max(share[kind] for share, _ in shares) for kind in ("predict", "evaluate"))
-    return PredictionCost.of(len(scores), predicting, evaluating, peak_memory(plan.device)), scores
+    return PredictionCost.of(len(scores), predicting, evaluating, peak_memory(plan.device)), scores, pictures
 
 
 def check_prediction(method: Method, prediction: Prediction, image_BCHW: Tensor) -> Prediction:

@@ -18,10 +18,12 @@ from ader.methods._base import Method, find_class, recipe_arguments
 from ader.metrics import Evaluator
 from ader.results.identity import RunId, contents_of, identify, is_anonymous
 from ader.results.outputs import Outputs
+from ader.runs.finished import demanded, wanted
 from ader.settings import ModelSplit, apply
 from ader.system import dist
 from ader.system.contents import Contents
 from ader.system.device import resolve_device
+from ader.training.loggers import check_packages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,7 @@ class Plan:
         id: the dataset's label, the results folder, and what makes this run the same as another.
         device: where everything is computed.
         outputs: what the result will hold besides the tables.
+        demanded: those of them without which a finished result is made again.
     """
 
     config: RunConfig | ScoreConfig
@@ -41,6 +44,7 @@ class Plan:
     id: RunId
     device: torch.device
     outputs: Outputs
+    demanded: Outputs
 
     @property
     def folder(self) -> Path:
@@ -138,6 +142,8 @@ def make_plan(config: RunConfig, trained: bool = False, device: torch.device | N
         folder = run_id.folder if len(splits) == 1 else run_id.folder / "parts" / split.name
         return PlannedModel(split, method_class, fitting, folder)
 
+    if not trained:
+        check_packages(config.logger)
     models = tuple(planned(split) for split in splits)
     with dist.main_first():
         contents = other_files(models, index, contents_of(config), trained=trained)
@@ -146,7 +152,8 @@ def make_plan(config: RunConfig, trained: bool = False, device: torch.device | N
         index=index,
         id=replace(run_id, fingerprint={**run_id.fingerprint, "contents": contents}),
         device=device,
-        outputs=Outputs(config.save_maps, config.metric.by_defect),
+        outputs=wanted(config),
+        demanded=demanded(config),
         models=models,
     )
 

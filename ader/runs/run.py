@@ -18,9 +18,10 @@ from ader.results.outputs import Outputs
 from ader.results.record import MODEL, digest
 from ader.results.schema import SCHEMA, Checkpoint, ModelRecord, PredictionCost, StageCost, TrainingCost, plain
 from ader.runs.facts import announce, describe, device_line, write_result
+from ader.runs.gallery import Pictures
 from ader.runs.inference import predict
 from ader.runs.plan import PlannedModel, RunPlan, make_plan
-from ader.runs.session import Session, working_on
+from ader.runs.session import Session, Tested, working_on
 from ader.system import dist
 from ader.system.errors import UserError
 from ader.system.files import check_regular, sha256, write_atomic
@@ -29,7 +30,8 @@ from ader.system.memory import peak_memory, reset_peak
 from ader.system.randomness import derive_seed, seed_all
 from ader.training.checkpoint import UNKNOWN, check_processes
 from ader.training.loader import Loader, hold_out
-from ader.training.tensorboard import TensorBoardWriter
+from ader.training.loggers import LoggedRun
+from ader.training.loggers.tensorboard import TensorBoardWriter
 from ader.training.trainer import Trainer
 
 RunSession = Session[RunPlan]
@@ -53,6 +55,7 @@ def run(config: RunConfig) -> Path:
             else:
                 refuse_evaluation(session)
                 announce(session, device_line(plan))
+                start_loggers(session)
                 check_data(session)
                 for model in plan.models:
                     if recall(model, session):
@@ -61,13 +64,14 @@ def run(config: RunConfig) -> Path:
                         method, loader = build(model, session)
                         network = describe(session, model, method)
                     training, checkpoint, depends = fit(method, loader, model, session)
-                    evaluator, prediction, scores = test(method, loader, session)
+                    prediction, tested = test(method, loader, session)
                     record = ModelRecord(
                         network=network, checkpoint=checkpoint, training=training, prediction=prediction
                     )
-                    session.add_model(model.name, record, evaluator, scores)
-                    keep(model, session, evaluator, scores, depends)
+                    session.add_model(model.name, record, tested)
+                    keep(model, session, tested, depends)
                 write_result(session)
+                session.loggers.result(plan.folder)
             show(plan.folder, session.console)
     dist.stop()
     return plan.folder
@@ -86,6 +90,18 @@ def refuse_evaluation(session: RunSession) -> None:
             f"{folder} holds an evaluation of the model in {home}: give ader eval with that folder for what it "
             "lacks, or force=true to train again"
         )
+
+
+def start_loggers(session: RunSession) -> None:
+    """Begins with what ``logger=`` asks for; a run that cannot be logged as it was asked for is not begun.
+
+    Raises:
+        UserError: one cannot begin.
+    """
+    plan = session.plan
+    logged = LoggedRun(plan.folder, plan.config.paths.results, plan.title, plan.config.values)
+    with session.interrupt.during("while starting loggers"):
+        dist.on_main(lambda: session.loggers.start(plan.config.logger, logged, session.console.say))
 
 
 def check_data(session: RunSession) -> None:
@@ -148,6 +164,12 @@ def fit(
     """
     plan, options = session.plan, session.plan.config.trainer
     file, curves = model.folder / "checkpoint.pt", TensorBoardWriter(model.folder / "tb", session.console.say)
+    name = model.name if len(plan.models) > 1 else ""
+
+    def scalar(tag: str, value: float, step: int) -> None:
+        curves.add(tag, value, step)
+        session.loggers.add(tag, value, step, name)
+
     trainer = Trainer(
         device=plan.device,
         seed=plan.config.seed,
@@ -162,7 +184,7 @@ def fit(
         owner=owner_of(model, plan),
         checkpoint_seconds=60 * options.checkpoint_minutes,
         console=session.console,
-        scalar=curves.add,
+        scalar=scalar,
         interrupt=session.interrupt,
     )
     reset_peak(plan.device)
@@ -183,14 +205,14 @@ def fit(
     return cost, Checkpoint(file=os.path.relpath(file, plan.folder), sha256=checksum), state.depends
 
 
-def test(method: Method, loader: Loader, session: RunSession) -> tuple[Evaluator, PredictionCost, dict[str, float]]:
-    """Tests one trained model: its counts over all processes, what that cost, and the images' scores."""
+def test(method: Method, loader: Loader, session: RunSession) -> tuple[PredictionCost, Tested]:
+    """Tests one trained model on all processes: what that cost, and what it gave."""
     with session.interrupt.during("while predicting"):
         evaluator = session.new_evaluator()
-        cost, scores = predict(method, loader, evaluator, session)
+        cost, scores, pictures = predict(method, loader, evaluator, session)
         if dist.world() > 1:
             evaluator.all_reduce()
-        return evaluator, cost, scores
+        return cost, Tested(evaluator, scores, pictures)
 
 
 def recall(model: PlannedModel, session: RunSession) -> bool:
@@ -207,6 +229,7 @@ def recall(model: PlannedModel, session: RunSession) -> bool:
             return False
         evaluator = Evaluator.from_state_dict(saved["evaluator"], device=session.plan.device)
         before, scores = MODEL.validate_python(saved["model"]), saved["scores"]
+        pictures = Pictures.restored(saved["gallery"])
         depends = saved.get("depends", UNKNOWN)
         if scores.keys() != {sample.image for sample in model.split.index.split(TEST)}:
             raise ValueError("it is of other images")
@@ -214,7 +237,7 @@ def recall(model: PlannedModel, session: RunSession) -> bool:
         session.console.say(f"{model.name}: {file} cannot be used ({type(error).__name__}): tested again")
         return False
     check_processes(before.training.processes, depends, file)
-    session.add_model(model.name, before, evaluator, scores)
+    session.add_model(model.name, before, Tested(evaluator, scores, pictures))
     session.console.say(f"{model.name}: done before")
     return True
 
@@ -224,17 +247,16 @@ def owner_of(model: PlannedModel, plan: RunPlan) -> str:
     return f"{digest(plan.id.fingerprint)}/{model.name}"
 
 
-def keep(
-    model: PlannedModel, session: RunSession, evaluator: Evaluator, scores: dict[str, float], depends: str
-) -> None:
+def keep(model: PlannedModel, session: RunSession, tested: Tested, depends: str) -> None:
     """Keeps what ``recall`` reads; a run of one model has nothing to come back to."""
     if len(session.plan.models) > 1 and dist.is_main():
         state = {
             "schema": SCHEMA,
             "owner": owner_of(model, session.plan),
-            "evaluator": evaluator.state_dict(),
+            "evaluator": tested.evaluator.state_dict(),
             "model": plain(session.models[model.name]),
-            "scores": scores,
+            "scores": tested.scores,
+            "gallery": tested.pictures.state(),
             "outputs": vars(session.outputs),
             "depends": depends,
         }

@@ -104,12 +104,14 @@ def make_plan(config: ScoreConfig, maps: Path) -> ScorePlan:
     source = open_maps(maps, index, None if config.scores is None else Path(config.scores), contents_of(config))
     facts = source.describe()
     content = {"maps": facts["sha256"], "scores": facts["scores"]["sha256"] if "scores" in facts else "none"}
+    outputs = Outputs(by_defect=config.metric.by_defect)
     return ScorePlan(
         config=config,
         index=index,
         id=identify(config, index, **content),
         device=device,
-        outputs=Outputs(by_defect=config.metric.by_defect),
+        outputs=outputs,
+        demanded=outputs,
         source=source,
     )
 

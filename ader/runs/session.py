@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from ader.data.image_cache import CachedImages
+from ader.data.index import TEST
 from ader.data.mask_rule import MaskReading, settle
 from ader.data.masks import MaskRule
 from ader.data.sizes import Sizes
@@ -19,12 +21,28 @@ from ader.results.identity import contents_of
 from ader.results.outputs import Outputs
 from ader.results.schema import ModelRecord, Record
 from ader.runs.finished import notice
+from ader.runs.gallery import Choice, Collector, Pictures, choose
 from ader.runs.plan import Plan
 from ader.system import dist
 from ader.system.console import Console
 from ader.system.interrupt import Interrupt
+from ader.training.loggers import Loggers
 
 P = TypeVar("P", bound=Plan)
+
+
+class Tested(NamedTuple):
+    """What the test of one model gave, over all processes.
+
+    Attributes:
+        evaluator: what was counted.
+        scores: of the images, by their names.
+        pictures: of the gallery; in the main process only.
+    """
+
+    evaluator: Evaluator
+    scores: dict[str, float]
+    pictures: Pictures
 
 
 @dataclass(kw_only=True)
@@ -40,6 +58,8 @@ class Session(Generic[P]):
         evaluator: counts of all models.
         models: what the record says of them, by name.
         scores: of the test images.
+        pictures: of the gallery.
+        loggers: where curves and the result go besides the run's own files; none until ``start_loggers``.
         cached: all images, once they are decoded; None: every batch decodes its own.
         masks: how masks are read, once they were looked at; None for a dataset without any.
     """
@@ -52,6 +72,8 @@ class Session(Generic[P]):
     evaluator: Evaluator = field(init=False)
     models: dict[str, ModelRecord] = field(default_factory=dict)
     scores: dict[str, float] = field(default_factory=dict)
+    pictures: Pictures = field(default_factory=Pictures)
+    loggers: Loggers = field(default_factory=Loggers)
     cached: CachedImages | None = None
     masks: MaskReading | None = None
 
@@ -62,7 +84,7 @@ class Session(Generic[P]):
     @property
     def finished(self) -> bool:
         """Whether the folder held a result with everything that is asked for."""
-        return self.earlier is not None and self.plan.outputs in Outputs.of(self.earlier)
+        return self.earlier is not None and self.plan.demanded in Outputs.of(self.earlier)
 
     @property
     def mask_rule(self) -> MaskRule:
@@ -96,14 +118,29 @@ class Session(Generic[P]):
         """An empty evaluator, for one model."""
         return self.plan.new_evaluator(self.outputs)
 
+    @cached_property
+    def choice(self) -> Choice:
+        """What the gallery of all models' categories shows."""
+        return choose(self.plan.index.split(TEST).samples)
+
+    @property
+    def left_out(self) -> int:
+        """Pictures that the gallery would have had too many."""
+        return self.choice.left_out if self.outputs.gallery == "worst" else 0
+
+    def new_gallery(self) -> Collector:
+        """An empty gallery, for one model."""
+        return Collector(self.outputs.gallery, self.choice, self.plan.folder)
+
     def add(self, evaluator: Evaluator, scores: Mapping[str, float]) -> None:
         """Adds what was counted, and the images' scores."""
         self.evaluator.merge(evaluator)
         self.scores.update(scores)
 
-    def add_model(self, name: str, model: ModelRecord, evaluator: Evaluator, scores: Mapping[str, float]) -> None:
-        """Adds a model: what the record says of it, what was counted, and its images' scores."""
-        self.add(evaluator, scores)
+    def add_model(self, name: str, model: ModelRecord, tested: Tested) -> None:
+        """Adds a model: what the record says of it, and what its test gave."""
+        self.add(tested.evaluator, tested.scores)
+        self.pictures.add(tested.pictures)
         self.models[name] = model
 
 
@@ -135,4 +172,6 @@ def working_on(plan: P, interrupt: Interrupt, force: bool) -> Iterator[Session[P
         if dist.is_main():
             for note in hold.notes:
                 console.say(note)
-        yield Session(plan=plan, interrupt=interrupt, console=console, earlier=record.read(plan.folder))
+        session = Session(plan=plan, interrupt=interrupt, console=console, earlier=record.read(plan.folder))
+        stack.enter_context(session.loggers)
+        yield session

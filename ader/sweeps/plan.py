@@ -117,13 +117,13 @@ def _job(number: int, words: tuple[str, ...], plan: RunPlan, config: RunConfig) 
         replaces = file.stat().st_mtime_ns if file.exists() else None
     elif is_claimed(plan.folder, plan.id.fingerprint, contents_of(config)):
         earlier = record.read(plan.folder)
-        finished = earlier is not None and plan.outputs in Outputs.of(earlier)
+        finished = earlier is not None and plan.demanded in Outputs.of(earlier)
     return Job(
         number=number,
         words=words,
         title=plan.title,
         folder=plan.folder,
-        outputs=plan.outputs,
+        outputs=plan.demanded,
         test_batch_size=config.trainer.test_batch_size,
         finished=finished,
         replaces=replaces,

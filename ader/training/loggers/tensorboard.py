@@ -1,4 +1,4 @@
-"""Training curves for TensorBoard."""
+"""Training curves for TensorBoard, which every run writes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ader.system import dist
+from ader.training.loggers import Logger
 
 
-class TensorBoardWriter:
+class TensorBoardWriter(Logger):
     """Writes scalars; opened at the first one, so that methods without training leave no files.
 
     In this thread and at once: TensorBoard's own writer has a thread, which a full disk ends with a traceback. Curves
@@ -28,7 +29,7 @@ class TensorBoardWriter:
         self.file: BinaryIO | None = None
         self.writer: Any = None
 
-    def add(self, tag: str, value: float, step: int) -> None:
+    def add(self, tag: str, value: float, step: int, model: str = "") -> None:
         """One value; a resumed run hides what an earlier one wrote from this step on."""
         if not dist.is_main() or self.broken:
             return
@@ -43,7 +44,7 @@ class TensorBoardWriter:
             self.say(f"no more training curves: {self.folder} cannot be written ({error.strerror})")
             self.close()
 
-    def close(self) -> None:
+    def close(self, done: bool = True) -> None:
         """Closes the file."""
         if self.file is not None:
             self.file.close()
