@@ -14,23 +14,27 @@ from ader.system.errors import UserError, suggest
 FORMATS = ("terminal", "csv", "markdown", "latex", "html")
 
 
-def take_keys(request: Request, defaults: Mapping[str, str]) -> tuple[dict[str, str], list[str]] | None:
+def take_keys(
+    request: Request, defaults: Mapping[str, str], *, config_dir: bool = False, others: bool = False
+) -> tuple[dict[str, str], list[str]] | None:
     """The values of a command's keys and its other words; None when ``--cfg`` asked to print the keys.
 
     Args:
         request: what was typed.
         defaults: of every key; ``paths.results`` is added.
+        config_dir: whether the command takes ``--config-dir`` all the same.
+        others: whether other keys are words for someone else.
 
     Raises:
         UserError: a key is unknown, or stands twice.
     """
-    if request.config_dir is not None:
+    if request.config_dir is not None and not config_dir:
         raise UserError(f"{request.command} composes no configuration: leave --config-dir out")
     values = {**defaults, "paths.results": str(default_folder("results"))}
     words, given = [], set()
     for word in request.words:
         key, equals, value = word.partition("=")
-        if not equals or (key not in values and Path(word).exists()):
+        if not equals or (key not in values and Path(word).exists()) or (key not in values and others):
             words.append(word)
         elif key not in values:
             raise UserError(f"{request.command} has no {key}=: {suggest(key, values)}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from ader.commands._keys import one_of, take_keys
 from ader.commands._request import Request
-from ader.commands._tree import results_tree
 from ader.system.errors import UserError, suggest
 
 SUMMARY = """\
@@ -28,17 +30,20 @@ exit status: 0 all that can be run here is there and near enough; 1 something is
 """
 
 
+DEFAULTS = {"only": "", "tolerance": "", "missing": "fail", "run": "false"}
+
+
 def main(request: Request) -> int:
     """Prints what is there and what is off; status 1 where anything is."""
-    request.nothing_composed(config_dir=True)
-    folder = request.folder()
-    results, request = results_tree(request)
-    only, request = request.value("only")
-    tolerance, request = request.value("tolerance")
-    missing, request = request.option("missing", ("fail", "ok"))
-    run, request = request.option("run", ("false", "true"))
-    plain = [word for word in request.words if "=" not in word or word.endswith((".yaml", ".yml"))]
-    more = [word for word in request.words if word not in plain]
+    taken = take_keys(request, DEFAULTS, config_dir=True, others=True)
+    if taken is None:
+        return 0
+    values, words = taken
+    folder, results = request.folder(), Path(values["paths.results"]).expanduser()
+    missing = one_of("missing", values["missing"], ("fail", "ok"))
+    run = one_of("run", values["run"], ("false", "true"))
+    plain = [word for word in words if "=" not in word or word.endswith((".yaml", ".yml"))]
+    more = [word for word in words if word not in plain]
     if len(plain) != 1:
         raise UserError("ader reproduce takes one table: ader reproduce NAME (ader list tables)")
     if more and run == "false":
@@ -58,31 +63,32 @@ def main(request: Request) -> int:
     def look() -> reproduce.Reproduction:
         runs: list[Run] = collect(results) if results.is_dir() else []
         if name in names(folder):
-            found = reproduce.reproduction(name, read_spec(name, folder), runs, options("method", folder), only or "")
+            spec, methods = read_spec(name, folder), options("method", folder)
+            found = reproduce.reproduction(name, spec, runs, methods, values["only"])
         elif name.endswith((".yaml", ".yml")) or name in reproduce.expected_names(folder):
-            found = reproduce.expected(name, runs, only or "", folder)
+            found = reproduce.expected(name, runs, values["only"], folder)
         else:
             raise UserError(
                 f"there is no table {name!r}: {suggest(name, [*names(folder), *reproduce.expected_names(folder)])}"
             )
-        if tolerance is not None:
-            found.spec = replace(found.spec, tolerance=_points(tolerance), tolerances={})
+        if values["tolerance"]:
+            found.spec = replace(found.spec, tolerance=_points(values["tolerance"]), tolerances={})
         return found
 
     found = look()
     if run == "true" and found.missing:
         from ader.commands import _run
 
-        for words in found.lines():
-            console.say(f"ader -m {' '.join(words)}\n")
-            _run.main(Request.of("ader", ["-m", *words, *more, f"paths.results={results}"]))
+        for line in found.lines():
+            console.say(f"ader -m {' '.join(line)}\n")
+            _run.main(Request.of("ader", ["-m", *line, *more, f"paths.results={results}"]))
         found = look()
     for table in found.tables():
         console.say(terminal_text(table, max(80, console.rich.width)))
     if found.missing:
         console.say("\nto make what is missing:")
-        for words in found.lines():
-            console.say(f"  ader -m {' '.join(words)}")
+        for line in found.lines():
+            console.say(f"  ader -m {' '.join(line)}")
     if (off := reproduce.off_table(found)) is not None:
         console.say("")
         console.say(terminal_text(off, max(80, console.rich.width)))

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ader.commands._keys import FORMATS, one_of, take_keys
 from ader.commands._request import Request
-from ader.commands._tree import FORMATS, give, results_tree
+from ader.commands._tables import give
 from ader.system.errors import UserError
+
+if TYPE_CHECKING:
+    from ader.report.papers.spec import Spec
 
 SUMMARY = """\
 ader table NAME                a paper's table, our numbers beside the published (ader list tables)
@@ -39,53 +47,59 @@ cut training and other kinds of evaluation are told in footnotes.
 
 #: Of a table of one's own.
 OWN = ("rows", "columns", "metrics")
-KEYS = (*OWN, "where", "seeds", "show", "format", "out", "paths.results")
+DEFAULTS = {
+    **dict.fromkeys((*OWN, "where", "out"), ""),
+    "seeds": "mean",
+    "show": "auto",
+    "format": FORMATS[0],
+}
 
 
 def main(request: Request) -> int:
     """Prints one table."""
-    request.nothing_composed(config_dir=True)
+    taken = take_keys(request, DEFAULTS, config_dir=True)
+    if taken is None:
+        return 0
+    values, words = taken
     folder = request.folder()
-    results, request = results_tree(request)
-    given = {}
-    for key in (*OWN, "where", "out"):
-        given[key], request = request.value(key)
-    seeds, request = request.option("seeds", ("mean", "latest"))
-    show, request = request.option("show", ("auto", "both", "ours", "published"))
-    format_, request = request.option("format", FORMATS)
-    name = next((word for word in request.words if "=" not in word), None)
-    rest = [word for word in request.words if word != name]
-    if rest:
-        from ader.system.errors import suggest
-
-        raise UserError(f"ader table {rest[0]}: {suggest(rest[0].partition('=')[0], KEYS)} (ader table --help)")
-    if name is None and not any(given[key] for key in ("rows", "columns", "metrics", "where")):
+    one_of("format", values["format"], FORMATS)
+    one_of("seeds", values["seeds"], ("mean", "latest"))
+    show = one_of("show", values["show"], ("auto", "both", "ours", "published"))
+    if len(words) > 1:
+        raise UserError(f"ader table takes one table, got {' '.join(words)} (ader table --help)")
+    if not words and not any(values[key] for key in (*OWN, "where")):
         raise UserError("no table is given: ader table NAME (ader list tables), or rows=method columns=metric")
 
     from ader.config.options import options
     from ader.report.collection import collect
     from ader.report.papers.places import fill
-    from ader.report.papers.spec import read_spec, spec_of
     from ader.report.papers.table import table_of
+
+    spec = _named(words[0], values, folder) if words else _own(values)
+    results = Path(values["paths.results"]).expanduser()
+    asked = not spec.source or show in ("both", "ours") or bool(values["where"])
+    runs = collect(results) if asked or results.is_dir() else []
+    own = show != "published" and (asked or bool(runs))
+    filled = fill(spec, runs, options("method", folder), values["seeds"], own)  # type: ignore[arg-type]
+    give([table_of(filled, show)], values["format"], values["out"] or None)  # type: ignore[arg-type]
+    return 0
+
+
+def _named(name: str, values: dict[str, str], folder: Path | None) -> Spec:
+    from ader.report.papers.spec import read_spec
+
+    if own := [key for key in OWN if values[key]]:
+        raise UserError(f"{own[0]}= is for tables of your own: leave it out, or leave {name} out")
+    spec = read_spec(name, folder)
+    return replace(spec, where=values["where"]) if values["where"] else spec
+
+
+def _own(values: dict[str, str]) -> Spec:
+    from ader.report.papers.spec import spec_of
     from ader.report.where import COMMA
 
-    own = {key: COMMA.split(value) for key in OWN if (value := given[key])}
-    if name is not None:
-        if own:
-            raise UserError(f"{next(iter(own))}= is for tables of your own: leave it out, or leave {name} out")
-        spec = read_spec(name, folder)
-        if given["where"]:
-            from dataclasses import replace
-
-            spec = replace(spec, where=given["where"])
-    else:
-        try:
-            spec = spec_of({**own, "where": given["where"] or ""})
-        except ValueError as error:
-            raise UserError(f"{error} (ader table --help)") from error
-    need_runs = name is None or show in ("both", "ours") or bool(given["where"])
-    there = results.is_dir()
-    runs = collect(results) if need_runs or there else []
-    filled = fill(spec, runs, options("method", folder), seeds, own=show != "published" and (need_runs or bool(runs)))  # type: ignore[arg-type]
-    give([table_of(filled, show)], format_, given["out"])  # type: ignore[arg-type]
-    return 0
+    try:
+        named = {key: COMMA.split(values[key]) for key in OWN if values[key]}
+        return spec_of({**named, "where": values["where"]})
+    except ValueError as error:
+        raise UserError(f"{error} (ader table --help)") from error

@@ -243,7 +243,7 @@ def latex(table: Table) -> str:
     if table.grouped:
         cells = [rf"\multicolumn{{{n}}}{{c}}{{{_latex(name)}}}" if name else "{}" for name, n in table.spans()]
         lines += [" & ".join(cells) + r" \\", *_rules(table)]
-    lines += [_latex_row([column.heading for column in table.columns]), r"\midrule"]
+    lines += [_latex_row([column.heading for column in table.columns], sides=sides), r"\midrule"]
     for row, texts in zip(table.rows, table.texts(plus_minus="±", footnotes=False), strict=True):
         lines += [r"\midrule"] if row.section else []
         lines.append(_latex_row(texts, row.cells))
@@ -264,19 +264,24 @@ def _rules(table: Table) -> Iterator[str]:
         first += count
 
 
-def _latex_row(texts: list[str], cells: Sequence[Cell] = ()) -> str:
+def _latex_row(texts: list[str], cells: Sequence[Cell] = (), sides: str = "") -> str:
     """Braces where a cell could be an argument of the end of the row before it."""
-    shown = [f"{{{_latex(text)}}}" if text.startswith(("[", "*")) else _latex(text) for text in texts]
+    shown = [_latex(text, side) for text, side in zip(texts, sides or "l" * len(texts), strict=True)]
+    shown = [f"{{{one}}}" if text.startswith(("[", "*")) else one for one, text in zip(shown, texts, strict=True)]
     for number, cell in enumerate(cells):
         shown[number] = f"{LATEX_RANKS[cell.rank]}{{{shown[number]}}}" if cell.rank else shown[number]
         shown[number] += rf"\textsuperscript{{{_latex(cell.footnotes)}}}" if cell.footnotes else ""
     return " & ".join(shown) + r" \\"
 
 
-def _latex(text: str) -> str:
+def _latex(text: str, side: str = "l") -> str:
     lines = ["".join(LATEX.get(sign, sign) for sign in line) for line in clean(text).split("\n")]
     lines = [line.replace("±", r"$\pm$").replace("--", "-{}-").replace("--", "-{}-") for line in lines]  # no dashes
-    return lines[0] if len(lines) == 1 else r"\begin{tabular}[t]{@{}l@{}}" + r" \\ ".join(lines) + r"\end{tabular}"
+    return (
+        lines[0]
+        if len(lines) == 1
+        else rf"\begin{{tabular}}[t]{{@{{}}{side}@{{}}}}" + r" \\ ".join(lines) + r"\end{tabular}"
+    )
 
 
 def csv(table: Table) -> str:

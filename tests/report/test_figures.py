@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
+from ader.training.tensorboard import TensorBoardWriter
 from PIL import Image
 from scipy.integrate import trapezoid
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
@@ -22,7 +23,6 @@ from ader.report.figures.curves import GRID, _precision, _roc
 from ader.report.figures.defects import measure
 from ader.report.figures.training import read_scalars
 from ader.system.errors import UserError
-from ader.training.tensorboard import TensorBoardWriter
 from tests.support.trees import a_run
 
 #: Names as data may have them: long, with signs that mean something to matplotlib or a page, empty.

@@ -172,9 +172,8 @@ def own_of(needs: Sequence[Need], runs: Sequence[Run], at: Mapping[str, str], se
 
 
 def _others(spec: Spec, runs: Sequence[Run], published: Places, seeds: Seeds) -> Places:
-    """Beside published ones the places of methods that the paper does not have, where they were run."""
-    taken = {place.at.get("method") for place in published.values()}
-    others = [run for run in runs if run.record is not None and str(run.keys.get("method")) not in taken]
+    """Beside published ones the places where nothing was published, and methods that the paper does not have."""
+    others = [run for run in runs if run.record is not None and "method" in run.keys]
     frames = {
         tuple(sorted(pair for pair in place.at.items() if pair[0] != "method")): place.point
         for place in published.values()
@@ -184,10 +183,13 @@ def _others(spec: Spec, runs: Sequence[Run], published: Places, seeds: Seeds) ->
     for method in dict.fromkeys(str(run.keys["method"]) for run in others):
         for point in frames.values():
             at = {**point.at, "method": method}
+            key = _key(at, spec.rows), _key(at, spec.columns)
+            if key in published:
+                continue
             needs = [Need({**need.keys, "method": method}, ()) for need in point.needs]
             place = Place(at, None, own_of(needs, others, at, seeds, spec.source))
             if place.has_own:
-                found[_key(at, spec.rows), _key(at, spec.columns)] = place
+                found[key] = place
     return found
 
 

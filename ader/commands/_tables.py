@@ -1,26 +1,14 @@
-"""What commands that read the results tree have in common: where it is, and in which format a table is shown."""
+"""Tables, printed or written into a file, in any format."""
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ader.commands._request import Request
-
 if TYPE_CHECKING:
     from ader.report.tables import Table
-
-#: ``format=``, the default first.
-FORMATS = ("terminal", "csv", "html", "latex", "markdown")
-
-
-def results_tree(request: Request) -> tuple[Path, Request]:
-    """``paths.results``, which the environment variable ADER_RESULTS may say as well, and the other words."""
-    given, rest = request.value("paths.results")
-    return Path(given or os.environ.get("ADER_RESULTS") or "results").expanduser(), rest
 
 
 def give(tables: Sequence[Table], format_: str, out: str | None) -> None:
