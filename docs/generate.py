@@ -298,7 +298,13 @@ def record_table() -> str:
     )
 
 
+def bench_table(name: str) -> str:
+    """A measured table of ``results/bench``, as it stands there."""
+    return (ROOT / "results" / "bench" / f"{name}.md").read_text(encoding="utf-8")
+
+
 PARTS: Mapping[str, Callable[..., str]] = {
+    "bench": bench_table,
     "file": whole_file,
     "help": help_text,
     "options": option_table,

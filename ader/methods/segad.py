@@ -267,7 +267,7 @@ class SegAD(Ensemble):
         rest = [map_BKHW.amax(dim=(2, 3))] if self.map_maximum else []
         if self.classifier is not None:
             rest.append(full(self.classifier.predict(image_BCHW).score_B)[:, None])
-        rest_BR = torch.cat([map_BKHW.new_empty(len(map_BKHW), 0), *rest], dim=1)
+        rest_BR = torch.cat([map_BKHW.new_empty(map_BKHW.shape[0], 0), *rest], dim=1)
         return stats_BLKS, rest_BR
 
     def _segments(self, image_BCHW: Tensor, segment_BHW: Tensor | None, count: int | None) -> Segments:

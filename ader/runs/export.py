@@ -152,9 +152,8 @@ def export_method(method: Method, size: int, to: Format, about: dict[str, Any]) 
         _needed("onnx"), _needed("onnxscript"), _needed("onnxruntime")
     graph = Graph(method).eval()
     with torch.no_grad():
-        outputs = ("score", "map")[
-            : len(graph(random_images(BATCHES[0], size)))
-        ]  # also fills what methods keep for a size
+        # a first pass, with which methods make what they keep for a size: traced, that would be part of the graph
+        outputs = ("score", "map")[: len(graph(random_images(BATCHES[0], size)))]
     program, batch = _program(graph, size)
     about = {**about, "outputs": outputs, "batch": batch}
     content, runtime = (_as_onnx if to == "onnx" else _as_torch)(program, outputs, about)

@@ -37,6 +37,7 @@ PLACEHOLDERS = {
     "FOLDER": "{tmp}/toy",
     "SEGMENTS": "{tmp}/toy",
     "DIR": "{tmp}/toy",
+    "OUT": "{tmp}/out",
     "my/images": "{tmp}/toy",
     "dataset=NAME": "dataset=mvtec",
     "method=NAME": "method=rd",
