@@ -107,7 +107,7 @@ def _write(figure: Figure, values: dict[str, str], options: dict[str, Any], kind
         raise UserError(
             f"figure {figure.name} is made for each {figure.scope}, {len(parts)} of them ({names}): where=..."
         )
-    told, names = list[str](), set[str]()
+    told, taken = list[str](), set[str]()
     for name, its in parts:
         try:
             made = figure.make(its, **options)
@@ -116,7 +116,7 @@ def _write(figure: Figure, values: dict[str, str], options: dict[str, Any], kind
                 raise
             told.append(f"{name}: {error}")
             continue
-        _save(made, out, _file(figure.name, name, names), kinds)
+        _save(made, out, _file(figure.name, name, taken), kinds)
     if len(told) == len(parts):
         raise UserError(f"figure {figure.name} could not be made: {told[0]}")
     for line in told:

@@ -43,14 +43,14 @@ def comparison_table(
     Raises:
         UserError: a run is not finished, a metric is unknown, or the runs have other test images.
     """
-    records = [_record(run) for run in (a, b)]
+    first, second = _record(a), _record(b)
     slugs = list(metrics or MAIN)
     for slug in slugs:
         find_metric(slug)
     names = ("A", "B")
     both = pair(read_scores(a), read_scores(b), names)
     drawn = intervals(both, [slug for slug in slugs if slug in RESAMPLED], draws, seed, level)
-    notes = [f"A: {records[0].title}", f"B: {records[1].title}", *_differing(*records)]
+    notes = [f"A: {first.title}", f"B: {second.title}", *_differing(first, second)]
     if len(slugs) == 1 and slugs[0] in RESAMPLED:
         heading = "category"
         lines = [(name, found, name == "mean") for name, found in drawn[slugs[0]].items()]
@@ -58,7 +58,7 @@ def comparison_table(
     else:
         heading = "metric"
         found = {
-            slug: drawn[slug]["mean"] if slug in drawn else _categories(*records, slug, draws, seed, level)
+            slug: drawn[slug]["mean"] if slug in drawn else _categories(first, second, slug, draws, seed, level)
             for slug in slugs
         }
         lines = [(find_metric(slug).heading, each, False) for slug, each in found.items()]

@@ -13,12 +13,13 @@ from html import escape
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
-from ader.report.collection import Run
 from ader.system.errors import UserError, suggest
 from ader.system.text import clean
 
 if TYPE_CHECKING:
     import matplotlib.figure
+
+    from ader.report.collection import Run
 
 #: What one picture is made of: the whole selection, the runs of one dataset, or one run; or no runs, but an index.
 Scope = Literal["tree", "dataset", "run", "index"]

@@ -74,7 +74,8 @@ def styled() -> Iterator[None]:
     """Everything that is drawn or written inside looks as above, whatever the user's own settings are."""
     with matplotlib.rc_context(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a box stands for it; SVG has it
-        matplotlib.rcParams.update({**matplotlib.rcParamsDefault, **STYLE, "backend": matplotlib.rcParams["backend"]})
+        own: dict[Any, Any] = {**matplotlib.rcParamsDefault, **STYLE, "backend": matplotlib.rcParams["backend"]}
+        matplotlib.rcParams.update(own)
         yield
 
 
@@ -94,7 +95,7 @@ def render(figure: Figure, kind: str) -> bytes:
         return stream.getvalue()
 
 
-def look(place: int) -> dict[str, str]:
+def look(place: int) -> dict[str, Any]:
     """Color and marker of the n-th of many."""
     return {"color": PALETTE[place % len(PALETTE)], "marker": MARKERS[place % len(MARKERS)]}
 

@@ -64,6 +64,6 @@ def _drawn(table: pd.DataFrame, value_MC: np.ndarray[tuple[int, ...], np.dtype[n
     )
     axes.axvline(categories - 1.5, color="white", linewidth=2)
     bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     headline(figure, title)
     return figure

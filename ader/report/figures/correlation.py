@@ -32,6 +32,6 @@ def draw(runs: Sequence[Run], *, metric: str = ",".join(SEVEN), published: str =
     low = float(np.floor(10 * known.min()) / 10)
     image = heat_map(axes, names, names, value_DD, low, 1.0, "{:.2f}")
     bar = figure.colorbar(image, ax=axes, shrink=0.8)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     headline(figure, f"Pearson correlation over {over}")
     return figure

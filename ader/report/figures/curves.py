@@ -140,7 +140,7 @@ def _of_run(axes: Axes, run: Run, found: dict[str, F8], metric: str) -> tuple[li
         (line,) = axes.plot(GRID, np.mean(list(found.values()), axis=0), color="black", linewidth=1.8)
         mean = np.mean([run.value(name, metric) for name in found])
         handles.append(line)
-        names.append(f"mean of {len(found)} categories {100 * mean:.1f}")
+        names.append(f"mean of {len(found)} categories {100 * float(mean):.1f}")
     return handles, names
 
 
@@ -160,8 +160,8 @@ def _of_methods(
     for name, its in groups.items():
         curves = [_curves(run, category, curve) for run in its]
         y = np.mean([np.mean(list(each.values()), axis=0) for each in curves], axis=0)
-        mean = np.mean([run.value(one, metric) for run, each in zip(its, curves, strict=True) for one in each])
-        values[name] = (float(mean), y)
+        areas = [run.value(one, metric) for run, each in zip(its, curves, strict=True) for one in each]
+        values[name] = (float(np.mean(areas)), y)
     for place, name in enumerate(sorted(values, key=lambda name: -values[name][0])):
         mean, y = values[name]
         style = DASHES[place // len(PALETTE)]

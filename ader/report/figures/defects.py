@@ -105,7 +105,7 @@ def draw(runs: Sequence[Run], *, index: Index | None = None, rule: MaskRule = "a
     places.set_title("where (percent of images)", loc="left", fontsize=7)
     places.set_xticks([])
     places.set_yticks([])
-    figure.colorbar(image, ax=places, fraction=0.046, pad=0.03).outline.set_visible(False)  # type: ignore[operator]
+    figure.colorbar(image, ax=places, fraction=0.046, pad=0.03).outline.set_visible(False)
     _images(images, found, index.categories)
     total = f"{len(found.share_N)} test images with defects"
     headline(figure, f"{index.name}: {total}")
@@ -115,7 +115,7 @@ def draw(runs: Sequence[Run], *, index: Index | None = None, rule: MaskRule = "a
 def _sizes(axes: Axes, found: Defects) -> None:
     """On a logarithmic axis: from a few pixels to whole images."""
     low = np.floor(np.log10(found.share_N.min()))
-    axes.hist(found.share_N, bins=np.logspace(low, 0, 25), color=DEFECTIVE)
+    axes.hist(found.share_N, bins=list(np.logspace(low, 0, 25)), color=DEFECTIVE)
     axes.axvline(float(np.median(found.share_N)), color="black", linewidth=1)
     axes.set_xscale("log")
     ticks = 10.0 ** np.arange(low, 1)

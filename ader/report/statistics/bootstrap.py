@@ -280,24 +280,30 @@ def _without(count: int, step: int) -> Iterator[I8]:
 
 
 def _combined(parts: Sequence[Draws]) -> Draws:
-    """The mean of several metrics."""
-    return Draws(*(np.mean([part[place] for part in parts], axis=0) for place in range(len(Draws._fields))))
+    """The mean of several metrics of one category."""
+    return _mean_of(parts)._replace(
+        without_P=np.mean([part.without_P for part in parts], axis=0),
+        without_Q=np.mean([part.without_Q for part in parts], axis=0),
+    )
+
+
+def _mean_of(parts: Sequence[Draws]) -> Draws:
+    """The mean of values and draws, without what single images do."""
+    a, b = (float(np.mean([getattr(part, name) for part in parts])) for name in ("a", "b"))
+    return Draws(a, b, np.mean([part.drawn_B for part in parts], axis=0), np.zeros(0), np.zeros(0))
 
 
 def _of_categories(found: Mapping[str, Draws], level: float) -> dict[str, Interval]:
     """An interval for each category, and for the mean over them."""
-    count = len(found)
-    made = {name: _interval(each, [each], 1, level) for name, each in found.items()}
-    mean = Draws(
-        *(np.mean([each[place] for each in found.values()], axis=0) for place in range(3)), *([np.zeros(0)] * 2)
-    )
-    return {**made, "mean": _interval(mean, list(found.values()), count, level)}
+    made = {name: _interval(each, [each], level) for name, each in found.items()}
+    return {**made, "mean": _interval(_mean_of(list(found.values())), list(found.values()), level)}
 
 
-def _interval(of: Draws, parts: Sequence[Draws], count: int, level: float) -> Interval:
+def _interval(of: Draws, parts: Sequence[Draws], level: float) -> Interval:
+    """Of a mean over categories, each of which counts alike."""
     samples = [sample for part in parts for sample in (part.without_P, part.without_Q) if len(sample)]
     images = sum(max(1, len(sample)) for part in parts for sample in (part.without_P, part.without_Q))
-    low, high = bca(of.b - of.a, of.drawn_B, samples, 1 / count, level)
+    low, high = bca(of.b - of.a, of.drawn_B, samples, 1 / len(parts), level)
     return Interval(of.a, of.b, low, high, f"{images} images")
 
 

@@ -78,10 +78,10 @@ def correlation(values: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 def correlation_table(found: pd.DataFrame, over: str) -> Table:
     """The lower triangle."""
     columns = (Column("dataset"), *(Column(str(name), kind="number", digits=3) for name in found.columns[:-1]))
-    rows = []
+    rows, value_DD = [], found.to_numpy(np.float64)
     for number, name in enumerate(found.index[1:], 1):
         cells = [
-            Cell(float(found.iloc[number, place]), reason="too few in common") if place < number else Cell("")
+            Cell(float(value_DD[number, place]), reason="too few in common") if place < number else Cell("")
             for place in range(len(found) - 1)
         ]
         rows.append(Row.of(str(name), *cells))

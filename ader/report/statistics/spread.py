@@ -66,10 +66,10 @@ def convergence_table(values: pd.DataFrame, metric: str) -> Table:
     """A column for each number of epochs, and what the longest training gains over the shortest."""
     table = by_study(values, metric)
     rows = []
-    for (dataset, contender), line in table.iterrows():
-        known = line.dropna()
+    for (dataset, contender), line in zip(table.index, table.to_numpy(np.float64), strict=True):
+        known = line[np.isfinite(line)]
         cells = [Cell(float(value), reason="not run" if math.isnan(value) else "") for value in line]
-        rows.append(Row.of(dataset, contender, *cells, float(known.iloc[-1] - known.iloc[0])))
+        rows.append(Row.of(str(dataset), str(contender), *cells, float(known[-1] - known[0])))
     lengths = [Column(f"{epochs:g}", "epochs", "percent") for epochs in table.columns]
     columns = (Column("dataset"), Column("method"), *lengths, Column("gain", kind="percent"))
     note = "gain: the longest training of a line less its shortest, in percentage points"

@@ -143,7 +143,11 @@ def published_values(source: str, metrics: Sequence[str], where: str = "") -> pd
     if unknown:
         raise UserError(f"where={where!r}: {source} has no {unknown[0]!r}: {suggest(unknown[0], table.columns)}")
     table = table[table["metric"].isin(list(metrics))]
-    kept = [condition.holds(row) for row in table.to_dict("records")] if condition.keys else [True] * len(table)
+    kept = (
+        [condition.holds({str(key): value for key, value in row.items()}) for row in table.to_dict("records")]
+        if condition.keys
+        else [True] * len(table)
+    )
     table = table[kept]
     if table.empty:
         raise UserError(f"published={source} has no {some(metrics)}" + (f" where {where}" if where else ""))
