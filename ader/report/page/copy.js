@@ -1,15 +1,19 @@
 // What is shown, as text for a paper, a note or a spreadsheet: as ader.report.renderers has it.
 
+const LATEX_RANKS = ["", "\\textbf", "\\underline", "\\textit"];
+const MARKDOWN_RANKS = [["", ""], ["**", "**"], ["<u>", "</u>"], ["*", "*"]];
 const SIGNS = { "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "<": "\\textless{}", ">": "\\textgreater{}", "|": "\\textbar{}", "`": "\\textasciigrave{}", "&": "\\&", "%": "\\%", $: "\\$", "#": "\\#", _: "\\_", "{": "\\{", "}": "\\}" };
 
-/** Columns and cells in words: `{columns: [{heading, group, right}], lines: [[text]], raw: [[text]], measures}`. */
+/** Columns and cells in words: `{columns, ranks, sections, lines(sign): [[text]], raw: [[text]]}`. */
 function shownTable() {
   const { columns, list } = view();
   const sets = new Set(list.map((row) => row.board)).size > 1 && state.grouped === "1";
   const own = sets ? [columns[0], ...COLUMNS.filter((column) => ["dataset", "setting"].includes(column.key)), ...columns.slice(1)] : columns;
+  const rank = ranks(list, columns);
   const withDeviation = (column) => column.deviation && list.some((row) => column.deviation(row) !== null);
   return {
     columns: own.map((column) => ({ heading: column.heading, group: column.group ?? "", right: column.kind !== "text", deviation: withDeviation(column) })),
+    ranks: list.map((row) => own.map((column) => rank.get(row)[column.key]?.place ?? 0)),
     sections: list.map((row, place) => sets && place > 0 && list[place - 1].board !== row.board),
     lines: (sign) => list.map((row) => own.map((column) => {
       const deviation = column.deviation?.(row) ?? null;
@@ -26,7 +30,9 @@ function shownTable() {
 const escapedLatex = (text) => [...text].map((sign) => SIGNS[sign] ?? sign).join("").replaceAll("±", "$\\pm$").replaceAll("--", "-{}-").replaceAll("--", "-{}-");
 
 function asLatex(table) {
-  const row = (texts) => `${texts.map((text) => (/^[[*]/.test(text) ? `{${escapedLatex(text)}}` : escapedLatex(text))).join(" & ")} \\\\`;
+  const cell = (text) => (/^[[*]/.test(text) ? `{${escapedLatex(text)}}` : escapedLatex(text));
+  const marked = (text, rank) => (LATEX_RANKS[rank] ? `${LATEX_RANKS[rank]}{${cell(text)}}` : cell(text));
+  const row = (texts, own = []) => `${texts.map((text, place) => marked(text, own[place])).join(" & ")} \\\\`;
   const spans = [];
   for (const { group } of table.columns) {
     const last = spans[spans.length - 1];
@@ -45,7 +51,7 @@ function asLatex(table) {
   lines.push(row(table.columns.map((column) => column.heading)), "\\midrule");
   table.lines("±").forEach((texts, place) => {
     if (table.sections[place]) lines.push("\\midrule");
-    lines.push(row(texts));
+    lines.push(row(texts, table.ranks[place]));
   });
   return [...lines, "\\bottomrule", "\\end{tabular}", ""].join("\n");
 }
@@ -57,7 +63,11 @@ const escapedMarkdown = (text) => text
 const joined = (column) => `${column.group} ${column.heading}`.trim();
 
 function asMarkdown(table) {
-  const lines = [table.columns.map(joined), ...table.lines("+-")].map((texts) => texts.map(escapedMarkdown));
+  const cells = table.lines("+-").map((texts, line) => texts.map((text, place) => {
+    const [begin, end] = MARKDOWN_RANKS[table.ranks[line][place]] ?? MARKDOWN_RANKS[0];
+    return begin + escapedMarkdown(text) + end;
+  }));
+  const lines = [table.columns.map((column) => escapedMarkdown(joined(column))), ...cells];
   const length = (text) => [...text].length;
   const widths = table.columns.map((_, place) => Math.max(3, ...lines.map((texts) => length(texts[place]))));
   const padded = lines.map((texts) => texts.map((text, place) => {
