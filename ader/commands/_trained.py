@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ader.commands._request import Request
-from ader.config.overrides import key_of
 from ader.system.errors import UserError
 from ader.system.launch import processes
 
@@ -33,6 +32,8 @@ def opened(run: Path, request: Request, own: Sequence[str]) -> Predictor | None:
     Raises:
         UserError: it is no finished run, or an override would change nothing here.
     """
+    from ader.config.overrides import key_of  # brings Hydra
+
     for word in request.words:
         if key_of(word) not in KEYS:
             raise UserError(f"{word}: {request.command} takes {', '.join((*own, *KEYS))}")
