@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+from itertools import combinations
 from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
 import pytest
-from ader.training.tensorboard import TensorBoardWriter
+from matplotlib.text import Text
 from PIL import Image
 from scipy.integrate import trapezoid
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
@@ -18,11 +20,12 @@ from ader.metrics.curves import Bins
 from ader.published import read as published
 from ader.report.collection import collect
 from ader.report.figures import FIGURES, divide, find, svg
-from ader.report.figures._style import MARKERS, PALETTE, look, render, styled
+from ader.report.figures._style import MARKERS, PALETTE, look, new_figure, render, styled
 from ader.report.figures.curves import GRID, _precision, _roc
 from ader.report.figures.defects import measure
 from ader.report.figures.training import read_scalars
 from ader.system.errors import UserError
+from ader.training.tensorboard import TensorBoardWriter
 from tests.support.trees import a_run
 
 #: Names as data may have them: long, with signs that mean something to matplotlib or a page, empty.
@@ -89,19 +92,71 @@ def test_nothing_is_cut_off(name, runs):
         made = figure.make(part, **options_of(name))
         break
     assert made is not None
+    assert faults(made) == []
+
+
+def faults(figure):
+    """Texts that are not wholly inside the figure, and pairs that lie on each other; in words."""
     with styled():
-        made.canvas.draw()
-    renderer, frame = made.canvas.get_renderer(), made.bbox
-    outside = beyond_the_axes(made)
-    texts = made.findobj(lambda each: hasattr(each, "get_text") and each.get_text() and each.get_visible())
-    texts = [text for text in texts if id(text) not in outside]
-    assert len(texts) > 3
-    for text in texts:
-        box = text.get_window_extent(renderer)
-        assert frame.x0 - 1 <= box.x0, text
-        assert box.x1 <= frame.x1 + 1, text
-        assert frame.y0 - 1 <= box.y0, text
-        assert box.y1 <= frame.y1 + 1, text
+        figure.canvas.draw()
+    renderer, frame = figure.canvas.get_renderer(), figure.bbox
+    outside = beyond_the_axes(figure)
+    texts = [
+        each for each in figure.findobj(Text) if each.get_text() and each.get_visible() and id(each) not in outside
+    ]
+    assert texts
+    boxes = [text.get_window_extent(renderer) for text in texts]
+    found = [
+        f"{text.get_text()!r} is cut off"
+        for text, box in zip(texts, boxes, strict=True)
+        if min(box.x0 - frame.x0, frame.x1 - box.x1, box.y0 - frame.y0, frame.y1 - box.y1) < -1
+    ]
+    for (one, its), (other, others) in combinations(zip(texts, boxes, strict=True), 2):
+        width = min(its.x1, others.x1) - max(its.x0, others.x0)
+        height = min(its.y1, others.y1) - max(its.y0, others.y0)
+        if min(width, height) > 1.5:
+            found.append(f"{one.get_text()!r} lies on {other.get_text()!r}")
+    return found
+
+
+@pytest.fixture(scope="module")
+def thirty(tmp_path_factory):
+    """As many methods on one dataset."""
+    return tree(tmp_path_factory.mktemp("thirty"), 30, (1,), datasets=("mvtec",))
+
+
+@pytest.mark.parametrize("name", ["efficiency", "categories", "seeds", "ranks"])
+def test_thirty_methods(name, thirty):
+    made = find(name).make(thirty, **({"metric": "pixel_ap"} if name == "ranks" else options_of(name)))
+    assert faults(made) == []
+
+
+@pytest.mark.parametrize("name", ["efficiency", "categories", "seeds", "roc", "pr", "scores"])
+def test_one_method(name, thirty):
+    assert faults(find(name).make(thirty[:1], **options_of(name))) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("efficiency", {"published": "ader", "where": "dataset=real_iad"}),
+        ("efficiency", {"published": "ader", "size": "macs"}),
+        ("epochs", {"published": "ader", "where": "dataset=mvtec"}),
+        ("ranks", {"published": "ader", "where": "table=3,4,5 epochs=100 method!=patchcore,uniad,realnet"}),
+        ("correlation", {"published": "ader", "metric": "image_auroc"}),
+        ("categories", {"published": "invad", "where": "table=A11,A12,A13"}),
+    ],
+)
+def test_published_numbers(name, options):
+    assert faults(find(name).make([], **options)) == []
+
+
+def test_planted_faults_are_found():
+    figure = new_figure(2, 1, layout=None)
+    figure.text(0.9, 0.5, "a long text")
+    figure.text(0.1, 0.1, "one")
+    figure.text(0.12, 0.1, "other")
+    assert faults(figure) == ["'a long text' is cut off", "'one' lies on 'other'"]
 
 
 def beyond_the_axes(figure):
@@ -127,6 +182,17 @@ def test_svg_is_text_that_a_page_can_hold_and_the_same_each_time(runs):
     assert root.attrib["aria-label"] == FIGURES["categories"].title
     assert "<script" not in text
     assert "Date" not in text
+
+
+def test_two_pictures_on_a_page_share_no_names(runs):
+    part = [run for run in runs if run.place[0] == "mvtec"]
+    texts = [svg("seeds", part), svg("seeds", part, metric="image_ap"), svg("roc", part[:1])]
+    names = [set(re.findall(r' id="([^"]+)"', text)) for text in texts]
+    used = [set(re.findall(r'(?:href="#|url\(#)([^")]+)', text)) for text in texts]
+    assert names == used
+    assert all(names)
+    assert not names[0] & names[1]
+    assert not names[0] & names[2]
 
 
 def test_a_png_is_as_wide_as_a_column(runs, tmp_path):

@@ -5,6 +5,7 @@ A figure is a module of this package with a function ``draw(runs, **options)``; 
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -129,5 +130,13 @@ def svg(name: str, runs: Sequence[Run], **options: Any) -> str:
 
     figure = find(name)
     text = render(figure.make(runs, **options), "svg").decode()
+    text = _own_names(text[text.index("<svg ") :], f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}-")
     said = escape(clean(figure.title), quote=True)
-    return re.sub(r"<svg ", f'<svg role="img" aria-label="{said}" ', text[text.index("<svg ") :], count=1)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{said}" ', 1)
+
+
+def _own_names(text: str, prefix: str) -> str:
+    """Names inside a picture that no other picture on a page has; those that nothing refers to go."""
+    used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', text))
+    text = re.sub(r' id="([^"]+)"', lambda found: f' id="{prefix}{found[1]}"' if found[1] in used else "", text)
+    return re.sub(r'(href="#|url\(#)', rf"\1{prefix}", text)

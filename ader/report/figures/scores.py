@@ -51,7 +51,8 @@ def draw(runs: Sequence[Run], *, category: str = "", unseen: str = "") -> Figure
         axes.set_title(label(name, 40 if len(names) == 1 else 18), fontsize=7, pad=2)
     for axes in panels[len(names) :]:
         axes.set_visible(False)
-    figure.supxlabel("image score", fontsize=8)
+    for axes in panels[max(0, len(names) - columns) : len(names)]:  # the lowest of each column
+        axes.set_xlabel("image score", fontsize=7)
     figure.supylabel("share of a kind's images (percent)" if rows > 1 else "share (percent)", fontsize=8)
     headline(figure, run.title)
     handles: list[Patch | Line2D] = [Patch(facecolor=NORMAL, alpha=0.45), Line2D([], [], color=DEFECTIVE)]
