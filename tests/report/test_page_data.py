@@ -122,6 +122,14 @@ def test_runs_without_a_result_say_why(tmp_path):
     assert [each is None for each in second["runs"]] == [False, True, True]
 
 
+def test_names_that_look_alike_are_told_apart(tmp_path):
+    """An escape code is spelled out, which a folder's name may be as well."""
+    for name in ("a\x1b", "a\\x1b"):
+        a_run(tmp_path, "mvtec", "rd", 1, run=name)
+    ids = [run["id"] for run in both(tmp_path)[0]["runs"]]
+    assert ids == ["mvtec/multi_class/rd/a\\x1b", "mvtec/multi_class/rd/a\\x1b~2"]
+
+
 def test_cost_of_several_models(tmp_path):
     a_run(tmp_path / "x", seed=1)
     model = collect(tmp_path / "x")[0].record.models["all"]

@@ -93,7 +93,7 @@ for (const kind of ["pointerover", "focusin", "click"])
   document.addEventListener(kind, (event) => {
     const cell = explained(event.target);
     if (cell) showTip(cell);
-    else if (kind !== "focusin" || !event.target.exact) hideTip();
+    else hideTip();
   });
 document.addEventListener("scroll", hideTip, { capture: true, passive: true });
 document.addEventListener("keydown", (event) => {

@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, count
 from typing import Any
 
 from ader.metrics import METRICS
@@ -31,6 +32,10 @@ from ader.system.text import clean
 CHOSEN = (*(each.slug for each in METRICS if each.table == "main"), "pixel_ioumax")
 
 SLUGS = tuple(each.slug for each in METRICS)
+
+#: What a run's path says, and other keys that the leaderboard shows or is searched for.
+PLACE = ("dataset", "setting", "method", "run")
+KEYS = ("seed", "epochs", "backbone", "profile", "recipe", "trainer")
 
 
 @dataclass
@@ -59,8 +64,8 @@ def overview(runs: Sequence[Run]) -> dict[str, Any]:
 
     Returns:
         ``metrics``: slug, heading, group, description, ``higher`` (is better), ``chosen`` (is shown at first).
-        ``boards``: sets of results that are comparable, in words. ``runs``: each with ``id``, ``place``, ``state``,
-        ``reason``, keys, and if it is finished ``board``, ``group`` (runs that differ in nothing but their seed),
+        ``boards``: sets of results that are comparable, in words. ``runs``: each with ``id``, ``state``, ``reason``,
+        `PLACE`, `KEYS`, and if it is finished ``board``, ``group`` (runs that differ in nothing but their seed),
         ``cautions``, ``mean`` (by metric, null where undefined), ``why`` (the gaps) and ``cost``.
     """
     boards: dict[tuple[str, ...], int] = {}
@@ -118,31 +123,18 @@ def _names(runs: Sequence[Run]) -> list[str]:
     """Of each run one that no other has, although they are shown cleaned."""
     found: dict[str, None] = {}
     for run in runs:
-        name = plain_name = clean("/".join(run.place)).replace("\n", "\\n")
-        number = 1
-        while name in found:
-            number += 1
-            name = f"{plain_name}~{number}"
-        found[name] = None
+        plain_name = clean("/".join(run.place)).replace("\n", "\\n")
+        names = chain([plain_name], (f"{plain_name}~{number}" for number in count(2)))
+        found[next(name for name in names if name not in found)] = None
     return list(found)
 
 
 def _line(run: Run, name: str, boards: dict[tuple[str, ...], int], groups: _Groups) -> dict[str, Any]:
-    keys = {key: run.keys.get(key) for key in ("seed", "epochs", "backbone", "profile", "recipe", "trainer")}
-    place = dict(zip(("dataset", "setting", "method", "run"), run.place, strict=False))
-    line: dict[str, Any] = {
-        "id": name,
-        **{
-            key: clean(place.get(key) or as_text(run.keys.get(key, "")))
-            for key in ("dataset", "setting", "method", "run")
-        },
-        **{
-            key: value if isinstance(value, (int, float)) else clean(str(value))
-            for key, value in keys.items()
-            if value is not None
-        },
-        "state": run.state,
-    }
+    place = dict(zip(PLACE, run.place, strict=False))  # a damaged tree may be less deep
+    line: dict[str, Any] = {"id": name, "state": run.state, **{key: clean(place.get(key, "")) for key in PLACE}}
+    for key in KEYS:
+        if (value := run.keys.get(key)) is not None:
+            line[key] = value if isinstance(value, (int, float)) else clean(str(value))
     if run.record is None:
         return {**line, "reason": clean(run.reason)}
     board = _board(run, run.record)
