@@ -38,7 +38,8 @@ often used
   trainer.precision=fp32|torch|tf32|bf16  recipe=official (a method's other recipe: ader list methods)
   method.backbone.name=NAME.TAG  method.backbone.pretrained=false
   metric.size=input|original|N  metric.by_defect=true
-  dataset.cache=auto|on|off  save_maps=true  force=true  run=NAME
+  dataset.cache=auto|on|off  save_maps=true  gallery=off|worst|all  force=true  run=NAME
+  'logger=[csv,wandb,mlflow]'
   paths.data=DIR  paths.results=DIR  paths.weights=DIR
   --config-dir DIR              a folder with options of your own
 with ader -m: dry_run=true  preflight=true  retry=failed  launcher.slots=N  launcher.gpus=[0,1]  launcher.hours=H

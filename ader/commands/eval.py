@@ -16,7 +16,7 @@ What may change: nothing that the model was trained with.
   metric=histogram|exact|ader|invad   metric.size=input|original|N   metric.by_defect=true
   metric.mask_interpolation=bilinear|nearest   metric.map_interpolation=bilinear|nearest
   metric.mask_rule=auto|any|half
-  save_maps=true
+  save_maps=true  gallery=off|worst|all
   trainer.device=  trainer.workers=  trainer.test_batch_size=  trainer.precision=
   dataset.root=DIR  paths.data=  paths.results=  paths.weights=  paths.cache=
   run=NAME  force=true

@@ -30,7 +30,7 @@ from ader.results.gallery import FILE, FOLDER, WHYS, Entry, Gallery, Why, as_jso
 from ader.results.outputs import Kind
 from ader.runs.pictures import F32, U8, outlined, overlay, side_by_side, webp
 from ader.system import dist
-from ader.system.files import UMASK, half_made, write_atomic
+from ader.system.files import UMASK, WriteError, half_made, write_atomic
 from ader.system.randomness import derive_seed
 
 #: Pixels that a picture is high at most, and pictures that ``gallery=worst`` has at most.
@@ -105,8 +105,8 @@ class Choice:
         left_out: pictures that would have been too many.
     """
 
-    categories: frozenset[str]
-    examples: frozenset[str]
+    categories: frozenset[str] = frozenset()
+    examples: frozenset[str] = frozenset()
     left_out: int = 0
 
 
@@ -336,17 +336,25 @@ def write_gallery(folder: Path, kind: Kind, found: Pictures, left_out: int = 0) 
         left_out: how many would have been too many.
 
     Raises:
-        OSError: the disk does not take it.
+        WriteError: the disk does not take it; the old one is as it was.
     """
+    try:
+        _exchange(folder / FOLDER, kind, found, left_out)
+    except OSError as error:
+        if isinstance(error, WriteError):
+            raise
+        raise WriteError(error.errno, error.strerror, str(folder / FOLDER)) from error
+
+
+def _exchange(place: Path, kind: Kind, found: Pictures, left_out: int) -> None:
     entries = tuple(replace(each.entry, file=f"{number:03}.webp") for number, each in enumerate(found.pictures))
-    place = folder / FOLDER
     with half_made(place) as temporary:
         os.chmod(temporary, 0o777 & ~UMASK)  # results are to be shared
         for entry, picture in zip(entries, found.pictures, strict=True):
-            (temporary / entry.file).write_bytes(picture.content)
+            write_atomic(temporary / entry.file, picture.content)
         gallery = Gallery(place, kind, found.scales, entries, RULE, left_out)
         write_atomic(temporary / FILE, as_json(gallery))
-        with half_made(folder / f"{FOLDER}-old") as before:
+        with half_made(place.with_name(f"{FOLDER}-old")) as before:
             if os.path.lexists(place):  # a folder cannot be exchanged in one step: for a moment there is none
                 os.rename(place, before / FOLDER)
             os.rename(temporary, place)

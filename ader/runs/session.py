@@ -130,7 +130,8 @@ class Session(Generic[P]):
 
     def new_gallery(self) -> Collector:
         """An empty gallery, for one model."""
-        return Collector(self.outputs.gallery, self.choice, self.plan.folder)
+        kind = self.outputs.gallery
+        return Collector(kind, self.choice if kind == "worst" else Choice(), self.plan.folder)
 
     def add(self, evaluator: Evaluator, scores: Mapping[str, float]) -> None:
         """Adds what was counted, and the images' scores."""

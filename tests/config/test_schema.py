@@ -118,6 +118,10 @@ ROLES = {
     "paths.data": "machine",
     "run": "machine",
     "save_maps": "machine",
+    "gallery": "machine",
+    "logger.csv": "machine",
+    "logger.wandb.project": "machine",
+    "logger.mlflow.uri": "machine",
     "force": "machine",
 }
 
@@ -142,7 +146,21 @@ def test_may_change_at_evaluation(key):
     assert changeable(RunConfig, key)
 
 
-@pytest.mark.parametrize("key", ["trainer", "trainer.epochs", "method", "method.lr", "dataset", "seed", "nothing", ""])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "trainer",
+        "trainer.epochs",
+        "logger",
+        "logger.wandb.mode",
+        "method",
+        "method.lr",
+        "dataset",
+        "seed",
+        "nothing",
+        "",
+    ],
+)
 def test_may_not_change_at_evaluation(key):
     assert not changeable(RunConfig, key)
 
@@ -150,7 +168,7 @@ def test_may_not_change_at_evaluation(key):
 def test_what_may_change_is_listed_once():
     listed = all_changeable(RunConfig)
     assert len(listed) == len(set(listed))
-    assert {"metric", "paths", "save_maps", "run", "force", "trainer.device", "dataset.root"} <= set(listed)
+    assert {"metric", "paths", "save_maps", "gallery", "run", "force", "trainer.device", "dataset.root"} <= set(listed)
     assert not {"metric.size", "paths.data", "trainer", "dataset", "method", "seed"} & set(listed)
 
 

@@ -105,7 +105,15 @@ def test_ways_to_differ():
     assert len(set(names)) == len(names), names
 
 
-NOT_IN_THE_NAME = ["trainer.workers=3", "trainer.device=cuda:1", "paths.weights=/w", "save_maps=true", "force=true"]
+NOT_IN_THE_NAME = [
+    "trainer.workers=3",
+    "trainer.device=cuda:1",
+    "paths.weights=/w",
+    "save_maps=true",
+    "gallery=all",
+    "logger=csv",
+    "force=true",
+]
 
 
 @pytest.mark.parametrize("word", [*NOT_IN_THE_NAME, "trainer=e100", "metric.by_defect=true"])

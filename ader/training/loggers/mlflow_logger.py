@@ -17,6 +17,8 @@ from ader.training.loggers import LoggedRun, Logger, Rows
 METRICS, PARAMS, LONGEST = 1000, 100, 500
 #: Seconds that values wait for each other: each request to a server takes its time.
 SECONDS = 5.0
+#: How long a run waits for a server that is away, in MLflow's own variables: a minute and not a quarter of an hour.
+PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 
 
 class MlflowLogger(Logger):
@@ -43,6 +45,8 @@ class MlflowLogger(Logger):
         if "://" not in uri and uri != "databricks":
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # newer ones ask whether a folder is meant
             uri = f"file://{os.path.abspath(os.path.expanduser(uri))}"
+        for name, value in PATIENCE.items():
+            os.environ.setdefault(name, value)
         self.client = MlflowClient(tracking_uri=uri)
         known = self.run.name_in("mlflow")
         if known is not None:
