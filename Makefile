@@ -11,7 +11,7 @@ PIP    := $(BIN)/python -m pip install --disable-pip-version-check -c constraint
 .PHONY: help setup demo smoke test lint bench docs clean
 
 help:
-	@echo "make demo    set up, then train and evaluate on the built-in data (no download but Python packages)"
+	@echo "make demo    set up, then train and evaluate on the built-in data, and make a page of the results"
 	@echo "make test    set up, then run all checks and tests"
 	@echo "make smoke   every method, made small, with two seeds on the built-in data: a sweep"
 	@echo "make bench   measure sweeps, and training on several processes"
@@ -36,6 +36,8 @@ demo: $(READY)
 	@$(BIN)/ader experiment=demo
 	@echo
 	@$(BIN)/ader experiment=demo_rd
+	@echo
+	@$(BIN)/ader report where=dataset=demo
 
 # One thread per test process: with more, processes and threads fight over the cores.
 test: lint

@@ -23,7 +23,6 @@ ROOMS = (
     "obtaining",
     "settings",
     "results",
-    "published",
     "report",
     "nets",
     "methods",
