@@ -88,6 +88,8 @@ def test_cautions_of_the_runs(tmp_path, capsys):
     assert "CAUTION A: wide_resnet50_2.tv_in1k is not pretrained" in out
     assert "CAUTION A is evaluated with metric=histogram, B with metric=ader" in out
     assert "CAUTION the runs' data differ" in out
+    assert "A and B differ in method.name (rd, invad), method.backbone" not in out
+    assert "A and B differ in method.name (rd, invad)" in out
 
 
 @pytest.mark.parametrize(
