@@ -107,15 +107,15 @@ def _differing(a: Record, b: Record) -> Iterator[str]:
     if a.metric != b.metric:
         yield f"CAUTION A is evaluated with metric={a.metric}, B with metric={b.metric}: pixel metrics differ by that"
     mine, theirs = _comparable(a), _comparable(b)
-    parts = [
-        f"{key} ({as_text(mine.get(key))}, {as_text(theirs.get(key))})"
-        for key in sorted({*mine, *theirs})
-        if canonical(mine.get(key)) != canonical(theirs.get(key))
-    ]
-    if parts:
-        yield f"A and B differ in {some(parts, 4)}"
-    for name, record in (("A", a), ("B", b)):
-        yield from (f"CAUTION {name}: {warning}" for warning in record.warnings)
+    keys = [key for key in sorted({*mine, *theirs}) if canonical(mine.get(key)) != canonical(theirs.get(key))]
+    if "method.name" in keys:  # what another method is made of is no news
+        keys = ["method.name", *(key for key in keys if not key.startswith("method."))]
+    if keys:
+        shown = (f"{key} ({as_text(mine.get(key))}, {as_text(theirs.get(key))})" for key in keys)
+        yield f"A and B differ in {some(shown, 4)}"
+    for warning in dict.fromkeys((*a.warnings, *b.warnings)):
+        whose = " and ".join(name for name, record in (("A", a), ("B", b)) if warning in record.warnings)
+        yield f"CAUTION {whose}: {warning}"
 
 
 def _comparable(record: Record) -> dict[str, object]:

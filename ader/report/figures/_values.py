@@ -38,7 +38,7 @@ def frame_of(
 
 def means_of(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     """The rows with means over categories of one metric."""
-    return frame[(frame["category"] == "mean") & (frame["metric"] == metric) & frame["value"].notna()]
+    return frame[(frame["category"] == "mean") & (frame["metric"] == metric)]
 
 
 def one_dataset(frame: pd.DataFrame, name: str) -> str:

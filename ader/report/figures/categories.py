@@ -12,6 +12,7 @@ from ader.metrics.definitions import find_metric
 from ader.report.collection import Run
 from ader.report.figures._style import COLUMN, PAGE, headline, heat_map, label, new_figure
 from ader.report.figures._values import frame_of, one_dataset, one_metric
+from ader.report.statistics.values import whole_mean
 from ader.system.errors import UserError
 
 
@@ -30,7 +31,7 @@ def draw(runs: Sequence[Run], *, metric: str = "image_auroc", published: str = "
         index="contender",
         columns="category",
         values="value",
-        aggfunc=lambda column: column.mean(skipna=False),
+        aggfunc=whole_mean,
         sort=False,
         dropna=False,
     )

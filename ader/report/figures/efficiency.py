@@ -18,7 +18,7 @@ from ader.metrics.definitions import find_metric
 from ader.report.collection import Run, done
 from ader.report.figures._style import COLUMN, GRAY, headline, legend_below, look, new_figure, percent
 from ader.report.figures._values import frame_of, is_defined, means_of, one_dataset, one_metric
-from ader.report.statistics.values import contenders, published_values
+from ader.report.statistics.values import contenders, published_values, whole_mean
 from ader.report.where import parse
 from ader.results.schema import Record
 from ader.system.errors import UserError
@@ -149,7 +149,7 @@ def _own(runs: Sequence[Run], slugs: Sequence[str], size: str) -> tuple[list[Poi
         columns=["contender", "hours", "size"],
     )
     cost = costs.groupby("contender").mean()
-    tables = [means_of(frame, slug).groupby("contender")["value"].mean() for slug in slugs]
+    tables = [means_of(frame, slug).groupby("contender")["value"].agg(whole_mean) for slug in slugs]
     points = [
         Point(str(name), float(row["hours"]), float(row["size"]), tuple(float(t.get(name, np.nan)) for t in tables))
         for name, row in cost.iterrows()

@@ -22,7 +22,7 @@ def draw(runs: Sequence[Run], *, metric: str = "mad") -> Figure:
         metric: slug.
     """
     said = find_metric(one_metric(metric))
-    means = means_of(frame_of(runs, [metric]), metric)
+    means = means_of(frame_of(runs, [metric]), metric).dropna(subset=["value"])
     if means.empty:
         raise UserError(f"figure seeds: {metric} is undefined for all runs")
     dataset = one_dataset(means, "seeds")

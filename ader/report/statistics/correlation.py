@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from ader.report.statistics.values import whole_mean
 from ader.report.tables import Cell, Column, Row, Table
 from ader.system.errors import UserError
 
@@ -47,7 +48,7 @@ def over_methods(values: pd.DataFrame) -> pd.DataFrame:
 
 def _means(values: pd.DataFrame, rows: list[str]) -> pd.DataFrame:
     means = values[values["category"] == "mean"]
-    return means.pivot_table(index=rows, columns="dataset", values="value", aggfunc="mean", sort=False)
+    return means.pivot_table(index=rows, columns="dataset", values="value", aggfunc=whole_mean, sort=False)
 
 
 def correlation(values: pd.DataFrame) -> tuple[pd.DataFrame, str]:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from ader.metrics.definitions import find_metric
+from ader.report.statistics.values import whole_mean
 from ader.report.tables import Column, Row, Table
 from ader.system.errors import UserError, some
 
@@ -158,13 +159,8 @@ def blocks(values: pd.DataFrame, metric: str, over: Over) -> pd.DataFrame:
     """
     wanted = values[(values["metric"] == metric) & ((values["category"] == "mean") == (over == "datasets"))]
     key = wanted["dataset"] if over == "datasets" else wanted["dataset"] + " / " + wanted["category"]
-    frame = wanted.assign(block=key).groupby(["block", "contender"], sort=False)["value"].agg(_mean)
+    frame = wanted.assign(block=key).groupby(["block", "contender"], sort=False)["value"].agg(whole_mean)
     return frame.unstack("contender")
-
-
-def _mean(values: pd.Series) -> float:
-    """NaN where any is."""
-    return float(values.mean(skipna=False))
 
 
 def rank(values: pd.DataFrame, metric: str, over: Over, alpha: float = ALPHA) -> Ranks:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from ader.metrics.definitions import find_metric
 from ader.report.seeds import Spread
+from ader.report.statistics.values import whole_mean
 from ader.report.tables import Cell, Column, Row, Table
 from ader.system.errors import UserError
 
@@ -55,7 +56,9 @@ def by_study(values: pd.DataFrame, metric: str, study: str = "epochs") -> pd.Dat
         UserError: none has two.
     """
     means = _means(values, metric)
-    table = means.pivot_table(index=["dataset", "contender"], columns=study, values="value", aggfunc="mean", sort=False)
+    table = means.pivot_table(
+        index=["dataset", "contender"], columns=study, values="value", aggfunc=whole_mean, sort=False
+    )
     table = table[table.notna().sum(axis=1) > 1]
     if table.empty:
         raise UserError(f"no method has runs that differ in {study} and in nothing else: {ADVICE[study]}")

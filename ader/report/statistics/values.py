@@ -50,22 +50,41 @@ def values_of(runs: Sequence[Run], metrics: Sequence[str], study: str = "") -> p
     if not finished:
         raise UserError(f"none of {len(runs)} runs is finished: there is nothing to compare")
     names = contenders(finished, study)
+    datasets = dataset_names(finished)
     numbers = [[_number(run.keys.get(key)) for key in ("epochs", "image_size", "seed")] for run in finished]
     rows = [
-        (dataset_of(run), name, *known, category, slug, value)
-        for run, name, known in zip(finished, names, numbers, strict=True)
+        (dataset, name, *known, category, slug, run.value(category, slug))
+        for run, dataset, name, known in zip(finished, datasets, names, numbers, strict=True)
         for category in (*run.categories, "mean")
         for slug in metrics
-        if not math.isnan(value := run.value(category, slug)) or category == "mean"
     ]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    _refuse_twins(finished, names)
+    _refuse_twins(finished, datasets, names)
     return frame
 
 
-def dataset_of(run: Run) -> str:
-    """The dataset as the tree calls it: of images of the user's own with a mark of their content."""
-    return run.place[0] if run.place else str(run.keys.get("dataset", ""))
+def dataset_names(runs: Sequence[Run]) -> list[str]:
+    """The dataset of each finished run, as the tree calls it.
+
+    Where runs of one dataset have other categories, or other data under the same names, those are told: a mean over
+    some categories is no value of the whole dataset.
+    """
+    kinds: dict[str, dict[tuple[tuple[str, ...], str], None]] = {}
+    marks = [(run.place[0], (tuple(run.categories), record.data_hash)) for run, record in done(runs)]
+    for dataset, kind in marks:
+        kinds.setdefault(dataset, {})[kind] = None
+    names = []
+    for dataset, (categories, data) in marks:
+        others = kinds[dataset]
+        words = [f"({some(categories, 2)})"] if len({each[0] for each in others}) > 1 else []
+        alike = {each[1] for each in others if each[0] == categories}
+        names.append(" ".join([dataset, *words, *([f"data {data[:6]}"] if len(alike) > 1 else [])]))
+    return names
+
+
+def whole_mean(values: pd.Series) -> float:
+    """The mean; NaN where any value is: a mean over fewer seeds or categories would not be what it says."""
+    return float(values.mean(skipna=False))
 
 
 def contenders(runs: Sequence[Run], study: str = "") -> list[str]:
@@ -112,11 +131,11 @@ def _number(value: Any) -> float:
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
 
 
-def _refuse_twins(runs: Sequence[Run], names: Sequence[str]) -> None:
+def _refuse_twins(runs: Sequence[Run], datasets: Sequence[str], names: Sequence[str]) -> None:
     """Two runs of one recipe, seed and dataset (``run=NAME``) would count twice."""
     seen: dict[tuple[str, ...], Run] = {}
-    for run, name in zip(runs, names, strict=True):
-        key = (dataset_of(run), name, *(str(run.keys.get(key)) for key in ("seed", *STUDIES)))
+    for run, dataset, name in zip(runs, datasets, names, strict=True):
+        key = (dataset, name, *(str(run.keys.get(key)) for key in ("seed", *STUDIES)))
         if key in seen:
             raise UserError(
                 f"{seen[key].title} and {run.title} are the same but for their names: choose one with where='run=...'"

@@ -83,6 +83,28 @@ def test_seeds_are_one_contender_and_twins_are_refused(tmp_path):
         values_of(collect(tmp_path), ["mad"])
 
 
+def test_other_categories_or_data_of_a_dataset_are_another_dataset(tmp_path):
+    a_run(tmp_path, seed=1)
+    a_run(tmp_path, seed=2, categories=("bottle", "cable"))
+    a_run(tmp_path, "visa", seed=1)
+    a_run(tmp_path, "visa", seed=2, data_hash="other")
+    found = set(values_of(collect(tmp_path), ["mad"])["dataset"])
+    expected = {"mvtec (bottle, cable and 1 more)", "mvtec (bottle, cable)", "visa data x", "visa data other"}
+    assert found == expected
+
+
+def test_a_mean_over_seeds_of_which_one_is_undefined_is_undefined(tmp_path):
+    for seed in (1, 2):
+        for epochs in (100, 300):
+            values = {("cable", "mad"): None} if (seed, epochs) == (2, 300) else {}
+            a_run(tmp_path, seed=seed, epochs=epochs, values=values)
+    values = values_of(collect(tmp_path), ["mad"], study="epochs")
+    with pytest.raises(UserError, match="differ in epochs and in nothing else"):
+        by_study(values, "mad")
+    (row,) = stability_table(values_of(collect(tmp_path)[2:], ["mad"]), "mad").rows
+    assert row.cells[2].empty
+
+
 def test_nothing_finished():
     with pytest.raises(UserError, match="none of 0 runs is finished"):
         values_of([], ["mad"])
