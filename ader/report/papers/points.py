@@ -49,6 +49,18 @@ SETTINGS: Mapping[tuple[str, str], tuple[str, ...]] = {
 #: Settings that this program does not have yet: why a run cannot be made.
 WITHOUT = {("beyond_academic", "drift"): "test images with drift are not among the settings yet"}
 
+#: Detectors of SegAD, as the paper calls them.
+MEMBERS = {
+    "PatchCore": "patchcore",
+    "FastFlow": "fastflow",
+    "RD4AD": "rd",
+    "EfficientAD": "efficientad",
+    "wrn": "wrn_classifier",
+}
+
+#: What a note says of a printed value that nobody can be held to.
+DOUBTFUL = re.compile(r"doubtful|source slip|not consistent|Table 15 gives")
+
 #: Words that make a run one of a paper's.
 PROTOCOLS = {"ader": ("protocol=ader",), "invad": ("protocol=invad",)}
 
@@ -142,18 +154,31 @@ def _need(source: str, row: Mapping[str, Any], dataset: str, methods: Sequence[s
     words = [f"dataset={dataset}", f"method={method}"]
     if setting != ("setting=multi_class",):
         words += setting
-    if detectors and "all" not in detectors:
-        words.append(f"method.detectors=[{','.join(detectors.split('+'))}]")
+    members = _members(detectors, row["note"]) if detectors else []
+    if members:
+        words.append(f"method.detectors=[{','.join(members)}]")
     epochs = row["epochs"] or EPOCHS.get(source, "")
     if epochs not in ("", "100"):
         words.append(f"trainer=e{epochs}" if epochs == "300" else f"trainer.epochs={epochs}")
     keys = dict(word.split("=", 1) for word in (*words, *setting) if not word.startswith(("trainer", "method.det")))
     if epochs:
         keys["epochs"] = epochs
-    if detectors and "all" not in detectors:
-        keys["method.detectors"] = f"[{','.join(detectors.split('+'))}]"
-    missing = "" if method in methods else f"method {method} is not here yet"
+    if members:
+        keys["method.detectors"] = f"[{','.join(members)}]"
+    absent = [name for name in (method, *members) if name not in methods]
+    missing = f"method {absent[0]} is not here yet" if absent else ""
+    if detectors and not members:
+        missing = missing or "which detectors these are is not stated"
     return Need(keys, (*words, *PROTOCOLS.get(source, ())), WITHOUT.get((source, row["setting"]), missing))
+
+
+def _members(detectors: str, note: str) -> list[str]:
+    """Of ``segad[...]``, where ``all`` is what the note says; none where that is open."""
+    if "all" not in detectors:
+        return [MEMBERS.get(name, name) for name in detectors.split("+")]
+    stated = re.match(r"All AD = ([\w, -]+?)(?:;| \(|$)", note)
+    names = re.split(r", | and ", stated[1]) if stated and "not stated" not in stated[1] else []
+    return [MEMBERS[name] for name in names]
 
 
 def _ablation(row: Mapping[str, Any]) -> Point:

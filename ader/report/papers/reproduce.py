@@ -21,7 +21,7 @@ from ader.report.collection import Run
 from ader.report.papers.chosen import Own, fitting
 from ader.report.papers.costs import COSTS
 from ader.report.papers.places import allowed, own_of
-from ader.report.papers.points import Need, Point, points_of
+from ader.report.papers.points import DOUBTFUL, Need, Point, points_of
 from ader.report.papers.spec import Spec
 from ader.report.tables import Cell, Column, Row, Table
 from ader.report.where import parse
@@ -121,11 +121,13 @@ class Reproduction:
 
     @cached_property
     def judged(self) -> list[Judged]:
-        """Every value that can be compared; what a machine decides, such as times, is not."""
+        """Every value that can be compared; what a machine decides, such as times, is not, nor what was misprinted."""
         found = []
         for point in self.points:
             metric = point.at["metric"]
             if any(need.impossible for need in point.needs) or (metric in COSTS and metric not in EVERYWHERE):
+                continue
+            if DOUBTFUL.search(point.note):
                 continue
             allowance = self.spec.allowed(metric)
             tolerance = allowance * point.value if metric in COSTS else allowance
@@ -213,7 +215,11 @@ class Reproduction:
 
     def _notes(self) -> Iterator[str]:
         impossible = Counter(each.reason for each in self.needed if each.state == "impossible")
-        yield from (f"cannot be run here: {reason} ({count} runs)" for reason, count in impossible.items())
+        yield from (
+            f"cannot be run here: {reason} ({count} run{'s' * (count > 1)})" for reason, count in impossible.items()
+        )
+        if doubtful := sum(bool(DOUBTFUL.search(point.note)) for point in self.points):
+            yield f"not compared, since the printed value is doubtful: {doubtful} (ader table {self.name} says why)"
         known = [each for each in self.missing if each.hours is not None]
         if known:
             total = sum(each.hours or 0.0 for each in known)

@@ -102,3 +102,17 @@ def test_bad_words(tree, capsys):
     ):
         assert main(["reproduce", *words]) == 2, words
         assert message in capsys.readouterr().err
+
+
+def test_what_all_detectors_are_and_misprints_are_not_held_against_anyone(tmp_path):
+    """SegAD's Table 5 says which detectors ``all`` are; InvAD's Table 5 has one value that its categories refute."""
+    known = [*options("method"), "efficientad"]
+    needs = [each.need for each in reproduction("segad_5", read_spec("segad_5"), [], known).needed]
+    assert any("method.detectors=[rd,efficientad]" in need.words for need in needs)
+    found = reproduction("segad_9", read_spec("segad_9"), [], known)
+    assert "which detectors these are is not stated" in [each.need.impossible for each in found.needed]
+    a_run(tmp_path, "mvtec", "invad_lite", categories=["x"])
+    spec = read_spec("invad_5")
+    found = reproduction("invad_5", spec, collect(tmp_path), options("method"), "dataset=mvtec method=invad_lite")
+    assert "pixel_f1_02_08" not in [each.point.at["metric"] for each in found.judged]
+    assert any("the printed value is doubtful: 1" in note for note in found.tables()[0].notes)
