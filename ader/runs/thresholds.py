@@ -155,7 +155,8 @@ def f1_max_threshold(score_N: npt.NDArray[Any], label_N: npt.NDArray[Any]) -> tu
     level_N = score_N[last_N]
     if best + 1 < len(level_N):
         return float((level_N[best] + level_N[best + 1]) / 2), float(f1_N[best])
-    return float(np.nextafter(level_N[best], -np.inf)), float(f1_N[best])  # every image is called anomalous
+    spread = float(level_N[0] - level_N[-1]) or abs(float(level_N[best])) or 1.0
+    return float(level_N[best] - 1e-3 * spread), float(f1_N[best])  # every image is called anomalous
 
 
 def test_set_threshold(predictor: Predictor, category: str) -> Threshold:
