@@ -19,8 +19,9 @@ from ader.config.schema import SweepConfig
 from ader.config.sweep import divide, expand
 from ader.results.folder import exclusive
 from ader.results.lock import Busy
+from ader.results.sweeps import ledger
 from ader.results.sweeps.schema import JobRecord, SweepRecord
-from ader.sweeps import board, ledger
+from ader.sweeps import board
 from ader.sweeps import engine as engines
 from ader.sweeps.engine import Engine
 from ader.sweeps.plan import Job, Planned, plan_jobs
