@@ -1,8 +1,7 @@
 """Published numbers of five papers, as they were printed: every row says of which paper and table it is.
 
 The files are long tables, one value a row: ``source``, ``table``, ``dataset``, ``split``, ``setting``, ``epochs``,
-``method``, ``category``, ``metric``, ``value`` (and ``std``) in percent, ``note``. A note says what is doubtful about a
-value.
+``method``, ``category``, ``metric``, ``value`` (and ``std``) in percent, ``note``, which says what is doubtful.
 """
 
 from __future__ import annotations
