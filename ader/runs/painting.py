@@ -1,36 +1,23 @@
 """Anomaly maps as pictures, at the image's own size.
 
 A map is painted with one scale for all images of a category: what is dark in one picture is as normal as what is dark
-in another. The colors are matplotlib's *inferno*, whose lightness rises evenly, so that it reads the same in gray and
-to the color-blind.
+in another. The colors are those of galleries (``ader.runs.pictures``).
 
 Shapes in names: H height, W width.
 """
 
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 from scipy.ndimage import binary_erosion
 
-U8 = npt.NDArray[np.uint8]
-F32 = npt.NDArray[np.float32]
+from ader.runs import pictures
+from ader.runs.pictures import F32, OUTLINE, U8
 
 #: How much of the picture the hottest color covers.
 COVER = 0.75
-#: Of the outline around what is above the threshold; no color of the scale.
-OUTLINE = (0, 255, 255)
-
-
-@cache
-def _colors() -> U8:
-    """The scale's 256 colors."""
-    from matplotlib import colormaps  # takes half a second
-
-    return np.asarray(np.round(colormaps["inferno"](np.arange(256))[:, :3] * 255), np.uint8)
 
 
 def at_own_size(map_HW: F32, size: tuple[int, int]) -> F32:
@@ -47,7 +34,7 @@ def heat(map_HW: F32, scale: tuple[float, float]) -> U8:
         map_HW: any range.
         scale: the values of the darkest and the brightest color; beyond them colors stay the same.
     """
-    return _colors()[(_share(map_HW, scale) * 255 + 0.5).astype(np.uint8)]
+    return pictures.heat(map_HW, *_proper(scale))
 
 
 def overlay(image_HW3: U8, map_HW: F32, scale: tuple[float, float], mask_HW: npt.NDArray[np.bool_] | None) -> U8:
@@ -63,7 +50,12 @@ def overlay(image_HW3: U8, map_HW: F32, scale: tuple[float, float], mask_HW: npt
 
 def _share(map_HW: F32, scale: tuple[float, float]) -> F32:
     """Values as shares of the scale, in [0, 1]."""
-    low, high = scale
-    width = max(high - low, 1e-30)  # of a category whose maps are all the same
-    share_HW: F32 = np.clip((map_HW.astype(np.float64) - low) / width, 0, 1).astype(np.float32)
+    low, high = _proper(scale)
+    share_HW: F32 = np.clip((map_HW.astype(np.float64) - low) / (high - low), 0, 1).astype(np.float32)
     return share_HW
+
+
+def _proper(scale: tuple[float, float]) -> tuple[float, float]:
+    """A scale with some width, also of a category whose maps are all the same."""
+    low, high = scale
+    return low, max(high, low + max(1e-30, 1e-9 * abs(low)))

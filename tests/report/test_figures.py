@@ -10,7 +10,6 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
-from ader.training.tensorboard import TensorBoardWriter
 from matplotlib.text import Text
 from PIL import Image
 from scipy.integrate import trapezoid
@@ -26,6 +25,7 @@ from ader.report.figures.curves import GRID, _precision, _roc
 from ader.report.figures.defects import measure
 from ader.report.figures.training import read_scalars
 from ader.system.errors import UserError
+from ader.training.loggers.tensorboard import TensorBoardWriter
 from tests.support.trees import a_run
 
 #: Names as data may have them: long, with signs that mean something to matplotlib or a page, empty.
