@@ -4,7 +4,6 @@ elsewhere; and the published figures, which they must still read."""
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -119,16 +118,6 @@ def test_broken_bounds_fail_the_run():
     assert comparing.sound({"check": check, "rows": {"ader": good, "adeval-50": {"problem": "not installed"}}})
     assert not comparing.sound({"check": check, "rows": {"ader": bad}})
     assert not comparing.sound({"check": {"pixel_ap": 1e-6}, "rows": {"ader": good}})
-
-
-def test_bench_from_the_shell(tmp_path):
-    file = tmp_path / "bench.json"
-    command = [sys.executable, "-m", "benchmarks.evaluator", *SMALL, "--only", "copy-fresh", "--threads", "1"]
-    done = subprocess.run([*command, "--json", str(file)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    row = json.loads(file.read_text())["sizes"][0]["rows"]["copy-fresh"]
-    assert row["error"] is None
-    assert row["ns_per_pixel"] > 0
 
 
 def test_stress(tmp_path, capsys):

@@ -412,7 +412,7 @@ def pixel_auroc(method: DRAEM, loader: Loader) -> float:
 
 def test_short_training_finds_defects(tmp_path):
     """Narrow networks, 32 pixels, 90 steps on generated images of one category, with anomalies that are easy to see."""
-    index = load_index("demo", tmp_path, categories=["metal"])
+    index = load_index("demo", tmp_path / "demo", ["metal"], size=64)
     torch.manual_seed(0)
     method = build(
         "draem",

@@ -115,12 +115,11 @@ def test_what_a_published_value_needs_can_be_composed_and_is_found_again():
         if not need.impossible
     }
     assert len(needs) > 60
-    known, seen = {}, set()
-    for words, need in needs.items():
-        if {*words} <= seen:  # each word once, with others
-            continue
-        seen |= {*words}
-        config = compose(list(words), known=known)
+    left, known = {word for words in needs for word in words}, {}
+    while left:  # every word once, with as many others as there are
+        words = max(needs, key=lambda words: len(left & {*words}))
+        left -= {*words}
+        need, config = needs[words], compose(list(words), known=known)
         values = {**_flat(config.composition.values), **config.composition.choices}
         values["epochs"] = values["trainer.epochs"]
         for key, wanted in need.keys.items():
