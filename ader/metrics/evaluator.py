@@ -25,6 +25,7 @@ from ader.metrics.definitions import IMAGE_METRICS, OBJECT_METRICS, PUBLISHED, S
 from ader.metrics.exact import ExactState, Images, ImageState
 from ader.metrics.histogram import BINS, HistogramState
 from ader.metrics.kernels import Scan
+from ader.metrics.operating import COLUMNS, operating_points
 from ader.metrics.regions import label_regions
 from ader.metrics.results import (
     Row,
@@ -266,6 +267,25 @@ class Evaluator:
         index = pd.MultiIndex.from_tuples(list(values), names=["category", "defect"]) if values else None
         frame: pd.DataFrame = pd.DataFrame(list(values.values()), index=index, columns=list(SLUGS), dtype=np.float64)
         return frame
+
+    def curves(self) -> pd.DataFrame:
+        """Points of every category's pixel curves, from the highest threshold to the lowest: ``threshold``, ``fpr``,
+        ``tpr`` (which is recall), ``precision``, ``pro`` (the mean share of a region that is found); fractions.
+
+        A row per point, some hundred for each category that has normal and defective pixels; the index is the category.
+        Thresholds are exact, in float64: at a score that is not below it a pixel counts as defective.
+        """
+        parts = {}
+        for category, name in enumerate(self.categories):
+            rows = [row for (owner, _), row in self._row_of.items() if owner == category]
+            points = operating_points(self._pixels.bins(rows)) if rows else None
+            if points is not None:
+                parts[name] = pd.DataFrame(points, columns=list(COLUMNS))
+        if not parts:
+            return pd.DataFrame(columns=list(COLUMNS), index=pd.Index([], name="category"), dtype=np.float64)
+        found: pd.DataFrame = pd.concat(parts).droplevel(1)
+        found.index.name = "category"
+        return found
 
     def counts(self) -> pd.DataFrame:
         """What stands behind each category, int64: ``normal`` and ``defective`` images, ``regions``,

@@ -104,6 +104,8 @@ def write_result(
             if session.outputs.by_defect:
                 tables["defects.csv"] = evaluator.breakdown()
             files = {name: record.as_csv(table) for name, table in tables.items()}
+            if len(curves := evaluator.curves()):  # nine digits tell any two scores in float32 apart
+                files["curves.csv"] = curves.to_csv(index_label="category", float_format="%.9g")
             index = session.plan.index
             tested = index.split(TEST)
             rows = [(s.image, s.category, s.defect, s.label, session.scores[s.image]) for s in tested]

