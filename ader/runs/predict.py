@@ -126,7 +126,7 @@ def predict_images(predictor: Predictor, given: Sequence[Path], wanted: Wanted) 
                     shutil.rmtree(folder / "maps")
             _write(predictor, index, pictures, levels, scored, folder)
         _summarize(index, levels, scored, console)
-        console.say(f"written  {wanted.out}")
+        console.say(f"written to {wanted.out}")
     return wanted.out
 
 

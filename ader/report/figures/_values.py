@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from ader.metrics.definitions import find_metric
 from ader.report.collection import Run
+from ader.report.seeds import read_scores
 from ader.report.statistics.values import name_epochs, published_values, values_of
 from ader.system.errors import UserError
 
@@ -20,6 +23,22 @@ def one_metric(text: str) -> str:
         UserError: there is no such metric.
     """
     return find_metric(text).slug
+
+
+def scores_of(run: Run) -> pd.DataFrame:
+    """The scores of a run's test images (``seeds.read_scores``), read once for all figures of a page: to be left as they
+    are.
+
+    Raises:
+        UserError: the run is not finished.
+    """
+    file = run.folder / "scores.csv"
+    return _scores(run.folder, file.stat().st_mtime_ns if file.exists() else 0)
+
+
+@lru_cache(maxsize=512)
+def _scores(folder: Path, changed: int) -> pd.DataFrame:
+    return read_scores(folder)
 
 
 def frame_of(

@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from ader.metrics.curves import AUPRO_LIMIT, Bins
 from ader.report.collection import Run
 from ader.report.figures._style import COLUMN, GRAY, PALETTE, headline, label, legend_below, new_figure, percent
-from ader.report.seeds import read_scores
+from ader.report.figures._values import scores_of
 from ader.report.statistics.values import contenders
 from ader.results.record import read_table
 from ader.system.errors import UserError, suggest
@@ -128,7 +128,7 @@ def _precision(bins: Bins) -> F8:
 
 def _of_images(run: Run, category: str, curve: Callable[[Bins], F8]) -> dict[str, F8]:
     """By category; those without both kinds of images have none."""
-    scores, found = read_scores(run.folder), {}
+    scores, found = scores_of(run), {}
     for name, group in scores.groupby("category", sort=False):
         if category in ("", name) and 0 < group["label"].sum() < len(group):
             found[str(name)] = curve(_bins(group))

@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 
 from ader.report.collection import Run
 from ader.report.figures._style import COLUMN, DEFECTIVE, NORMAL, UNSEEN, headline, label, new_figure
-from ader.report.seeds import read_scores
+from ader.report.figures._values import scores_of
 from ader.system.errors import UserError, some, suggest
 
 BINS = 24
@@ -34,7 +34,7 @@ def draw(runs: Sequence[Run], *, category: str = "", unseen: str = "") -> Figure
     if len(runs) != 1 or runs[0].record is None:
         raise UserError(f"figure scores is of one finished run, and there are {len(runs)}: where='method=... seed=...'")
     (run,) = runs
-    scores = read_scores(run.folder)
+    scores = scores_of(run)
     names = [str(name) for name in dict.fromkeys(scores["category"])]
     if category and category not in names:
         raise UserError(f"{run.title} has no category {category!r}: {suggest(category, names)}")
