@@ -26,8 +26,8 @@ def one_metric(text: str) -> str:
 
 
 def scores_of(run: Run) -> pd.DataFrame:
-    """The scores of a run's test images (``seeds.read_scores``), read once for all figures of a page: to be left as they
-    are.
+    """The scores of a run's test images (``seeds.read_scores``), read once for all figures of a page: to be left as
+    they are.
 
     Raises:
         UserError: the run is not finished.
