@@ -182,7 +182,8 @@ def test_all_figures_that_can_be_made(tree, capsys):
     status, out, _ = said(capsys, "figure", "all", f"paths.results={tree}", where, "format=svg")
     assert status == 0
     made = {file.name.partition("-")[0].partition(".")[0] for file in (tree / "figures").iterdir()}
-    assert made == {"efficiency", "categories", "seeds", "roc", "pr", "scores", "ranks"}
+    pixels = {"pixel_roc", "pixel_pr", "pro"}
+    assert made == {"efficiency", "categories", "seeds", "roc", "pr", *pixels, "scores", "ranks"}
     told = [line.split()[2] for line in out.splitlines() if line.startswith("not made: ")]
     assert told == ["training:", "epochs:", "resolution:", "correlation:"]
 

@@ -26,7 +26,9 @@ from tests.support.running import Bench, terminate
 
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
-    return Bench(tmp_path, monkeypatch)
+    bench = Bench(tmp_path, monkeypatch)
+    bench.with_gallery = True
+    return bench
 
 
 def samples(categories, good, kinds, each=1):

@@ -171,7 +171,7 @@ def _wait_for(path: Path, command: Command, pattern: str) -> None:
 
 def test_killed_at_random_moments(bench):
     words = ("trainer.checkpoint_minutes=0", "trainer.epochs=6")
-    assert bench.run(*words, results="whole") == 0
+    assert Command(bench.words(*words, results="whole"), bench.root).wait().status == 0
     rng = random.Random(1)
     killed = 0
     for _ in range(3):
@@ -181,7 +181,7 @@ def test_killed_at_random_moments(bench):
         command.kill()
         killed += command.wait().status == -signal.SIGKILL
     assert killed
-    assert bench.run(*words) == 0
+    assert Command(bench.words(*words), bench.root).wait().status == 0
     assert_same_result(bench.folder("whole"), bench.folder())
     assert not list(bench.root.rglob(".*.tmp"))
 

@@ -26,7 +26,9 @@ from tests.support.running import Bench, terminate
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
-    return Bench(tmp_path, monkeypatch)
+    bench = Bench(tmp_path, monkeypatch)
+    bench.with_gallery = True
+    return bench
 
 
 @pytest.fixture
