@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ from ader.system.errors import UserError, some, suggest
 if TYPE_CHECKING:
     import matplotlib.figure
 
+    from ader.report.collection import Run
     from ader.report.figures import Figure
 
 SUMMARY = "ader figure NAME [where=...]   figures of a results tree as PNG and SVG; ader figure alone lists them"
@@ -69,36 +72,44 @@ def main(request: Request) -> int:
     if len(words) > 1:
         raise UserError(f"ader figure takes one name, got {' '.join(words)}")
     kinds = _formats(values["format"])
+
+    @cache
+    def chosen() -> list[Run]:
+        from ader.report.collection import collect
+        from ader.report.where import select
+
+        return select(collect(Path(values["paths.results"])), values["where"])
+
     options = {key: values[key] for key in HANDED if values[key]}
     if words[0] != "all":
         figure = find(words[0])
-        return _write(figure, values, options, kinds)
+        return _write(figure, values, options, kinds, chosen)
     if options:
         raise UserError(f"{next(iter(options))}= is of a single figure: ader figure NAME {next(iter(options))}=...")
     status, told = 1, []
     for figure in FIGURES.values():
         if figure.scope != "index":
             try:
-                status = min(status, _write(figure, values, {}, kinds))
+                status = min(status, _write(figure, values, {}, kinds, chosen))
             except UserError as error:
                 told.append(f"{figure.name}: {error}")
     print("\n".join(f"not made: {line}" for line in told), end="\n" if told else "")
     return status
 
 
-def _write(figure: Figure, values: dict[str, str], options: dict[str, Any], kinds: list[str]) -> int:
-    """All pictures of one kind."""
+def _write(
+    figure: Figure, values: dict[str, str], options: dict[str, Any], kinds: list[str], chosen: Callable[[], list[Run]]
+) -> int:
+    """All pictures of one kind; ``chosen`` reads the tree, once for all kinds."""
     out = Path(values["out"] or Path(values["paths.results"]) / "figures").expanduser()
     if options.get("published"):
         if values["where"]:
             options["where"] = values["where"]
         _save(figure.make([], **options), out, f"{figure.name}-{options['published']}", kinds)
         return 0
-    from ader.report.collection import collect
     from ader.report.figures import divide
-    from ader.report.where import select
 
-    runs = select(collect(Path(values["paths.results"])), values["where"])
+    runs = chosen()
     parts = list(divide(figure, runs))
     if not any(its for _, its in parts):
         raise UserError(f"none of {len(runs)} runs is finished: there is nothing to draw")

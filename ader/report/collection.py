@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ import yaml
 
 from ader.config.options import read_option
 from ader.results import record
-from ader.results.identity import canonical, recipe
+from ader.results.identity import canonical, recipe_but_seed
 from ader.results.lock import FILE as LOCK
 from ader.results.lock import holder
 from ader.results.record import read
@@ -35,9 +34,6 @@ State = Literal["done", "running", "failed", "unfinished", "damaged"]
 
 #: Config groups whose chosen option is a key of a run.
 GROUPS = ("dataset", "setting", "method", "trainer", "protocol", "experiment")
-
-#: Keys that may differ between runs that are averaged: the seed, and detectors that were trained with it.
-NO_LIKENESS = re.compile(r"(seed$|method\.runs)")
 
 #: Short names of configuration keys.
 SHORT = {"epochs": "trainer.epochs", "backbone": "method.backbone.name", "precision": "trainer.precision"}
@@ -100,7 +96,7 @@ class Run:
         """A mark of all that decides a finished run's numbers but its seed: runs that share it may be averaged."""
         if self.record is None:
             return ""
-        values = {key: value for key, value in recipe(self.record.config).items() if not NO_LIKENESS.match(key)}
+        values = recipe_but_seed(self.record.config)
         return canonical([sorted(values.items()), self.record.data_hash, self.record.metric])
 
     @cached_property

@@ -5,7 +5,6 @@ Letters: S seeds.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +17,7 @@ from ader.metrics import METRICS, SLUGS
 from ader.metrics.curves import Bins, auroc, fpr_at_95_tpr, quantile
 from ader.report.tables import Cell, Column, Row, Table
 from ader.results.folder import differences
-from ader.results.identity import recipe
+from ader.results.identity import recipe_but_seed
 from ader.results.schema import Record
 from ader.results.tree import Result, read_result
 from ader.system.errors import UserError, some
@@ -183,15 +182,8 @@ def _finished(run: Path, *tables: str) -> Result:
 
 
 def _check_alike(runs: Sequence[Path], records: Sequence[Record]) -> None:
-    """Refuses to average what is not comparable: another recipe, other data, the same seed twice.
-
-    Detectors that were trained for a seed may be named by ``method.runs``.
-    """
-    recipes = [
-        {key: value for key, value in recipe(each.config).items() if not re.match(r"(seed$|method\.runs)", key)}
-        | {"data": each.data_hash}
-        for each in records
-    ]
+    """Refuses to average what is not comparable: another recipe, other data, the same seed twice."""
+    recipes = [recipe_but_seed(each.config) | {"data": each.data_hash} for each in records]
     for run, values in zip(runs, recipes, strict=True):
         differing = differences(values, recipes[0])
         if differing:

@@ -143,6 +143,19 @@ def recipe(values: Mapping[str, Any], config_class: type[Config] | None = None) 
     return kept
 
 
+#: Keys that may differ between runs that are averaged: the seed, and detectors that were trained for it.
+_OF_A_SEED = re.compile(r"(seed$|method\.runs)")
+
+
+def recipe_but_seed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Of ``recipe`` what runs must share to be averaged over their seeds.
+
+    Args:
+        values: of a composed config, such as a record has.
+    """
+    return {key: value for key, value in recipe(values).items() if not _OF_A_SEED.match(key)}
+
+
 def canonical(value: Any) -> str:
     """One text for equal values and different texts for different ones (1 and 1.0 are equal, true and 1 are not)."""
     if isinstance(value, float) and value.is_integer():

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from ader.report.page.figures import NONE, Figures
 from ader.report.page.pictures import Pictures, shown_gallery
 from ader.report.result_tables import roots
 from ader.report.where import as_text
-from ader.results.identity import recipe
+from ader.results.identity import recipe_but_seed
 from ader.results.record import digest, read_table
 from ader.results.schema import MapSource, ModelRecord, Record, plain
 from ader.system.errors import UserError
@@ -180,8 +179,7 @@ class _Groups:
 
     def number(self, run: Run, record: Record, board: tuple[str, ...]) -> int:
         """Of a run's group, from 0 in the order of appearance."""
-        free = re.compile(r"seed$|method\.runs")  # detectors that were trained for a seed may be named
-        own = {key: as_text(value) for key, value in recipe(record.config).items() if not free.match(key)}
+        own = {key: as_text(value) for key, value in recipe_but_seed(record.config).items()}
         name = digest({"board": board, "method": run.place[2:3], "recipe": own})
         before = self.seeds[name, record.seed]
         self.seeds[name, record.seed] += 1

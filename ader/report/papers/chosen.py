@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from ader.report.collection import Run
 from ader.report.papers.costs import COSTS
 from ader.report.papers.points import Need
+from ader.report.papers.spec import Seeds
 from ader.report.seeds import Spread
 from ader.report.where import is_same
 from ader.results.schema import Record
@@ -27,7 +27,6 @@ class Own:
         deviation: over seeds, in the same unit; None where there is one seed.
         seeds: how many it is the mean of.
         reason: why there is no value.
-        runs: that it is made of.
         remarks: what must be said of it, a line each.
     """
 
@@ -35,7 +34,6 @@ class Own:
     deviation: float | None = None
     seeds: int = 0
     reason: str = ""
-    runs: tuple[Run, ...] = ()
     remarks: tuple[str, ...] = ()
 
 
@@ -55,9 +53,7 @@ def fitting(runs: Sequence[Run], need: Need) -> list[Run]:
     ]
 
 
-def own_value(
-    runs: Sequence[Run], category: str, metric: str, seeds: Literal["mean", "latest"] = "mean", profile: str = ""
-) -> Own:
+def own_value(runs: Sequence[Run], category: str, metric: str, seeds: Seeds = "mean", profile: str = "") -> Own:
     """Of runs that fit one cell.
 
     Runs of one recipe that differ in their seed alone are averaged. Of several recipes the one is taken that was run
@@ -98,7 +94,6 @@ def own_value(
         None if math.isnan(spread.std) or (metric in COSTS and spread.std == 0) else spread.std / 100,
         len(chosen),
         reason,
-        tuple(run for run, _ in chosen),
         tuple(dict.fromkeys(remarks)),
     )
 
@@ -109,14 +104,11 @@ def own_mean(parts: Sequence[Own]) -> Own:
         return parts[0]
     missing = next((part for part in parts if math.isnan(part.value)), None)
     remarks = tuple(dict.fromkeys(remark for part in parts for remark in part.remarks))
-    runs = tuple(run for part in parts for run in part.runs)
     if missing is not None:
         there = sum(not math.isnan(part.value) for part in parts)
-        return Own(
-            reason=f"{there} of {len(parts)} runs of a mean are there: {missing.reason}", runs=runs, remarks=remarks
-        )
+        return Own(reason=f"{there} of {len(parts)} runs of a mean are there: {missing.reason}", remarks=remarks)
     mean = sum(part.value for part in parts) / len(parts)
-    return Own(mean, None, min(part.seeds for part in parts), "", runs, remarks)
+    return Own(mean, None, min(part.seeds for part in parts), "", remarks)
 
 
 def _value(run: Run, record: Record, category: str, metric: str) -> float:

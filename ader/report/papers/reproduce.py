@@ -71,15 +71,6 @@ class Judged:
         words["epochs"] = f"{words['epochs']} epochs" if words["epochs"] else ""
         return " / ".join(filter(None, words.values()))
 
-    def line(self) -> str:
-        """What is off, in one line."""
-        metric = self.point.at["metric"]
-        scale, unit = (1.0, "") if metric in COSTS else (100.0, " points")
-        return (
-            f"{self.name}: {metric} is {scale * self.own.value:.2f}, expected {scale * self.point.value:.6g} "
-            f"(off by {scale * (self.own.value - self.point.value):+.2f}, allowed {scale * self.tolerance:g}{unit})"
-        )
-
 
 @dataclass(frozen=True)
 class Needed:
