@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ader.metrics.definitions import METRICS, find_metric
 from ader.report.seeds import read_scores
-from ader.report.statistics.bootstrap import DRAWS, LEVEL, RESAMPLED, Interval, intervals, over_categories, pair
+from ader.report.statistics.bootstrap import DRAWS, LEVEL, Interval, Pair, intervals, over_categories, pair
+from ader.report.statistics.drawn import RESAMPLED, needs_pixels
 from ader.report.tables import Cell, Column, Row, Table
 from ader.report.where import as_text
 from ader.results.identity import canonical, recipe
+from ader.results.pixels import Sketches, read_sketches
 from ader.results.schema import Record
 from ader.results.tree import read_result
 from ader.system.errors import UserError, some
@@ -30,8 +32,9 @@ def comparison_table(
 ) -> Table:
     """Of two finished runs: a row for each metric, or of a single image metric a row for each category.
 
-    Image metrics have intervals over test images, drawn in pairs; a pixel metric has one over categories, since a run
-    keeps no counts of single images.
+    Intervals are over test images, drawn in pairs: of image metrics from all scores, of pixel metrics from sketches of
+    every image's pixels. A metric that is not computed so has one over categories, as has one of pixels where a run
+    keeps no sketches.
 
     Args:
         a, b: results folders.
@@ -48,10 +51,12 @@ def comparison_table(
     for slug in slugs:
         find_metric(slug)
     names = ("A", "B")
-    both = pair(read_scores(a), read_scores(b), names)
-    drawn = intervals(both, [slug for slug in slugs if slug in RESAMPLED], draws, seed, level)
+    resampled = [slug for slug in slugs if slug in RESAMPLED]
+    both = pair(read_scores(a), read_scores(b), names, _pixels(a, b) if any(map(needs_pixels, resampled)) else None)
+    drawn = intervals(both, resampled, draws, seed, level)
+    drawn |= {slug: _centered(drawn[slug], slug, first, second) for slug in drawn if needs_pixels(slug)}
     notes = [f"A: {first.title}", f"B: {second.title}", *_differing(first, second)]
-    if len(slugs) == 1 and slugs[0] in RESAMPLED:
+    if len(slugs) == 1 and slugs[0] in drawn:
         heading = "category"
         lines = [(name, found, name == "mean") for name, found in drawn[slugs[0]].items()]
         title = f"{find_metric(slugs[0]).heading} (percent)"
@@ -72,7 +77,8 @@ def comparison_table(
     )
     rows = tuple(_row(name, each, section) for name, each, section in lines)
     kinds = {each.units for _, each, _ in lines}
-    return Table(columns, rows, title, (*notes, *_explanations(kinds, draws, both.left_out, len(rows))))
+    sketched = any(needs_pixels(slug) for slug in drawn)
+    return Table(columns, rows, title, (*notes, *_explanations(kinds, draws, both, len(rows), sketched)))
 
 
 def _record(run: Path) -> Record:
@@ -80,6 +86,19 @@ def _record(run: Path) -> Record:
     if result is None:
         raise UserError(f"{run} holds no finished run: finish it first")
     return result.record
+
+
+def _pixels(a: Path, b: Path) -> tuple[Sketches, Sketches] | None:
+    first, second = read_sketches(a), read_sketches(b)
+    return None if first is None or second is None else (first, second)
+
+
+def _centered(found: Mapping[str, Interval], slug: str, a: Record, b: Record) -> dict[str, Interval]:
+    """Intervals from sketches about the recorded values, which are those of all pixels."""
+    names = [name for name in found if name != "mean"]
+    value_2C = [[_value(record.rows[name].get(slug)) for name in names] for record in (a, b)]
+    both_2 = [*zip(*value_2C, strict=True), (math.fsum(value_2C[0]) / len(names), math.fsum(value_2C[1]) / len(names))]
+    return {name: found[name].around(*values) for name, values in zip((*names, "mean"), both_2, strict=True)}
 
 
 def _categories(a: Record, b: Record, slug: str, draws: int, seed: int, level: float) -> Interval:
@@ -122,7 +141,7 @@ def _comparable(record: Record) -> dict[str, object]:
     return {"seed": record.seed, **recipe(record.config)}
 
 
-def _explanations(kinds: set[str], draws: int, left_out: Sequence[str], rows: int) -> Iterator[str]:
+def _explanations(kinds: set[str], draws: int, both: Pair, rows: int, sketched: bool) -> Iterator[str]:
     yield f"{MARK} the interval excludes 0; intervals are BCa, {draws} draws" + (
         f", none corrected for their number ({rows})" if rows > 1 else ""
     )
@@ -131,7 +150,9 @@ def _explanations(kinds: set[str], draws: int, left_out: Sequence[str], rows: in
             "over images: test images are drawn within category and label, the same for A and B: what would differ on "
             "other images, not with other seeds"
         )
+    if sketched:
+        yield "pixel metrics of draws are from sketches of each image's pixels, set about the values of all pixels"
     if any("categories" in kind for kind in kinds):
-        yield "over categories: no counts of single images are kept, so categories are drawn: with others of their kind"
-    if left_out:
-        yield f"CAUTION without {some(left_out)}: no image metric is defined where one kind of image is missing"
+        yield "over categories: single images tell nothing here, so categories are drawn: with others of their kind"
+    if both.left_out:
+        yield f"CAUTION without {some(both.left_out)}: no image metric is defined where one kind of image is missing"

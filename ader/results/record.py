@@ -53,7 +53,7 @@ def rows(frame: pd.DataFrame) -> dict[str, dict[str, float | None]]:
     }
 
 
-def write(folder: Path, files: Mapping[str, str], record: Record) -> None:
+def write(folder: Path, files: Mapping[str, bytes | str], record: Record) -> None:
     """Writes a result: files by name, and ``record.json``, which makes them one. An earlier result is replaced as a
     whole."""
     text = json.dumps(plain(record), indent=2, allow_nan=False)

@@ -13,7 +13,7 @@ from ader.data.index import TEST
 from ader.methods._base import Method
 from ader.metrics import OBJECT_METRICS
 from ader.report.renderers import note_text
-from ader.results import record
+from ader.results import pixels, record
 from ader.results.provenance import provenance
 from ader.results.schema import EvaluatedFrom, MapSource, Masks, Network, Record, Weights
 from ader.runs.gallery import write_gallery
@@ -103,13 +103,15 @@ def write_result(
             tables = {"metrics.csv": frame, "bounds.csv": evaluator.bounds(), "counts.csv": evaluator.counts()}
             if session.outputs.by_defect:
                 tables["defects.csv"] = evaluator.breakdown()
-            files = {name: record.as_csv(table) for name, table in tables.items()}
+            files: dict[str, bytes | str] = {name: record.as_csv(table) for name, table in tables.items()}
             if len(curves := evaluator.curves()):  # nine digits tell any two scores in float32 apart
                 files["curves.csv"] = curves.to_csv(index_label="category", float_format="%.9g")
             index = session.plan.index
             tested = index.split(TEST)
             rows = [(s.image, s.category, s.defect, s.label, session.scores[s.image]) for s in tested]
             files["scores.csv"] = _csv(rows, "image category defect label score")
+            if session.sketches.images:
+                files[pixels.FILE] = session.sketches.content()
             if source is None:  # what a run may have trained on, with the labels that it was told
                 seen = [(s.image, s.category, s.split, s.defect, s.label) for s in index if s.split != TEST]
                 files["training.csv"] = _csv(seen, "image category split defect label")

@@ -15,6 +15,7 @@ from ader.data.index import Sample
 from ader.mapfiles.folder import saved_names
 from ader.methods._base import Method, Prediction
 from ader.metrics import Evaluator
+from ader.results.pixels import Sketches
 from ader.results.schema import PredictionCost
 from ader.runs.gallery import Pictures
 from ader.runs.observe import observe
@@ -34,11 +35,12 @@ from ader.training.order import test_batches
 @torch.no_grad()
 def predict(
     method: Method, loader: Loader, evaluator: Evaluator, session: Session[RunPlan]
-) -> tuple[PredictionCost, dict[str, float], Pictures]:
+) -> tuple[PredictionCost, dict[str, float], Pictures, Sketches]:
     """Scores this process's test images and gives them to ``evaluator``.
 
     Returns:
-        What it cost, the score of every test image, and the gallery's pictures; those of other processes are included.
+        What it cost, the score of every test image, the gallery's pictures and the sketches of pixels; those of other
+        processes are included.
     """
     plan, options = session.plan, session.plan.config.trainer
     reset_peak(plan.device)
@@ -46,6 +48,7 @@ def predict(
     seconds = {"predict": 0.0, "evaluate": 0.0}
     scores: dict[str, float] = {}
     sizes, places, gallery = session.sizes, saved_names(plan.index), session.new_gallery()
+    sketches = Sketches() if session.sketched else None
     method.eval()
     with session.console.track("predict", len(test_batches(images, batch_size)), "batches") as track:
         for samples, image_BCHW, masks, inputs in loader.test(batch_size, sizes):
@@ -55,7 +58,7 @@ def predict(
             synchronize(plan.device)
             middle = time.perf_counter()
             refuse_nan(method, prediction, samples)
-            observe(evaluator, sizes, samples, prediction.score_B, prediction.map_BHW, masks)
+            observe(evaluator, sizes, samples, prediction.score_B, prediction.map_BHW, masks, sketches)
             seconds["predict"] += middle - began
             seconds["evaluate"] += time.perf_counter() - middle
             gallery.add(samples, image_BCHW, *prediction, masks)
@@ -65,10 +68,11 @@ def predict(
             track.advance(f"{len(scores) / max(1e-9, seconds['predict']):.1f} images/s")
             session.interrupt.check()
     pictures = gallery.pictures()
-    shares = dist.gather_objects((seconds, scores))
-    scores = {image: score for _, share in shares for image, score in share.items()}
-    predicting, evaluating = (max(share[kind] for share, _ in shares) for kind in ("predict", "evaluate"))
-    return PredictionCost.of(len(scores), predicting, evaluating, peak_memory(plan.device)), scores, pictures
+    shares = dist.gather_objects((seconds, scores, sketches or Sketches()))
+    scores = {image: score for _, share, _ in shares for image, score in share.items()}
+    predicting, evaluating = (max(share[kind] for share, _, _ in shares) for kind in ("predict", "evaluate"))
+    every = Sketches({image: each for _, _, share in shares for image, each in share.images.items()})
+    return PredictionCost.of(len(scores), predicting, evaluating, peak_memory(plan.device)), scores, pictures, every
 
 
 def check_prediction(method: Method, prediction: Prediction, image_BCHW: Tensor) -> Prediction:

@@ -22,6 +22,7 @@ from ader.runs.gallery import Pictures
 from ader.runs.inference import predict
 from ader.runs.plan import PlannedModel, RunPlan, make_plan
 from ader.runs.session import Session, Tested, working_on
+from ader.runs.sketching import restored, state_of
 from ader.system import dist
 from ader.system.errors import UserError
 from ader.system.files import check_regular, sha256, write_atomic
@@ -209,10 +210,10 @@ def test(method: Method, loader: Loader, session: RunSession) -> tuple[Predictio
     """Tests one trained model on all processes: what that cost, and what it gave."""
     with session.interrupt.during("while predicting"):
         evaluator = session.new_evaluator()
-        cost, scores, pictures = predict(method, loader, evaluator, session)
+        cost, scores, pictures, sketches = predict(method, loader, evaluator, session)
         if dist.world() > 1:
             evaluator.all_reduce()
-        return cost, Tested(evaluator, scores, pictures)
+        return cost, Tested(evaluator, scores, pictures, sketches)
 
 
 def recall(model: PlannedModel, session: RunSession) -> bool:
@@ -230,6 +231,7 @@ def recall(model: PlannedModel, session: RunSession) -> bool:
         evaluator = Evaluator.from_state_dict(saved["evaluator"], device=session.plan.device)
         before, scores = MODEL.validate_python(saved["model"]), saved["scores"]
         pictures = Pictures.restored(saved["gallery"])
+        sketches = restored(saved["sketches"])
         depends = saved.get("depends", UNKNOWN)
         if scores.keys() != {sample.image for sample in model.split.index.split(TEST)}:
             raise ValueError("it is of other images")
@@ -237,7 +239,7 @@ def recall(model: PlannedModel, session: RunSession) -> bool:
         session.console.say(f"{model.name}: {file} cannot be used ({type(error).__name__}): tested again")
         return False
     check_processes(before.training.processes, depends, file)
-    session.add_model(model.name, before, Tested(evaluator, scores, pictures))
+    session.add_model(model.name, before, Tested(evaluator, scores, pictures, sketches))
     session.console.say(f"{model.name}: done before")
     return True
 
@@ -257,6 +259,7 @@ def keep(model: PlannedModel, session: RunSession, tested: Tested, depends: str)
             "model": plain(session.models[model.name]),
             "scores": tested.scores,
             "gallery": tested.pictures.state(),
+            "sketches": state_of(tested.sketches),
             "outputs": vars(session.outputs),
             "depends": depends,
         }

@@ -138,6 +138,7 @@ def add_all(session: Session[ScorePlan]) -> ReadingCost:
     plan, samples = session.plan, session.plan.index.split(TEST).samples
     sizes, workers = session.sizes, max(1, decoders(plan.config.workers))
     evaluator, scores = session.new_evaluator(), dict[str, float]()
+    sketches = session.sketches if session.sketched else None
     began, seconds, maxima = time.perf_counter(), 0.0, 0
     with (
         session.interrupt.during("while evaluating"),
@@ -150,7 +151,7 @@ def add_all(session: Session[ScorePlan]) -> ReadingCost:
             maps = [image.map_HW.to(plan.device) for image in batch]
             masks = [image.mask_HW.to(plan.device) for image in batch if image.mask_HW is not None]
             score_B = torch.tensor([image.score for image in batch], dtype=torch.float64)
-            observe(evaluator, sizes, [image.sample for image in batch], score_B, maps, masks or None)
+            observe(evaluator, sizes, [image.sample for image in batch], score_B, maps, masks or None, sketches)
             scores.update((image.sample.image, image.score) for image in batch)
             maxima += sum(not image.given for image in batch)
             seconds += time.perf_counter() - middle

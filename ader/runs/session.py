@@ -19,6 +19,7 @@ from ader.results import folder as workspace
 from ader.results import record
 from ader.results.identity import contents_of
 from ader.results.outputs import Outputs
+from ader.results.pixels import MOST, Sketches
 from ader.results.schema import ModelRecord, Record
 from ader.runs.finished import notice
 from ader.runs.gallery import Choice, Collector, Pictures, choose
@@ -38,11 +39,13 @@ class Tested(NamedTuple):
         evaluator: what was counted.
         scores: of the images, by their names.
         pictures: of the gallery; in the main process only.
+        sketches: of the images' pixels.
     """
 
     evaluator: Evaluator
     scores: dict[str, float]
     pictures: Pictures
+    sketches: Sketches
 
 
 @dataclass(kw_only=True)
@@ -59,6 +62,7 @@ class Session(Generic[P]):
         models: what the record says of them, by name.
         scores: of the test images.
         pictures: of the gallery.
+        sketches: of the test images' pixels.
         loggers: where curves and the result go besides the run's own files; none until ``start_loggers``.
         cached: all images, once they are decoded; None: every batch decodes its own.
         masks: how masks are read, once they were looked at; None for a dataset without any.
@@ -73,6 +77,7 @@ class Session(Generic[P]):
     models: dict[str, ModelRecord] = field(default_factory=dict)
     scores: dict[str, float] = field(default_factory=dict)
     pictures: Pictures = field(default_factory=Pictures)
+    sketches: Sketches = field(default_factory=Sketches)
     loggers: Loggers = field(default_factory=Loggers)
     cached: CachedImages | None = None
     masks: MaskReading | None = None
@@ -118,6 +123,11 @@ class Session(Generic[P]):
         """An empty evaluator, for one model."""
         return self.plan.new_evaluator(self.outputs)
 
+    @property
+    def sketched(self) -> bool:
+        """Whether sketches of the test images' pixels are kept: not of so many that they take much room."""
+        return len(self.plan.index.split(TEST)) <= MOST
+
     @cached_property
     def choice(self) -> Choice:
         """What the gallery of all models' categories shows."""
@@ -142,6 +152,7 @@ class Session(Generic[P]):
         """Adds a model: what the record says of it, and what its test gave."""
         self.add(tested.evaluator, tested.scores)
         self.pictures.add(tested.pictures)
+        self.sketches.add(tested.sketches)
         self.models[name] = model
 
 

@@ -89,7 +89,7 @@ def write_atomic(path: Path, content: bytes | str | Callable[[BinaryIO], object]
         temporary.unlink(missing_ok=True)
 
 
-def replace_together(folder: Path, contents: Mapping[str, str]) -> None:
+def replace_together(folder: Path, contents: Mapping[str, bytes | str]) -> None:
     """Writes several files of a folder, by name, of which the last one says that all are there.
 
     A reader, or a crash at any moment, sees all old files, all new ones, or no last one. All content is on disk before
@@ -121,7 +121,7 @@ def replace_together(folder: Path, contents: Mapping[str, str]) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def _holds(path: Path, content: str) -> bool:
+def _holds(path: Path, content: bytes | str) -> bool:
     """Whether that is what the file holds already."""
     try:
         return special(path) is None and path.read_bytes() == _encoded(content)
@@ -129,8 +129,8 @@ def _holds(path: Path, content: str) -> bool:
         return False
 
 
-def _encoded(content: str) -> bytes:
-    return content.encode(errors="backslashreplace")
+def _encoded(content: bytes | str) -> bytes:
+    return content if isinstance(content, bytes) else content.encode(errors="backslashreplace")
 
 
 def _temporary(path: Path, content: bytes | str | Callable[[BinaryIO], object]) -> Path:
@@ -146,7 +146,7 @@ def _temporary(path: Path, content: bytes | str | Callable[[BinaryIO], object]) 
             if callable(content):
                 content(heard)  # type: ignore[arg-type]
             else:
-                file.write(_encoded(content) if isinstance(content, str) else content)
+                file.write(_encoded(content))
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~UMASK)  # mkstemp makes files private; results are to be shared

@@ -1,3 +1,3 @@
 """The program's version."""
 
-VERSION = "0.5.0"
+VERSION = "0.6.0"

@@ -7,10 +7,14 @@ import io
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from ader.__main__ import main
+from ader.results import pixels
+from ader.runs.sketching import sketch
 from ader.testing.toy import write_mvtec
 from tests.support.trees import a_run
 
@@ -62,6 +66,37 @@ def test_two_runs(tree, capsys):
     assert first["over"] == "60 images"
     assert found[3]["over"] == "too few categories (3)"
     assert found[3]["95 % from"] == ""
+
+
+def with_pixels(run, seed):
+    """Adds sketches of made-up maps of the run's images."""
+    rng, table = np.random.default_rng(seed), pd.read_csv(run / "scores.csv")
+    bad_N = table["label"].to_numpy() == 1
+    masks = torch.zeros((len(table), 16, 16), dtype=torch.uint8)
+    masks[bad_N, 2:7, 3:9] = 1
+    maps = torch.from_numpy(rng.normal(size=masks.shape).astype(np.float32)) + masks * (1 + seed)
+    made = zip(table["image"], sketch(maps, masks, [True] * len(table)), strict=True)
+    (run / pixels.FILE).write_bytes(pixels.Sketches(dict(made)).content())
+
+
+def test_pixel_metrics_over_images(tmp_path, capsys):
+    """The values are the recorded ones; the width is that of drawn images. Without sketches in one run it is over
+    categories."""
+    a, b = (a_run(tmp_path, method=method, categories=tuple("cdefg")) for method in ("rd", "invad"))
+    with_pixels(a, 0)
+    line = ("compare", a, b, "metric=pixel_ap,mad,pixel_f1_02_08", "format=csv", "bootstrap=200")
+    assert [row["over"] for row in rows(said(capsys, *line)[1])] == ["5 categories"] * 3
+    with_pixels(b, 1)
+    found = rows(said(capsys, *line)[1])
+    assert [row["over"] for row in found] == ["100 images", "100 images", "5 categories"]
+    recorded = [pd.read_csv(run / "metrics.csv", index_col=0)["pixel_ap"]["mean"] for run in (a, b)]
+    assert [float(found[0][name]) for name in "AB"] == pytest.approx(recorded)
+    ends = [float(found[0][f"95 % {end}"]) for end in ("from", "to")]
+    assert ends[0] < recorded[1] - recorded[0] < ends[1]
+    status, out, _ = said(capsys, "compare", a, b, "metric=pixel_aupro", "bootstrap=100")
+    assert status == 0
+    assert [line.split()[0] for line in out.splitlines()[5:10]] == list("cdefg")
+    assert "from sketches of each image's pixels" in out
 
 
 def test_a_row_for_each_category_and_what_differs(tree, capsys):

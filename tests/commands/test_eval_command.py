@@ -13,7 +13,7 @@ from PIL import Image
 from ader.__main__ import main
 from tests.support.running import Bench, terminate
 
-TABLES = ("metrics.csv", "bounds.csv", "counts.csv", "scores.csv")
+TABLES = ("metrics.csv", "bounds.csv", "counts.csv", "scores.csv", "pixels.npz")
 
 
 @pytest.fixture

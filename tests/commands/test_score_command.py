@@ -18,7 +18,7 @@ from ader.runs.score_maps import ahead
 from tests.support.oracles import bilinear, brute_force_aupro, brute_force_max, f1, pixel_oracle
 from tests.support.running import Bench
 
-TABLES = ("metrics.csv", "bounds.csv", "counts.csv", "defects.csv", "scores.csv")
+TABLES = ("metrics.csv", "bounds.csv", "counts.csv", "defects.csv", "scores.csv", "pixels.npz")
 
 
 @pytest.fixture

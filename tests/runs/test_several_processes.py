@@ -70,7 +70,7 @@ def test_an_evaluation_is_the_same_on_any_number_of_processes(bench):
         assert main([*words, f"run=one-{metric}"]) == 0
         ended = run_together(world, [*words, f"run=several-{metric}"], bench.root)
         assert [each.status for each in ended] == [0] * world, ended
-        for name in ("scores.csv", "metrics.csv", "bounds.csv", "counts.csv", "defects.csv"):
+        for name in ("scores.csv", "metrics.csv", "bounds.csv", "counts.csv", "defects.csv", "pixels.npz"):
             one, several = (folder.parent / f"{run}-{metric}" / name for run in ("one", "several"))
             assert one.read_bytes() == several.read_bytes(), (name, size)
 

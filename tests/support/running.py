@@ -93,7 +93,7 @@ def free_port() -> str:
 
 def assert_same_result(one: Path, other: Path) -> None:
     """Equal weights, bit for bit, and equal tables."""
-    for file in ("metrics.csv", "bounds.csv", "counts.csv"):
+    for file in ("metrics.csv", "bounds.csv", "counts.csv", "pixels.npz"):
         assert (one / file).read_bytes() == (other / file).read_bytes()
     checkpoints = [sorted(folder.rglob("checkpoint.pt")) for folder in (one, other)]
     assert len(checkpoints[0]) == len(checkpoints[1]) > 0

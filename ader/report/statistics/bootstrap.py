@@ -4,13 +4,13 @@ Images are drawn with replacement within each category and label, the same for b
 both is no part of the difference; every draw has as many images of each kind as the test set. Efron and Tibshirani, "An
 Introduction to the Bootstrap" (1993), chapters 8 and 14. What varies is the choice of test images: not the seed.
 
-Letters: B draws, N images of a category, P defective and Q normal ones, K distinct scores in descending order.
+Letters: B draws, P defective and Q normal images of a category, C categories.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,7 +19,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from ader.metrics.definitions import AVERAGES
-from ader.metrics.definitions import IMAGE_METRICS as IMAGE_SLUGS
+from ader.report.statistics.drawn import BINS, Category, Pixels, needs_pixels
+from ader.results.pixels import Sketches
 from ader.system.errors import UserError, some
 
 F8 = npt.NDArray[np.float64]
@@ -31,92 +32,8 @@ LEVEL = 0.95
 #: Values of one intermediate array: draws are taken in chunks of so many, or a large category would fill the memory.
 CHUNK = 4_000_000
 
-#: Metrics that intervals over images can be computed of.
-RESAMPLED = (*IMAGE_SLUGS, "mad_image")
-
 #: Fewer categories say nothing of further ones.
 FEWEST_CATEGORIES = 5
-
-
-@dataclass(frozen=True)
-class Category:
-    """One run's scores of a category; both runs have their images in the same order.
-
-    Attributes:
-        defective_P, normal_Q: scores.
-    """
-
-    defective_P: F8
-    normal_Q: F8
-
-    def metrics(self, place_BP: I8, place_BQ: I8, slugs: Sequence[str]) -> dict[str, F8]:
-        """Image metrics of draws, as fractions: (draws,) each; those of `ader.metrics` for all draws at once.
-
-        Args:
-            place_BP, place_BQ: positions of the drawn defective and normal images.
-            slugs: of ``IMAGE_METRICS``.
-        """
-        found: dict[str, F8] = {}
-        if set(slugs) & set(BY_ORDER):
-            tp_BK, fp_BK = self._curves(place_BP, place_BQ)
-            found = {slug: BY_ORDER[slug](tp_BK, fp_BK) for slug in slugs if slug in BY_ORDER}
-        if set(slugs) & set(BY_SCORE):
-            drawn = self.defective_P[place_BP], self.normal_Q[place_BQ]
-            found |= {slug: BY_SCORE[slug](*drawn) for slug in slugs if slug in BY_SCORE}
-        return found
-
-    def _curves(self, place_BP: I8, place_BQ: I8) -> tuple[F8, F8]:
-        """Defective and normal images at or above each distinct score."""
-        value_K, bin_N = np.unique(np.concatenate([self.defective_P, self.normal_Q]), return_inverse=True)
-        bin_N = len(value_K) - 1 - bin_N.reshape(-1)
-        bins = bin_N[: len(self.defective_P)], bin_N[len(self.defective_P) :]
-        tp_BK, fp_BK = (
-            _counts(bin_[place], len(value_K)) for bin_, place in zip(bins, (place_BP, place_BQ), strict=True)
-        )
-        return np.cumsum(tp_BK, axis=1), np.cumsum(fp_BK, axis=1)
-
-
-def _counts(bin_BN: I8, bins: int) -> F8:
-    """How often each bin is in each row."""
-    draws = len(bin_BN)
-    flat = (np.arange(draws)[:, None] * bins + bin_BN).reshape(-1)
-    return np.bincount(flat, minlength=draws * bins).reshape(draws, bins).astype(np.float64)
-
-
-def _auroc(tp_BK: F8, fp_BK: F8) -> F8:
-    step_BK = np.diff(fp_BK, axis=1, prepend=0.0)
-    middle_BK = tp_BK - np.diff(tp_BK, axis=1, prepend=0.0) / 2  # ties count one half
-    return np.asarray((step_BK * middle_BK).sum(axis=1) / (tp_BK[:, -1] * fp_BK[:, -1]))
-
-
-def _average_precision(tp_BK: F8, fp_BK: F8) -> F8:
-    precision_BK = tp_BK / np.maximum(tp_BK + fp_BK, 1.0)
-    return np.asarray((np.diff(tp_BK, axis=1, prepend=0.0) * precision_BK).sum(axis=1) / tp_BK[:, -1])
-
-
-def _f1_max(tp_BK: F8, fp_BK: F8) -> F8:
-    return np.asarray((2 * tp_BK / (tp_BK + fp_BK + tp_BK[:, -1:])).max(axis=1))
-
-
-def _fpr95(defective_BP: F8, normal_BQ: F8) -> F8:
-    return np.asarray(np.mean(normal_BQ >= np.quantile(defective_BP, 0.05, axis=1)[:, None], axis=1))
-
-
-def _pg2(defective_BP: F8, normal_BQ: F8) -> F8:
-    return np.asarray(np.mean(normal_BQ < np.quantile(defective_BP, 0.02, axis=1)[:, None], axis=1))
-
-
-def _pb2(defective_BP: F8, normal_BQ: F8) -> F8:
-    return np.asarray(np.mean(defective_BP > np.quantile(normal_BQ, 0.98, axis=1)[:, None], axis=1))
-
-
-#: Of counts of images at or above each score; and of scores.
-BY_ORDER: Mapping[str, Callable[[F8, F8], F8]] = {
-    "image_auroc": _auroc,
-    "image_ap": _average_precision,
-    "image_f1max": _f1_max,
-}
-BY_SCORE: Mapping[str, Callable[[F8, F8], F8]] = {"image_fpr95": _fpr95, "image_pg2": _pg2, "image_pb2": _pb2}
 
 
 class Interval(NamedTuple):
@@ -144,6 +61,11 @@ class Interval(NamedTuple):
         """Whether it excludes 0."""
         return self.low > 0 or self.high < 0
 
+    def around(self, a: float, b: float) -> Interval:
+        """The same width about other values: those of all pixels, where it is from sketches of them."""
+        shift = (b - a) - self.difference
+        return Interval(a, b, self.low + shift, self.high + shift, self.units)
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -163,12 +85,18 @@ class Pair:
         return sum(len(a.defective_P) + len(a.normal_Q) for a, _ in self.categories.values())
 
 
-def pair(a: pd.DataFrame, b: pd.DataFrame, names: tuple[str, str] = ("A", "B")) -> Pair:
+def pair(
+    a: pd.DataFrame,
+    b: pd.DataFrame,
+    names: tuple[str, str] = ("A", "B"),
+    pixels: tuple[Sketches, Sketches] | None = None,
+) -> Pair:
     """Two runs' scores (``seeds.read_scores``), image by image.
 
     Args:
         a, b: indexed by image.
         names: of the runs, for messages.
+        pixels: of both runs' images, where they are kept and wanted.
 
     Raises:
         UserError: the images, their categories or their labels differ, or a score is not finite.
@@ -191,11 +119,15 @@ def pair(a: pd.DataFrame, b: pd.DataFrame, names: tuple[str, str] = ("A", "B")) 
         if bad_N.all() or not bad_N.any():
             left_out.append(str(category))
             continue
-        scores_N = [scores.loc[group.index, "score"].to_numpy(np.float64) for scores in (a, b)]
-        categories[str(category)] = (
-            Category(scores_N[0][bad_N], scores_N[0][~bad_N]),
-            Category(scores_N[1][bad_N], scores_N[1][~bad_N]),
+        ordered = [*group.index[bad_N], *group.index[~bad_N]]
+        pixels_2 = [Pixels.of([each.images.get(str(name)) for name in ordered]) for each in pixels or ()]
+        known_2 = pixels_2 if pixels_2 and None not in pixels_2 else (None, None)
+        score_2N = [scores.loc[ordered, "score"].to_numpy(np.float64) for scores in (a, b)]
+        bad = int(bad_N.sum())
+        first, second = (
+            Category(score_N[:bad], score_N[bad:], known) for score_N, known in zip(score_2N, known_2, strict=True)
         )
+        categories[str(category)] = (first, second)
     if not categories:
         raise UserError(f"{names[0]} and {names[1]} have no category with normal and defective test images")
     return Pair(categories, tuple(left_out))
@@ -222,9 +154,11 @@ def intervals(
 ) -> dict[str, dict[str, Interval]]:
     """BCa intervals of metrics: by slug, then by category and ``mean``, that over categories.
 
+    A metric of pixels has none in a category of which a run keeps no pixels; without any there is no ``mean``.
+
     Args:
         both: of ``pair``.
-        slugs: of ``RESAMPLED``.
+        slugs: of ``drawn.RESAMPLED``.
         draws: B.
         seed: of the draws, which are the same for every metric and for both runs.
         level: how much of the distribution an interval has.
@@ -233,10 +167,12 @@ def intervals(
     wanted = list(dict.fromkeys(part for each in parts.values() for part in each))
     found: dict[str, dict[str, Draws]] = {slug: {} for slug in slugs}
     for number, (name, (a, b)) in enumerate(both.categories.items()):
-        components = _differences(a, b, wanted, draws, np.random.default_rng([seed, number]))
+        here = [part for part in wanted if a.pixels is not None or not needs_pixels(part)]
+        components = _differences(a, b, here, draws, np.random.default_rng([seed, number]))
         for slug in slugs:
-            found[slug][name] = _combined([components[part] for part in parts[slug]])
-    return {slug: _of_categories(each, level) for slug, each in found.items()}
+            if {*parts[slug]} <= {*components}:
+                found[slug][name] = _combined([components[part] for part in parts[slug]])
+    return {slug: _of_categories(each, level) for slug, each in found.items() if each}
 
 
 def _differences(
@@ -251,7 +187,7 @@ def _differences(
         parts = [(a.metrics(*places, slugs), b.metrics(*places, slugs)) for places in pairs]
         return {slug: np.concatenate([second[slug] - first[slug] for first, second in parts]) for slug in slugs}
 
-    step = max(1, CHUNK // (bad + good))
+    step = max(1, CHUNK // max(bad + good, BINS if a.pixels is not None else 1))
     drawn = differences(
         (rng.integers(bad, size=(size, bad)), rng.integers(good, size=(size, good))) for size in _sizes(draws, step)
     )
@@ -303,6 +239,8 @@ def _interval(of: Draws, parts: Sequence[Draws], level: float) -> Interval:
     """Of a mean over categories, each of which counts alike."""
     samples = [sample for part in parts for sample in (part.without_P, part.without_Q) if len(sample)]
     images = sum(max(1, len(sample)) for part in parts for sample in (part.without_P, part.without_Q))
+    if not np.isfinite(of.drawn_B).all():
+        return Interval(of.a, of.b, math.nan, math.nan, "draws without a defective pixel")
     low, high = bca(of.b - of.a, of.drawn_B, samples, 1 / len(parts), level)
     return Interval(of.a, of.b, low, high, f"{images} images")
 

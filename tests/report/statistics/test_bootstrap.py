@@ -9,7 +9,8 @@ from scipy import stats
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from ader.metrics.curves import Bins, fpr_at_95_tpr, presorted_bad, presorted_good
-from ader.report.statistics.bootstrap import Category, bca, intervals, over_categories, pair
+from ader.report.statistics.bootstrap import bca, intervals, over_categories, pair
+from ader.report.statistics.drawn import Category
 from ader.system.errors import UserError
 
 ALL = ("image_auroc", "image_ap", "image_f1max", "image_fpr95", "image_pg2", "image_pb2")
