@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from rich import box
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -78,9 +78,22 @@ def rich_table(table: Table, gap: int = 1, widths: Sequence[int] | None = None) 
     for row, texts in zip(table.rows, table.texts(), strict=True):
         if row.section:
             shown.add_section()
-        cells = zip(row.cells, texts, strict=True)  # no markup: brackets and colons are a name's own
-        shown.add_row(*(Text(clean(text), style=_style(cell)) for cell, text in cells))
+        cells = zip(row.cells, texts, table.columns, strict=True)  # no markup: brackets and colons are a name's own
+        shown.add_row(*(Text(_cut(clean(text), cell, column), style=_style(cell)) for cell, text, column in cells))
     return shown
+
+
+def _cut(text: str, cell: Cell, column: Column) -> str:
+    """A name that is too long, with its footnotes: they are not what is cut."""
+    if (
+        not cell.footnotes
+        or column.right
+        or column.wrap != "ellipsis"
+        or cell_len(text) <= (column.widest or sys.maxsize)
+    ):
+        return text
+    mark = text[text.rindex(" ") :]
+    return set_cell_size(text, max(1, (column.widest or 0) - cell_len(mark) - 1)).rstrip() + "…" + mark
 
 
 def split(table: Table, width: int = WIDTH, gap: int = 1) -> list[Table]:
@@ -187,7 +200,12 @@ def _fitted(table: Table, width: int, gap: int) -> Table:
     if sum(widths) <= left or not any(names):
         return table
     left -= sum(each for each, is_name in zip(widths, names, strict=True) if not is_name)
-    share = max(LEAST, left // sum(names))
+    wanted = sorted(each for each, is_name in zip(widths, names, strict=True) if is_name)
+    for place, narrow in enumerate(wanted):  # what narrow columns do not need is the others'
+        share = max(LEAST, left // (len(wanted) - place))
+        if narrow > share:
+            break
+        left -= narrow
     columns = [
         replace(column, widest=min(column.widest or share, share)) if is_name else column
         for column, is_name in zip(table.columns, names, strict=True)

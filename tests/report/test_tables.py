@@ -427,3 +427,14 @@ def test_chance_is_the_last_row_of_a_result(folder):
     counts = pd.read_csv(folder / "counts.csv", index_col="category")
     main = result_tables(folder)[0]
     assert main.rows[-1].cells[1].value == chance(counts)["image_auroc"] == 0.5
+
+
+def test_footnotes_of_names_that_are_cut_stay():
+    """What a short name leaves is the other one's, and the letters are never what is cut."""
+    columns = (Column("dataset", wrap="ellipsis"), Column("method", wrap="ellipsis"), Column("AUROC", kind="percent"))
+    names = Row.of("a-dataset-with-a-long-name", Cell("patchcore_of_many_words", footnotes="ab"), Cell(0.5))
+    lines = terminal(Table(columns, (names,)), 36).splitlines()
+    assert max(map(len, lines)) <= 36
+    assert lines[-1] == "a-dataset-wit… patchcor… [ab]  50.0"
+    short = Row.of("mvtec", Cell("patchcore_of_many_words", footnotes="ab"), Cell(0.5))
+    assert "patchcore_of_m… [ab]" in terminal(Table(columns, (short,)), 36)
