@@ -437,4 +437,4 @@ def test_footnotes_of_names_that_are_cut_stay():
     assert max(map(len, lines)) <= 36
     assert lines[-1] == "a-dataset-wit… patchcor… [ab]  50.0"
     short = Row.of("mvtec", Cell("patchcore_of_many_words", footnotes="ab"), Cell(0.5))
-    assert "patchcore_of_m… [ab]" in terminal(Table(columns, (short,)), 36)
+    assert "patchcore_of_man… [ab]" in terminal(Table(columns, (short,)), 36)
