@@ -49,6 +49,9 @@ C = TypeVar("C", bound=Config)
 #: Compositions without overridden values, by the options that were chosen.
 Known = dict[tuple[str, ...], DictConfig]
 
+#: Those of this process, by what else they depend on: installed files, which stay as they are while it lives.
+_INSTALLED: dict[tuple[str, ...], Known] = {}
+
 
 def compose(overrides: Sequence[str], config_dir: str | None = None, known: Known | None = None) -> RunConfig:
     """The configuration of a run: ``configs/run.yaml`` with command-line overrides, typed and checked.
@@ -94,7 +97,7 @@ def composition(
     words, folder = read(overrides), None if config_dir is None else vetted(config_dir)
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
-            return _Composer(config_class, words, folder, {} if known is None else known).compose(tuple(overrides))
+            return _Composer(config_class, words, folder, known).compose(tuple(overrides))
     except RecursionError as error:
         raise UserError("the overrides are nested too deeply: put such values into a YAML file") from error
 
@@ -106,15 +109,21 @@ class _Composer:
         config_class: what is composed.
         words: the command line.
         folder: with further options.
-        known: what was composed before without any value overridden.
+        known: what was composed before without any value overridden; what this process has of installed files
+            by default.
     """
 
-    def __init__(self, config_class: type[Config], words: Sequence[Word], folder: Path | None, known: Known) -> None:
-        self.config_class, self.folder, self.known = config_class, folder, known
+    def __init__(
+        self, config_class: type[Config], words: Sequence[Word], folder: Path | None, known: Known | None
+    ) -> None:
+        self.config_class, self.folder = config_class, folder
         search = [f"pkg://{point.module}" for point in entry_points(group="ader.configs")]
         search += [] if folder is None else [f"file://{folder}"]
         quoted = ",".join(map(_quoted, search))
         self.extra = [f"hydra.searchpath=[{quoted}]"] if search else []
+        if known is None:
+            known = {} if folder else _INSTALLED.setdefault((config_class.ROOT, str(config_folder()), *search), {})
+        self.known = known
         self.root = read_yaml(config_folder() / f"{config_class.ROOT}.yaml")
         #: The groups that are composed, and their default options.
         self.groups: dict[str, str | None] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from torch import nn
 
 import parity
 import parity.__main__ as program
+from ader.__main__ import main
 from ader.config.options import options
 from ader.methods._base import Method, Prediction
 from ader.methods._options import option_class
@@ -158,6 +160,12 @@ def test_weights_are_copied_by_name():
         parity.copy_weights(ours, other, {"a": "x", "b": "y"})
 
 
+def run_here(command):
+    """Ends as ``python -m ader`` does, without its start."""
+    assert command[:3] == [sys.executable, "-m", "ader"]
+    return SimpleNamespace(returncode=main(command[3:]))
+
+
 def test_short_runs(tmp_path, monkeypatch, capsys):
     """A whole short run on toy images, its table in Markdown, and a failure that is told."""
     from ader.testing.toy import write_mvtec
@@ -167,6 +175,7 @@ def test_short_runs(tmp_path, monkeypatch, capsys):
     command = short_runs.command
     wrong = lambda name, choice: [*command(name, choice), *(["no.such=1"] if name == "rd" else [])]  # noqa: E731
     monkeypatch.setattr(short_runs, "command", wrong)
+    monkeypatch.setattr(short_runs, "subprocess", SimpleNamespace(run=run_here))
     table = tmp_path / "table.md"
     where = ["--root", str(root), "--results", str(tmp_path / "results"), "--size", "64", "--markdown", str(table)]
     monkeypatch.setattr(sys, "argv", ["short_runs.py", "patchcore", "rd", *where])

@@ -16,6 +16,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from ader.metrics import Evaluator
 from ader.testing.method_checks import method_checks
+from tests.support.commands import Command
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -110,6 +111,11 @@ def test_third_party_method_passes_its_own_test(installed):
     assert int(passed) == len(method_checks())
 
 
+def first_on_path(places):
+    """As Python starts with PYTHONPATH."""
+    sys.path[:0] = places
+
+
 def test_third_party_method_runs(installed, tmp_path):
     """On images whose defects are of another color, which is what it finds."""
     from ader.testing.toy import write_mvtec
@@ -117,11 +123,10 @@ def test_third_party_method_runs(installed, tmp_path):
     data = write_mvtec(tmp_path / "toy", ("bottle",), train=6, good=4, bad=4, size=64, defects=("hole",))
     words = ["method=color_gaussian", "dataset=folder", f"dataset.root={data}", f"paths.results={tmp_path / 'results'}"]
     words += ["image_size=64", "trainer.device=cpu", "trainer.workers=0"]
-    done = subprocess.run(
-        [sys.executable, "-m", "ader", *words], env=installed, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
+    places = installed["PYTHONPATH"].split(os.pathsep)
+    done = Command(words, tmp_path, installed, before=first_on_path, arguments=(places,)).wait()
+    assert done.status == 0, done.error
     (folder,) = (file.parent for file in (tmp_path / "results").rglob("record.json"))
-    frame = check_table(folder, done.stdout)
+    frame = check_table(folder, done.out)
     assert frame.loc["bottle", "image_auroc"] == 1
     assert frame.loc["bottle", "pixel_auroc"] > 0.95

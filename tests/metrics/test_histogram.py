@@ -4,6 +4,8 @@ import dataclasses
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,14 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import ndtr
 
-from ader.metrics import histogram
+from ader.metrics import evaluate, histogram
 from ader.metrics.checks import UpdateChecker
 from ader.metrics.histogram import Content, HistogramState
 from ader.metrics.kernels import load
 from ader.metrics.keys import float_bits
 from ader.metrics.layout import LEAST_BINS, STAY, Layout
 from ader.metrics.regions import label_regions
+from ader.testing.metric_checks import toy_batch
+from ader.testing.processes import in_processes
 
+ROOT = Path(__file__).parents[2]
 ROWS = 3
 KINDS = {
     "gaussian": lambda x: x,
@@ -119,12 +124,9 @@ def test_counts_are_those_of_the_scores(kind):
     assert bins.weight_K.sum() == pytest.approx(regions.count_B.sum())
 
 
-@pytest.mark.parametrize("name", ["numba", "triton"])
-@pytest.mark.parametrize("kind", sorted(KINDS))
-def test_compiled_kernels_agree_with_torch(name, kind):
-    if name == "triton" and os.environ.get("TRITON_INTERPRET") != "1":
-        pytest.skip("run by test_triton_kernels_agree_in_the_interpreter")
-    batches = [images(kind, seed, side=8 if name == "triton" else 24) for seed in range(2)]
+def check_kernels(name, kind, side, count=4):
+    """Compiled kernels do what those of torch do."""
+    batches = [images(kind, seed, count, side) for seed in range(2)]
     reference, compiled = load("torch"), load(name)
     for _, maps, masks, _ in batches:
         flat = maps.flatten(1), masks.flatten(1).view(torch.uint8)
@@ -133,30 +135,39 @@ def test_compiled_kernels_agree_with_torch(name, kind):
     assert_same_content(filled(batches, bins=LEAST_BINS, use=compiled), filled(batches, bins=LEAST_BINS, use=reference))
 
 
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_compiled_kernels_agree_with_torch(kind):
+    check_kernels("numba", kind, 24)
+
+
 def test_triton_kernels_agree_in_the_interpreter():
-    """Triton reads the variable when it is imported, hence a process of its own."""
-    pytest.importorskip("triton")
-    here = [sys.executable, "-m", "pytest", "-x", __file__, "-k", "compiled_kernels_agree and triton"]
-    found = subprocess.run(here, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
-    assert found.returncode == 0, found.stdout + found.stderr
-    assert f"{len(KINDS)} passed" in found.stdout
+    """Triton reads the variable when it is imported, which torch does, hence a fresh process."""
+    if find_spec("triton") is None:
+        pytest.skip("Triton is not installed")
+    code = (
+        "from tests.metrics.test_histogram import KINDS, check_kernels\n"
+        "for kind in sorted(KINDS): check_kernels('triton', kind, 8, count=2)\n"
+        "from triton import knobs; print(knobs.runtime.interpret)"
+    )
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert found.stdout == "True\n", found.stdout + found.stderr
+
+
+def evaluated(variables):
+    """Whether numba was used, and a table of numbers, in full."""
+    os.environ.update(variables)
+    batch = toy_batch()
+    table = evaluate(batch["map"], batch["mask"], batch["score"], batch["label"])
+    return ["numba" in sys.modules, table.to_json(double_precision=15)]
 
 
 def test_without_compilers():
     """ADER_KERNELS=torch gives the same values."""
-    code = (
-        "import sys, numpy as np; from ader.metrics import evaluate; from ader.testing.metric_checks import toy_batch\n"
-        "b = toy_batch(); f = evaluate(b['map'], b['mask'], b['score'], b['label'])\n"
-        "print('numba' in sys.modules, f.to_json(double_precision=15))"
+    ((plain, slow),), ((fast, quick),) = (
+        in_processes(1, 60, evaluated, more) for more in ({"ADER_KERNELS": "torch"}, {})
     )
-    found = [
-        subprocess.run(
-            [sys.executable, "-c", code], env={**os.environ, **more}, capture_output=True, text=True, check=True
-        )
-        for more in ({"ADER_KERNELS": "torch"}, {})
-    ]
-    (plain, slow), (fast, quick) = (each.stdout.split(" ", 1) for each in found)
-    assert (plain, fast) == ("False", "True")
+    assert (plain, fast) == (False, True)
     assert slow == quick
 
 

@@ -38,8 +38,10 @@ def brute_force_aupro(map_NHW, mask_NHW, limit=0.3):
     normal = map_NHW[~mask_NHW]
     curve = [(0.0, 0.0)]
     for threshold in np.unique(map_NHW)[::-1]:
-        fpr = np.mean(normal >= threshold)
-        curve.append((fpr, np.mean([np.mean(region >= threshold) for region in regions])))
+        fpr = np.count_nonzero(normal >= threshold) / normal.size
+        curve.append((fpr, np.mean([np.count_nonzero(region >= threshold) / region.size for region in regions])))
+        if fpr >= limit:
+            break  # what follows lies beyond
     area = 0.0
     for (x0, y0), (x1, y1) in pairwise(curve):
         if x1 > limit and x1 > x0:
@@ -54,7 +56,7 @@ def brute_force_aupro(map_NHW, mask_NHW, limit=0.3):
 def confusion(score, truth, threshold, strict=False):
     """TP, FP, FN of ``score >= threshold`` (``>`` if strict)."""
     hit = score > threshold if strict else score >= threshold
-    return np.sum(hit & truth), np.sum(hit & ~truth), np.sum(~hit & truth)
+    return tuple(np.int64(np.count_nonzero(each)) for each in (hit & truth, hit & ~truth, ~hit & truth))
 
 
 def f1(tp, fp, fn):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -20,7 +18,8 @@ from ader.__main__ import main
 from ader.results import record
 from ader.results.sweeps import ledger
 from ader.results.sweeps.schema import SweepRecord
-from tests.support.running import PLUGIN, Bench
+from tests.support.commands import Command
+from tests.support.running import Bench
 
 FILE = "MADE_UP_FAULTS"
 #: What the faulty method does, and what a sweep must say of it.
@@ -173,12 +172,10 @@ def test_signals_have_jobs_write_checkpoints_and_the_same_line_goes_on(tmp_path,
 def test_jobs_write_checkpoints_when_the_sweep_is_killed(tmp_path, monkeypatch):
     sweeps = Sweeps(tmp_path, monkeypatch)
     (tmp_path / "faults").touch()
-    command = [sys.executable, "-m", "ader", "-m", *sweeps.words("method.how=slow", "method.steps=200")]
-    path = os.pathsep.join([str(PLUGIN), *filter(None, [os.environ.get("PYTHONPATH")])])
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": path})
+    sweep = Command(["-m", *sweeps.words("method.how=slow", "method.steps=200")], tmp_path)
     await_training(tmp_path)
-    process.kill()
-    process.wait()
+    sweep.kill()
+    assert sweep.wait().status == -signal.SIGKILL
     assert wait_for(lambda: list(sweeps.results.rglob("checkpoint.pt")), 60)
     (log,) = sweeps.results.rglob("jobs/*.log")
     assert wait_for(lambda: "stopped by SIGTERM at step" in log.read_text(), 10)
