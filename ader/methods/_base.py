@@ -104,7 +104,7 @@ class Optimize(Protocol):
     A sum over images is divided by ``Batch.share``; what the loss takes from the whole batch (a count, an extreme) is
     gathered with ``ader.system.dist``, and what it draws comes from ``Batch.seed_B``. ``check_processes`` tells.
 
-    With ``trainer.accumulate`` an optimizer steps at every N-th call that concerns it
+    With ``trainer.accumulate`` or the stage's own an optimizer steps at every N-th call that concerns it
     (``ader.training.optimization``); a method needs to know nothing of that.
     """
 
@@ -189,6 +189,8 @@ class TrainStage(Stage):
         schedules: learning-rate factor per optimizer name, evaluated before every step.
         clip: largest gradient norm per optimizer.
         drop_last: leave out the incomplete batch at an epoch's end (kept when it would be the only one).
+        accumulate: calls of ``optimize`` whose gradients make one update, as the recipe has it; ``trainer.accumulate``
+            multiplies it. Steps, epochs and schedules count batches all the same.
     """
 
     step: Callable[[Batch, Optimize], Mapping[str, Tensor]]
@@ -199,6 +201,7 @@ class TrainStage(Stage):
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
     clip: float | None = None
     drop_last: bool = True
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -116,11 +116,22 @@ class RD(Method):
         Raises:
             UserError: the image's sides are not multiples of the embedding's stride (32 pixels).
         """
+        teacher = self.teach(image_BCHW)
+        return teacher, self.restore(teacher)
+
+    def teach(self, image_BCHW: Tensor) -> list[Tensor]:
+        """The teacher's features; raises as ``forward``."""
         stride = 2 * self.teacher.strides[-1]
         if any(side % stride for side in image_BCHW.shape[2:]):
-            raise UserError(f"image_size={image_BCHW.shape[3]} does not suit rd: give a multiple of {stride}")
-        teacher = self.teacher(image_BCHW)
-        return teacher, self.decoder(self.bottleneck(teacher))
+            name = type(self).__name__.lower()
+            raise UserError(f"image_size={image_BCHW.shape[3]} does not suit {name}: give a multiple of {stride}")
+        features: list[Tensor] = self.teacher(image_BCHW)
+        return features
+
+    def restore(self, teacher: Sequence[Tensor]) -> list[Tensor]:
+        """The student's features, made of the teacher's."""
+        restored: list[Tensor] = self.decoder(self.bottleneck(teacher))
+        return restored
 
     def predict(self, image_BCHW: Tensor) -> Prediction:
         teacher, student = self(image_BCHW)

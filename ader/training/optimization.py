@@ -35,7 +35,7 @@ class Optimization:
             started from the weights at the stage's beginning; the stage ends with the averages in place of the
             weights. Buffers, such as the running statistics of batch norms, stay those of the last step. None: no
             average.
-        accumulate: calls per update.
+        accumulate: calls per update, times the stage's own ``accumulate``.
 
     Attributes:
         share: of the current step's images that this process has; read with several processes only.
@@ -44,7 +44,8 @@ class Optimization:
     def __init__(
         self, stage: TrainStage, device: torch.device, *, ema: float | None = None, accumulate: int = 1
     ) -> None:
-        self.stage, self.device, self.ema, self.accumulate = stage, device, ema, accumulate
+        self.stage, self.device, self.ema = stage, device, ema
+        self.accumulate = accumulate * stage.accumulate
         self.share = 1.0
         self.weights: dict[str, list[nn.Parameter]] = {
             name: [weight for group in optimizer.param_groups for weight in group["params"]]
