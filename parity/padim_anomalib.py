@@ -33,15 +33,14 @@ def pair(upstreams: Path, batch: int) -> Pair:
     @torch.no_grad()
     def train() -> None:
         reference.train()
-        embedding_BDHW = torch.vstack([reference(normalize(part_BCHW)) for part_BCHW in train_BCHW.split(8)])
+        embedding_BDHW = reference(normalize(train_BCHW))
         reference.gaussian.fit(embedding_BDHW)
         reference.eval()
 
     @torch.no_grad()
     def train_ours() -> None:
         stage = next(ours.stages())
-        for part_BCHW in train_BCHW.split(8):
-            stage.update(Batch(image_BCHW=part_BCHW, seed_B=torch.arange(len(part_BCHW))))
+        stage.update(Batch(image_BCHW=train_BCHW, seed_B=torch.arange(TRAINING)))
         stage.finish()
 
     @torch.no_grad()
