@@ -55,7 +55,7 @@ class PaDiM(Method):
 
     Args:
         batch_size: images per step of the pass; no effect on the result.
-        embed_dim: channels kept at random (section III-B); None: all.
+        embed_dim: channels kept at random (section III-A); None: all.
         channel_seed: decides which; None: the run's seed does.
         layers: timm ``out_indices`` of the backbone, finest first: 1, 2, 3 are a ResNet's layer1 to layer3.
         regularization: added to the variances (equation 1).

@@ -13,7 +13,7 @@ Differences from upstream:
   here all are trained on, and the last epoch counts, as in the other two.
 - Teacher and student end with layer3, where the last features are taken; the official code computes layer4, too.
 - hcw-00 and anomalib sum over the images of a batch and halve (``loss="sum"``): the official loss (a mean) times half
-  the batch size, at the same learning rate. The paper's equation 3 has the half and a mean.
+  the batch size, at the same learning rate. The paper's equations have the half, for one image.
 - The official map is multiplied on a grid of 64 x 64 whatever the image's size; here on the finest features', which is
   that one at 256 pixels. The others multiply at the image's size (``fuse_at="image"``), and have an eighth of these
   values, a constant that no metric sees.
