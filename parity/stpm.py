@@ -71,7 +71,7 @@ class _Loader:
         self.dataset = normalized
 
     def __iter__(self) -> Iterator[tuple[None, Tensor]]:
-        return ((None, image_1CHW) for image_1CHW in self.dataset.split(1))
+        return ((None, image_1CHW) for image_1CHW in torch.split(self.dataset, 1))
 
 
 def _copy(mine: nn.Module, theirs: nn.Module) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from unittest.mock import MagicMock, patch
 
 import numpy as np
+import torch
 import torchvision
 from PIL import Image
 from torch import Tensor, nn
@@ -50,7 +51,7 @@ def pair(upstreams: Path, batch: int) -> Pair:
     def maps(normalized: Tensor) -> Any:
         """Its map takes an image at a time."""
         found = []
-        for image_1CHW in normalized.split(1):
+        for image_1CHW in torch.split(normalized, 1):
             teacher, student = forward(image_1CHW)
             found.append(reference.cal_anomaly_map(student, teacher, out_size=SIZE)[0])
         return np.stack(found)

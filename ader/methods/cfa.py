@@ -151,7 +151,7 @@ class CFA(Method):
         center_D = self.memory.mean(dim=0)  # distances do not change, and expanded ones round less
         count = self.num_neighbors + self.num_hard_negatives
         square_QK = smallest_squares(patch_QD - center_D, self.memory - center_D, count)
-        near_QK, far_QK = square_QK.split([self.num_neighbors, self.num_hard_negatives], dim=1)
+        near_QK, far_QK = torch.split(square_QK, [self.num_neighbors, self.num_hard_negatives], dim=1)
         attraction = F.relu(near_QK - self.radius**2).mean() / self.nu
         repulsion = F.relu(self.radius**2 - far_QK - self.margin).mean() / self.nu
         optimize(attraction + repulsion)
@@ -204,7 +204,7 @@ class _SmallestSquares(torch.autograd.Function):
         square_M = memory_MD.square().sum(dim=1)
         found = []
         with full_precision(patch_QD.device):
-            for part_QD in patch_QD.split(max(1, BLOCK // len(memory_MD))):
+            for part_QD in torch.split(patch_QD, max(1, BLOCK // len(memory_MD))):
                 # a patch's own norm is the same for all centroids: it is added behind the choice
                 value_QM = torch.addmm(square_M, part_QD, memory_MD.T, alpha=-2)
                 found.append(value_QM.topk(count, dim=1, largest=False))

@@ -237,7 +237,7 @@ class Moments:
         self.scatter = [self.mean_PD.new_zeros(count, dim, dim) for count in counts]
 
     def _add_products(self, row_PRD: Tensor) -> None:
-        parts = row_PRD.split([len(block) for block in self.scatter])
+        parts = torch.split(row_PRD, [len(block) for block in self.scatter])
         for block_PDD, part_PRD in zip(self.scatter, parts, strict=True):
             block_PDD.baddbmm_(part_PRD.mT, part_PRD)
 
