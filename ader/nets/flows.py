@@ -56,8 +56,8 @@ class AffineCoupling(nn.Module):
     """Affine coupling, global affine and a mixing M of the channels: x -> M (g * [x1, x2 * exp(s) + t] + o).
 
     The coefficients s and t of one half of the channels are a network's answer to the other half and the condition;
-    s is bounded by ``clamp``. The scale g and the offset o are trained and begin as the identity; M is orthogonal, fixed
-    and random. It is FrEIA's all-in-one block, and initialized as that. Derived classes say what M is.
+    s is bounded by ``clamp``. The scale g and the offset o are trained and begin as the identity; M is orthogonal,
+    fixed and random. It is FrEIA's all-in-one block, and initialized as that. Derived classes say what M is.
 
     Values are vectors (N, C) or maps (N, C, H, W), of which every place has the same g, o and M.
 
