@@ -150,7 +150,7 @@ class FastFlow(Method):
 
 
 def negative_log_likelihood(latents: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """Sum over scales of the mean over images of |z|^2 / 2 - log |det J|, the constant left out (equation 3).
+    """Sum over scales of the mean over images of |z|^2 / 2 - log |det J|, the constant left out.
 
     Not divided by the number of dimensions: values of a million are usual.
 

@@ -154,8 +154,7 @@ class PyramidFlow(Method):
 
     def stages(self) -> Iterator[TrainStage | FitPass]:
         mean = SharedMean()
-        for block in self.blocks:
-            block.shared_mean = mean
+        self._take_means_by(mean)
         weights: list[Any] = list(self.blocks.parameters())
         if not self.decay_vectors:
             weights = decay_groups(weights, self.weight_decay)
@@ -170,12 +169,16 @@ class PyramidFlow(Method):
             schedules={} if self.lr_decay_at is None else {"flow": step_at(self.lr_decay_at)},
             clip=self.clip,
         )
-        for block in self.blocks:
-            block.shared_mean = None
+        self._take_means_by(None)
         mean.close()
         self._sums: list[Tensor] = []
         self._count = 0
         yield FitPass(name="template", batch_size=self.batch_size, update=self._add, finish=self._finish)
+
+    def _take_means_by(self, mean: SharedMean | None) -> None:
+        for block in self.blocks:
+            assert isinstance(block, PyramidCoupling)
+            block.shared_mean = mean
 
     def _step(self, batch: Batch, optimize: Optimize) -> Mapping[str, Tensor]:
         if (batch.total or len(batch.image_BCHW)) < 2:
@@ -277,14 +280,14 @@ def squared_differences(pyramid: Sequence[Tensor]) -> list[Tensor]:
 
 
 def spectral_loss(map_PHW: Tensor) -> Tensor:
-    """Mean magnitude of the two-dimensional Fourier transform, over its whole plane (equation 9).
+    """Mean magnitude of the two-dimensional Fourier transform, over its whole plane.
 
     Half of the plane mirrors the other, and counts twice.
     """
     magnitude_PHW = torch.fft.rfft2(map_PHW).abs()
     alone = [0] if map_PHW.shape[2] % 2 else [0, -1]  # columns without a mirror image
-    columns = 2 * magnitude_PHW.sum() - magnitude_PHW[:, :, alone[:1] if map_PHW.shape[2] < 2 else alone].sum()
-    return columns / map_PHW.numel()
+    total: Tensor = 2 * magnitude_PHW.sum() - magnitude_PHW[:, :, alone[:1] if map_PHW.shape[2] < 2 else alone].sum()
+    return total / map_PHW.numel()
 
 
 class LaplacianPyramid(nn.Module):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import math
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -314,14 +311,19 @@ class Striped(RandomImages):
 
 
 def test_short_training_finds_defects():
-    method, losses = small(epochs=8, lr=5e-3, eps=1e-8), []
-    scalar = lambda tag, value, step: losses.append(value) if tag == "flow/fft" else None  # noqa: E731
-    data = Striped(64, 4, CPU, method.tags)
-    before = copy.deepcopy(method.blocks.state_dict())
-    Trainer(device=CPU, scalar=scalar).fit(method, data)
-    assert sum(losses[-3:]) < 0.9 * sum(losses[:3]), losses
-    assert math.isfinite(losses[-1])
-    assert not before["0.net.2.weight"].equal(method.blocks[0].net[2].weight)
+    """Losses of the same batches come to lie below those of a flow that stays as it was: by little, as a flow that
+    keeps volumes cannot shrink differences. The map tells defects."""
+    results = []
+    for lr in (1e-12, 2e-3):
+        method, losses = small(epochs=8, lr=lr), []
+        scalar = lambda tag, value, step: losses.append(value) if tag == "flow/fft" else None  # noqa: B023, E731
+        data = Striped(64, 4, CPU, method.tags)
+        Trainer(device=CPU, scalar=scalar).fit(method, data)
+        results.append(losses)
+    still, falling = results
+    assert falling[0] == still[0]
+    assert all(one < other for one, other in zip(falling[-4:], still[-4:], strict=True)), (falling, still)
+    assert sum(falling[-4:]) < 0.985 * sum(still[-4:]), (falling, still)
     image_BCHW, mask_BHW = data.draw(4, True)
     map_BHW = predict(method, image_BCHW).map_BHW
     assert roc_auc_score(mask_BHW.flatten().numpy(), map_BHW.flatten().numpy()) > 0.9
