@@ -66,6 +66,15 @@ ADER = {
         "lr_decay_at": 1.0,
         "probe_size": 256,
     },
+    "pyramidflow": {
+        "batch_size": 2,
+        "lr": 2e-4,
+        "eps": 1e-4,
+        "weight_decay": 1e-5,
+        "clip": 5.0,
+        "volume_norm": "cvn",
+        "backbone.name": "resnet18.tv_in1k",
+    },
     "uniad": {
         "batch_size": 8,
         "lr": 1e-4,
@@ -97,11 +106,13 @@ def test_a_run_under_it_is_what_the_table_was_made_of(protocol, method):
     config = compose(["dataset=mvtec", f"method={method}", f"protocol={protocol}"])
     assert config.metric.name == METRICS[protocol]
     metric = config.metric
-    assert (metric.size, metric.mask_interpolation, metric.mask_rule) == ("input", "bilinear", "any")
+    size = 256 if method == "pyramidflow" else "input"  # of images of 1024 pixels
+    assert (metric.size, metric.mask_interpolation, metric.mask_rule) == (size, "bilinear", "any")
     assert config.recipe == "ader"
     assert (config.trainer.epochs, config.trainer.precision, config.trainer.ema) == (100, "torch", None)
     seed = {"cfa": 1024, "simplenet": 0}.get(method, 42)  # their released code sets its own
-    assert (config.image_size, config.seed, config.setting.name) == (256, seed, "multi_class")
+    size = 1024 if method == "pyramidflow" else 256
+    assert (config.image_size, config.seed, config.setting.name) == (size, seed, "multi_class")
     for key, expected in ADER[method].items():
         value = config.method.rest
         for part in key.split("."):
