@@ -103,24 +103,29 @@ def _states(
     return a_TBKND, _recur(a_TBKND, value_TBKND, state_BKND)
 
 
+def lanes(steps: int, device: torch.device) -> int:
+    """How many a chunk is cut into: a divisor of its length."""
+    most = 1 if device.type == "cpu" else math.isqrt(steps)
+    return next(count for count in range(most, 0, -1) if steps % count == 0)
+
+
 def _recur(a_TBKND: Tensor, value_TBKND: Tensor, state_BKND: Tensor) -> Tensor:
     """h_t = a_t h_(t-1) + value_t from a state; written over ``value``."""
     steps = len(a_TBKND)
-    most = 1 if a_TBKND.device.type == "cpu" else math.isqrt(steps)
-    lanes = next(count for count in range(most, 0, -1) if steps % count == 0)
+    count = lanes(steps, a_TBKND.device)
     a_SJM, h_SJM, state_M = (
-        a_TBKND.view(lanes, steps // lanes, -1),
-        value_TBKND.view(lanes, steps // lanes, -1),
+        a_TBKND.view(count, steps // count, -1),
+        value_TBKND.view(count, steps // count, -1),
         state_BKND.reshape(-1),
     )
-    if lanes == 1:
+    if count == 1:
         h_SJM[0, 0].addcmul_(a_SJM[0, 0], state_M)
-    for step in range(1, steps // lanes):
+    for step in range(1, steps // count):
         h_SJM[:, step].addcmul_(a_SJM[:, step], h_SJM[:, step - 1])
-    if lanes > 1:
+    if count > 1:
         since_SJM = a_SJM.cumprod(dim=1)
         starts = [state_M]
-        for lane in range(lanes - 1):
+        for lane in range(count - 1):
             starts.append(torch.addcmul(h_SJM[lane, -1], since_SJM[lane, -1], starts[-1]))
         h_SJM.addcmul_(since_SJM, torch.stack(starts)[:, None])
     return value_TBKND
