@@ -44,7 +44,7 @@ def count(module: nn.Module) -> int:
 
 
 def test_parameters(wide):
-    """The fact sheet's, measured of ADer's code, whose stages hold the unused branch and two indices a pixel and scan."""
+    """The fact sheet's, measured of ADer's code, whose stages hold the unused branch and two indices a pixel."""
     assert count(wide.teacher) == 8_170_304
     assert count(wide.bottleneck) == 1_458_304
     assert [count(part) for part in wide.decoder.expansions] == [524_800, 131_328, 32_896]

@@ -61,7 +61,9 @@ def compared(function, kind: torch.dtype, length: int = 90, gradients: bool = Tr
         expected.backward(slope)
         found.backward(slope.to(kind))
         pairs |= {name: (a.grad, b.grad) for name, a, b in zip(NAMES, rough, exact, strict=True)}
-    return {name: float((a.double() - b).detach().abs().max() / b.detach().abs().max()) for name, (a, b) in pairs.items()}
+    return {
+        name: float((a.double() - b).detach().abs().max() / b.detach().abs().max()) for name, (a, b) in pairs.items()
+    }
 
 
 @pytest.mark.parametrize("length", [1, 15, 90])

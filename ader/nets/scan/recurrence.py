@@ -13,6 +13,7 @@ J tokens of a lane, M numbers of a token.
 from __future__ import annotations
 
 import math
+
 import torch
 from torch import Tensor
 
