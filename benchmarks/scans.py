@@ -131,11 +131,10 @@ WAYS: dict[str, tuple[str, Callable[..., Tensor]]] = {
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """The table, with what one must know to read it."""
-    mebibytes = lambda value: None if value is None else value / 2**20  # noqa: E731
     cells = [
         [
             *(row[key] for key in ("way", "pixels", "channels", "images", "forward_seconds", "seconds")),
-            *(mebibytes(row[key]) for key in ("bytes", "states_bytes")),
+            *(None if row[key] is None else row[key] / 2**20 for key in ("bytes", "states_bytes")),
         ]
         for row in rows
     ]

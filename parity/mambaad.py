@@ -53,9 +53,10 @@ def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, *
 def _scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, bias: Tensor) -> Tensor:
     groups = B.shape[1]
     delta = F.softplus(delta + bias[:, None])
-    u_t, delta_t = (each.unflatten(1, (groups, -1)).permute(3, 0, 1, 2)[..., None] for each in (u, delta))
+    shape = len(u), groups, len(A) // groups, u.shape[2]
+    u_t, delta_t = (each.reshape(shape).permute(3, 0, 1, 2)[..., None] for each in (u, delta))
     b_t, c_t = (each.permute(3, 0, 1, 2)[..., None, :] for each in (B, C))
-    decays = (delta_t * A.unflatten(0, (groups, -1))).exp().unbind()
+    decays = (delta_t * A.reshape(groups, -1, A.shape[1])).exp().unbind()
     states = list((delta_t * u_t * b_t).unbind())
     for t in range(1, len(states)):
         states[t] = torch.addcmul(states[t], decays[t], states[t - 1])
@@ -224,7 +225,8 @@ def _pair(ours: Any, reference: Any, upstream: str, batch: int) -> Pair:
             reference.to(kind)
             ours.zero_grad()
             reference.zero_grad()
-            loss = restoration_loss(*ours(image_BCHW.to(kind)), ours.loss_weight)
+            teacher, student = ours(image_BCHW.to(kind))
+            loss = restoration_loss(teacher, student, ours.loss_weight)
             loss_ref = loss_of(reference(normalized(kind)))
             loss.backward()  # type: ignore[no-untyped-call]
             loss_ref.backward()  # type: ignore[no-untyped-call]

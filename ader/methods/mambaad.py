@@ -7,9 +7,9 @@ Upstream: lewandofskee/MambaAD (no license file), and its reproduction by the sa
 `python -m parity mambaad` compares with upstream; differences, parameters and operations: `results/bench/methods.md`.
 
 Differences from upstream:
-- The selective scan is ours (`nets/scan`); upstream's is a CUDA kernel of mamba-ssm, which is used where it is installed.
-  Projections are computed once in the map's order, where upstream copies the map for each direction first; the eight
-  skips D x are one product with the sum of the eight D.
+- The selective scan is ours (`nets/scan`); upstream's is a CUDA kernel of mamba-ssm, which is used where it is
+  installed. Projections are computed once in the map's order, where upstream copies the map for each direction
+  first; the eight skips D x are one product with the sum of the eight D.
 - The orders of the scans are no parameters; upstream keeps 39,296 indices as frozen ones. A depthwise 3x3 branch, which
   upstream builds and never uses (12,096 weights), is not there.
 - Stochastic depth draws from each image's seed, so that the number of processes changes nothing.
@@ -17,15 +17,15 @@ Differences from upstream:
 - The learning rate is a function of the progress, with the values of ADer's scheduler.
 - As upstream, weight decay takes A and the bias of the steps: the mark that would spare them is read by nothing.
 
-Shapes in names: B images, C channels, H height, W width; of a scan: L pixels, K directions, D inner channels, N states of
-a channel, R rank of the steps, M pixels of all images; P blocks with stochastic depth.
+Shapes in names: B images, C channels, H height, W width; of a scan: L pixels, K directions, D inner channels, N states
+of a channel, R rank of the steps, M pixels of all images; P blocks with stochastic depth.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -271,7 +271,8 @@ class Decoder(nn.Module):
         if path_BP is not None:
             path_BP = path_BP.to(x_BHWC)
         restored, place = [], 0
-        for number, (modules, order_KL) in enumerate(zip(self.levels, order_per_stage, strict=True)):
+        levels: Sequence[Any] = list(self.levels)
+        for number, (modules, order_KL) in enumerate(zip(levels, order_per_stage, strict=True)):
             if number:
                 x_BHWC = self.expansions[number - 1](x_BHWC)
             for module in modules:
@@ -315,16 +316,7 @@ class LSSModule(nn.Module):
     def __init__(self, channels: int, blocks: int, states: int, directions: int) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(StateSpaceBlock(channels, states, directions) for _ in range(blocks))
-        self.local5, self.local7 = (
-            nn.Sequential(
-                *_conv_norm_silu(nn.Conv2d(channels, channels, 1)),
-                *_conv_norm_silu(
-                    nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels, bias=False)
-                ),
-                *_conv_norm_silu(nn.Conv2d(channels, channels, 1)),
-            )
-            for kernel in (5, 7)
-        )
+        self.local5, self.local7 = _local(channels, 5), _local(channels, 7)
         self.mix = nn.Conv2d(3 * channels, channels, 1)
         for part in self.modules():  # those of the blocks as well
             if isinstance(part, nn.Conv2d):
@@ -342,6 +334,13 @@ class LSSModule(nn.Module):
         parts = [far_BHWC.permute(0, 3, 1, 2), self.local5(x_BCHW), self.local7(x_BCHW)]
         mixed_BCHW: Tensor = self.mix(torch.cat(parts, dim=1)) + x_BCHW
         return mixed_BCHW.permute(0, 2, 3, 1)
+
+
+def _local(channels: int, kernel: int) -> nn.Sequential:
+    """A depthwise convolution between two of pixels, each with its norm."""
+    depthwise = nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels, bias=False)
+    convs = [nn.Conv2d(channels, channels, 1), depthwise, nn.Conv2d(channels, channels, 1)]
+    return nn.Sequential(*(layer for conv in convs for layer in _conv_norm_silu(conv)))
 
 
 def _conv_norm_silu(conv: nn.Conv2d) -> list[nn.Module]:
@@ -403,8 +402,8 @@ class HybridScan(nn.Module):
     def _scanned(self, x_BLD: Tensor, order_KL: Tensor) -> Tensor:
         """Sum of all directions, float32."""
         directions, channels = self.step_bias_KD.shape
-        chosen_BLKC = F.linear(x_BLD, self.select_KCD.flatten(0, 1)).unflatten(2, (directions, -1))
-        rank_KBLR, input_KBLN, output_KBLN = chosen_BLKC.permute(2, 0, 1, 3).split(self.split, dim=3)
+        chosen_BLKC = F.linear(x_BLD, self.select_KCD.flatten(0, 1)).view(*x_BLD.shape[:2], directions, -1)
+        rank_KBLR, input_KBLN, output_KBLN = torch.split(chosen_BLKC.permute(2, 0, 1, 3), self.split, dim=3)
         raw_KMD = full(rank_KBLR.flatten(1, 2) @ self.step_KDR.transpose(1, 2)) + full(self.step_bias_KD)[:, None]
         raw_KBLD = raw_KMD.view(directions, *x_BLD.shape)
         decay_KND = -full(self.log_decay_KDN).exp().transpose(1, 2)

@@ -6,9 +6,9 @@ Every direction visits all tokens in an order of its own; a channel's state of N
 
 Four ways compute it, all to float32's precision the same: ``with_numba`` (CPU, float32), ``recurrence`` (torch alone:
 every device and precision), ``with_mamba`` (CUDA, float32, where the package mamba-ssm is installed: the extra
-``mamba``), ``doubling`` (as plain tensor operations, for exported graphs). The first three keep states at the borders of
-chunks alone and compute the others again for the gradient: memory of the backward pass grows with a chunk's length
-and not with the map's. The environment variable ``ADER_KERNELS=torch`` leaves all but torch out.
+``mamba``), ``doubling`` (as plain tensor operations, for exported graphs). The first three keep the states at the
+borders of chunks alone (one of 64, of 16 to 256) and compute the others again for the gradient, a chunk at a time:
+`results/bench/scans.md` has times and memory. The environment variable ``ADER_KERNELS=torch`` leaves all but torch out.
 
 Shapes in names: B images, K directions, L tokens, D channels, N states of a channel, S chunks.
 """
@@ -45,14 +45,15 @@ def selective_scan(
     Returns:
         (B, L, D), float32; float64 where all is.
     """
-    given = [full(tensor).contiguous() for tensor in (x_BLD, raw_KBLD, decay_KND, input_KBLN, output_KBLN)]
+    floats = [full(tensor).contiguous() for tensor in (x_BLD, raw_KBLD, decay_KND, input_KBLN, output_KBLN)]
+    given = (floats[0], floats[1], floats[2], floats[3], floats[4], order_KL)
     with full_precision(x_BLD.device):
         if _exporting():
-            return doubling.scan(*given, order_KL)
+            return doubling.scan(*given)
         if given[0].dtype == torch.float32 and (kernel := with_mamba.kernel(x_BLD.device)):
-            return with_mamba.scan(kernel, *given, order_KL)
-        keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
-        y_BLD: Tensor = torch.ops.ader.selective_scan(*given, order_KL, keep)[0]
+            return with_mamba.scan(kernel, *given)
+        keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in floats)
+        y_BLD: Tensor = torch.ops.ader.selective_scan(*given, keep)[0]
         return y_BLD
 
 

@@ -1,5 +1,5 @@
-"""The scan as a few dozen tensor operations, for graphs that other programs run: in step s each token takes what the one
-2^s before it has gathered. It holds all states at once and goes through them log2(L) times.
+"""The scan as a few dozen tensor operations, for graphs that other programs run: in step s each token takes what the
+one 2^s before it has gathered. It holds all states at once and goes through them log2(L) times.
 
 Shapes in names: B images, K directions, L tokens, D channels, N states of a channel.
 """

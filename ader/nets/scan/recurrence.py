@@ -28,7 +28,7 @@ def chunk_length(x_BLD: Tensor, decay_KND: Tensor) -> int:
     """Tokens of a chunk."""
     numbers = NUMBERS["cpu" if x_BLD.device.type == "cpu" else "cuda"]
     fitting = numbers // max(1, len(x_BLD) * decay_KND.numel())
-    return min(max(2 ** int(math.log2(max(fitting, 1))), LEAST), MOST)
+    return min(max(1 << max(fitting, 1).bit_length() - 1, LEAST), MOST)
 
 
 def forward(
@@ -44,7 +44,7 @@ def forward(
     y_BLD = torch.zeros_like(x_BLD)
     state_BKND = x_BLD.new_zeros(len(x_BLD), *decay_KND.shape)
     borders = []
-    for index_KT in order_KL.split(chunk_length(x_BLD, decay_KND), dim=1):
+    for index_KT in torch.split(order_KL, chunk_length(x_BLD, decay_KND), dim=1):
         if keep:
             borders.append(state_BKND)
         _, h_TBKND = _states(x_BLD, delta_KBLD, decay_KND, input_KBLN, index_KT, state_BKND)
@@ -69,7 +69,7 @@ def backward(
     dinput_KBLN, doutput_KBLN = torch.empty_like(input_KBLN), torch.empty_like(output_KBLN)
     ddecay_KND = torch.zeros_like(decay_KND)
     flow_BKND = torch.zeros_like(border_SBKND[0])  # the gradient that a chunk's last state gets from what follows
-    chunks = order_KL.split(chunk_length(x_BLD, decay_KND), dim=1)
+    chunks = torch.split(order_KL, chunk_length(x_BLD, decay_KND), dim=1)
     for index_KT, border_BKND in zip(reversed(chunks), reversed(border_SBKND.unbind()), strict=True):
         a_TBKND, h_TBKND = _states(x_BLD, delta_KBLD, decay_KND, input_KBLN, index_KT, border_BKND)
         x_TBKD, delta_TBKD = _picked_shared(x_BLD, index_KT), _picked(delta_KBLD, index_KT)
