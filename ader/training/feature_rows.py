@@ -165,7 +165,7 @@ class Rows:
 
     def _parts(self) -> list[Tensor]:
         """The tensors of the row that was read."""
-        parts = self._row.split([each.row_bytes for each in self.layouts])
+        parts = torch.split(self._row, [each.row_bytes for each in self.layouts])
         pairs = zip(parts, self.layouts, strict=True)
         return [_typed(part, each.dtype).view(each.shape[1:]) for part, each in pairs]
 
