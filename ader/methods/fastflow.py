@@ -50,6 +50,7 @@ from ader.methods._base import (
 )
 from ader.nets.backbone import Backbone, BackboneOptions, Pretrained
 from ader.nets.flows import Flow, PermutedCoupling
+from ader.nets.frozen import Frozen
 from ader.nets.scoring.maps import full, upsample
 from ader.system.errors import UserError
 
@@ -191,7 +192,7 @@ def is_plain_transformer(name: str) -> bool:
     return any(base in timm.list_models(f"{base}*", module=module) for module in PLAIN_TRANSFORMERS)
 
 
-class Tokens(nn.Module):
+class Tokens(Frozen):
     """Patch tokens after some blocks of a frozen transformer, under its own last norm, as feature maps.
 
     Args:
@@ -228,13 +229,17 @@ class Tokens(nn.Module):
         self.requires_grad_(False)
         self.eval()
 
-    def train(self, mode: bool = True) -> Tokens:
-        """Keeps evaluation mode: the network is frozen."""
-        return super().train(False)
+    @property
+    def reads(self) -> tuple[int, ...]:
+        """The blocks."""
+        return tuple(self.blocks)
 
     @torch.no_grad()
     def forward(self, image_BCHW: Tensor) -> list[Tensor]:
         """Feature maps (B, C, H / stride, W / stride) of RGB images in [0, 1]."""
+        return self.remembered(image_BCHW, self._maps)
+
+    def _maps(self, image_BCHW: Tensor) -> list[Tensor]:
         maps: list[Tensor] = self.vit.net.forward_intermediates(
             self.vit.normalize(image_BCHW), indices=self.blocks, norm=True, intermediates_only=True
         )
