@@ -59,6 +59,7 @@ class StableDiffusionOptions:
         autoencoder_width: channels of the autoencoder's finest level.
         autoencoder_levels: widths of the autoencoder's levels over the finest one's. Each level but the last halves
             the resolution.
+        blocks: residual blocks in each level of either encoder; decoders have one more.
         prompt_width: channels of a prompt's embedding.
     """
 
@@ -70,6 +71,7 @@ class StableDiffusionOptions:
     width: Annotated[Channels, Field(multiple_of=8)] = 320
     autoencoder_width: Annotated[Channels, Field(multiple_of=4)] = 128
     autoencoder_levels: Annotated[tuple[Depth, ...], Field(min_length=2, max_length=4)] = (1, 2, 4, 4)
+    blocks: Annotated[int, Field(ge=1, le=8)] = 2
     prompt_width: Width = 768
 
     @property
@@ -145,6 +147,7 @@ def networks(options: StableDiffusionOptions) -> tuple[Any, Any]:
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
         block_out_channels=tuple(options.width * factor for factor in LEVELS),
+        layers_per_block=options.blocks,
         cross_attention_dim=options.prompt_width,
         attention_head_dim=8,  # diffusers' name for the number of heads
         norm_num_groups=groups(options.width),
@@ -154,7 +157,7 @@ def networks(options: StableDiffusionOptions) -> tuple[Any, Any]:
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
         block_out_channels=tuple(options.autoencoder_width * factor for factor in options.autoencoder_levels),
-        layers_per_block=2,
+        layers_per_block=options.blocks,
         latent_channels=LATENT_CHANNELS,
         norm_num_groups=groups(options.autoencoder_width),
     )

@@ -251,12 +251,12 @@ class DiAD(Method):
         """
         prompt_BND = self.generative.prompt_ND.expand(len(noised_BChw), -1, -1)
         skips, middle_BChw = self.guide(noised_BChw, time_B, image_BCHW, prompt_BND)
-        nothing = noised_BChw.new_zeros(())  # the finer skips get no guidance
+        nothing = [noised_BChw.new_zeros(())] * (3 * len(skips))  # the three finer levels get no guidance
         predicted = self.unet(
             noised_BChw,
             time_B,
             prompt_BND,
-            down_block_additional_residuals=(*([nothing] * 9), *skips),
+            down_block_additional_residuals=(*nothing, *skips),
             mid_block_additional_residual=middle_BChw,
             return_dict=False,
         )
@@ -339,10 +339,12 @@ class SemanticGuidedNetwork(nn.Module):
         super().__init__()
         stem = STEM[: stride.bit_length()]
         self.control = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=stem)
-        *_, fine, coarse, _ = unet.config.block_out_channels
-        self.fusion = SpatialAwareFusion([fine, coarse, coarse], coarse)
-        # outputs 0 to 5 go nowhere, 6 to 8 to the fusion alone
-        self.control.controlnet_down_blocks[: 6 if learn_fusion else 9].requires_grad_(False)
+        self.outputs = unet.config.layers_per_block + 1  # of each level, the first of which has another one's channels
+        channels = unet.config.block_out_channels
+        fine = [channels[1], *[channels[2]] * (self.outputs - 1)]
+        self.fusion = SpatialAwareFusion(fine, channels[3], self.outputs)
+        # those of the first two levels go nowhere, those of the third to the fusion alone
+        self.control.controlnet_down_blocks[: self.outputs * (2 if learn_fusion else 3)].requires_grad_(False)
         if not learn_fusion:
             for weight in self.fusion.parameters():
                 nn.init.zeros_(weight).requires_grad_(False)
@@ -350,11 +352,12 @@ class SemanticGuidedNetwork(nn.Module):
     def forward(
         self, noised_BChw: Tensor, time_B: Tensor, image_BCHW: Tensor, prompt_BND: Tensor
     ) -> tuple[list[Tensor], Tensor]:
-        """What is added to the U-Net: to its three coarsest skips, and to its middle."""
+        """What is added to the U-Net: to the skips of its coarsest level, and to its middle."""
         outputs, middle_BChw = self.control(
             noised_BChw, time_B, prompt_BND, controlnet_cond=image_BCHW, return_dict=False
         )
-        return self.fusion(outputs[6:9], outputs[9:12]), middle_BChw
+        fine, coarse = outputs[2 * self.outputs : 3 * self.outputs], outputs[3 * self.outputs :]
+        return self.fusion(fine, coarse), middle_BChw
 
 
 class SpatialAwareFusion(nn.Module):
@@ -364,20 +367,21 @@ class SpatialAwareFusion(nn.Module):
     convolution with all their channels.
 
     Args:
-        fine: channels of the finer features.
-        coarse: channels of each of three coarser ones.
+        fine: channels of each of the finer features.
+        coarse: channels of the coarser ones.
+        count: of the coarser ones.
     """
 
-    def __init__(self, fine: Sequence[int], coarse: int) -> None:
+    def __init__(self, fine: Sequence[int], coarse: int, count: int) -> None:
         super().__init__()
         self.branches = nn.ModuleList(
-            nn.Conv2d(channels, 3 * coarse, 3, stride=2, padding=1, bias=False) for channels in fine
+            nn.Conv2d(channels, count * coarse, 3, stride=2, padding=1, bias=False) for channels in fine
         )
 
     def forward(self, fine: Sequence[Tensor], coarse: Sequence[Tensor]) -> list[Tensor]:
-        """The three coarser features with what the finer ones add."""
+        """The coarser features with what the finer ones add."""
         added = [
-            F.silu(F.instance_norm(full(branch(feature_BCHW)))).chunk(3, dim=1)
+            F.silu(F.instance_norm(full(branch(feature_BCHW)))).chunk(len(coarse), dim=1)
             for branch, feature_BCHW in zip(self.branches, fine, strict=True)
         ]
         return [F.silu(sum(more, start=own)) for own, *more in zip(coarse, *added, strict=True)]
