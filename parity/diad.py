@@ -47,8 +47,8 @@ SMALL = {
 }
 
 NOTE = (
-    "both at a fifth of the width and 128 pixels, with equal noise; the reference predicts twice in every step, for its guidance, and "
-    "decodes twice; counts are those of the full size"
+    "both at a fifth of the width and 128 pixels, with equal noise; the reference predicts twice in every step, for its "
+    "guidance, and decodes twice; counts are those of the full size"
 )
 
 
@@ -96,8 +96,9 @@ def _reference(clone: Path) -> Any:
     _stand_in("taming.modules.losses.vqperceptual", **_LOSSES)
     util = importlib.import_module("ldm.modules.diffusionmodules.util")
     util.GroupNorm32.forward = nn.GroupNorm.forward  # which casts to float32
-    importlib.import_module("ldm.modules.attention")._ATTN_PRECISION = "as it is"  # it casts as well
-    sampler = importlib.import_module("ldm.models.diffusion.ddim")
+    attention: Any = importlib.import_module("ldm.modules.attention")
+    attention._ATTN_PRECISION = "as it is"  # it casts as well
+    sampler: Any = importlib.import_module("ldm.models.diffusion.ddim")
     sampler.DDIMSampler.register_buffer = lambda self, name, value: setattr(self, name, value)  # to a GPU
     sampler.tqdm = lambda values, **options: values
     nets = {

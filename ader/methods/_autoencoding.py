@@ -44,6 +44,9 @@ class PerceptualLoss(nn.Module):
         UserError: weights are missing.
     """
 
+    shift: Tensor
+    scale: Tensor
+
     def __init__(self, options: BackboneOptions) -> None:
         super().__init__()
         self.vgg: Backbone | None = None
@@ -73,7 +76,7 @@ class PerceptualLoss(nn.Module):
 
     def _features(self, image_BCHW: Tensor) -> list[Tensor]:
         assert self.vgg is not None
-        features: list[Tensor] = self.vgg.net((image_BCHW - self.shift) / self.scale)
+        features: list[Tensor] = self.vgg.net((image_BCHW - self.shift) / self.scale)  # gradients pass, unlike in vgg
         return features
 
 
@@ -181,7 +184,8 @@ def gradient_norm(loss: Tensor, weight: Tensor, share: float) -> Tensor:
             processes where batch norms share their statistics.
     """
     (gradient,) = torch.autograd.grad(loss * share, weight, retain_graph=True)
-    return torch.linalg.vector_norm(dist.gather_rows(gradient[None]).sum(dim=0))
+    norm: Tensor = torch.linalg.vector_norm(dist.gather_rows(gradient[None]).sum(dim=0))
+    return norm
 
 
 def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, weight: Tensor, share: float) -> Tensor:

@@ -251,7 +251,7 @@ def empty_prompt(state: Mapping[str, Tensor], file: Path) -> Tensor:
 def _text_layer(value_ND: Tensor, layer: _Layer) -> Tensor:
     normed_ND = layer.norm("layer_norm1", value_ND)
     q, k, v = (
-        layer.linear(f"self_attn.{name}_proj", normed_ND).unflatten(1, (-1, 64)).transpose(0, 1) for name in "qkv"
+        layer.linear(f"self_attn.{name}_proj", normed_ND).view(len(value_ND), -1, 64).transpose(0, 1) for name in "qkv"
     )
     attended_ND = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(0, 1).flatten(1)
     value_ND = value_ND + layer.linear("self_attn.out_proj", attended_ND)
