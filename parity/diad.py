@@ -47,7 +47,7 @@ SMALL = {
 }
 
 NOTE = (
-    "both at a fifth of the width and 128 pixels, with equal noise; the reference predicts twice in every step, for its "
+    "both at a fifth of the width and 128 pixels, with equal noise; the reference predicts twice in each step, for its "
     "guidance, and decodes twice; counts are those of the full size"
 )
 
