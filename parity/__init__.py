@@ -63,6 +63,8 @@ class Pair:
         test: one inference batch on the same images, from RGB to maps and image scores, of the reference and of ours.
         train_images, test_images: in these batches.
         note: what a reader of the times must know.
+        full: our method at its full size on the meta device, where the comparison is of a smaller one: its parameters
+            and multiply-accumulates are counted.
     """
 
     ours: Method
@@ -73,6 +75,7 @@ class Pair:
     train_images: int
     test_images: int
     note: str = ""
+    full: Method | None = None
 
 
 @dataclass(frozen=True)
