@@ -39,6 +39,7 @@ from ader.methods._base import Method, Prediction, Stage, TrainStage, find_class
 from ader.methods._options import stated
 from ader.system.errors import UserError
 from ader.system.interrupt import Interrupt, Stopped
+from ader.testing.features import check_cached_features
 from ader.testing.placement import assert_near, check_device, check_processes
 from ader.testing.subject import CPU, STEPS, Subject, Watched, changed, images, no_network, predict, same, snapshot
 from ader.training.cost import RandomImages, count_macs
@@ -122,15 +123,14 @@ def check_arguments_not_mutated(subject: Subject) -> None:
 
 def check_stages(subject: Subject) -> None:
     """Stages have unique names (the trainer refuses others), a batch size, and never see test data."""
-    method, data = subject.make(), subject.data()
+    method, stages, *_ = subject.training
     shares = method.holdout
     assert not {"train", TEST} & set(shares), f"holdout {shares} names a split that exists"
     assert all(share > 0 for share in shares.values()), f"holdout {shares} must be positive"
     assert sum(shares.values()) < 1, f"holdout {shares} leaves nothing to train on"
-    Trainer(device=CPU, max_steps=1).fit(method, data)
     parts = {id(part) for part in method.modules()}
     known = {id(weight) for weight in method.parameters()}
-    for stage in data.stages.values():
+    for stage in stages.values():
         assert stage.batch_size >= 1, f"stage {stage.name!r}: batch size {stage.batch_size}"
         assert 0 < stage.share <= 1, f"stage {stage.name!r}: share {stage.share}"
         levels = ["normal", "image", "pixel"]
@@ -145,17 +145,14 @@ def check_stages(subject: Subject) -> None:
 
 def check_training_finite(subject: Subject) -> None:
     """A few steps log finite losses and leave finite parameters and buffers; every descent logs something."""
-    logged: dict[str, float] = {}
-    method, data = subject.make(), subject.data()
-    trainer = Trainer(device=CPU, max_steps=STEPS, scalar=lambda tag, value, step: logged.update({tag: value}))
-    trainer.fit(method, data)
-    for stage in data.stages.values():
+    method, stages, logged, mode = subject.training
+    for stage in stages.values():
         own = {"lr_" + name for name in stage.optimizers} | {"epoch"} if isinstance(stage, TrainStage) else set()
         losses = [tag for tag in logged if tag.startswith(f"{stage.name}/") and tag.split("/", 1)[1] not in own]
         assert losses or not isinstance(stage, TrainStage), f"stage {stage.name!r} logs no loss"
     bad = [name for name, value in snapshot(method).items() if value.is_floating_point() and not value.isfinite().all()]
     assert not bad, f"not finite after {STEPS} steps: {bad}"
-    assert not method.training, "the trainer must leave the method in evaluation mode"
+    assert not mode, "the trainer must leave the method in evaluation mode"
 
 
 def check_what_trains(subject: Subject) -> None:
@@ -287,9 +284,8 @@ def check_bfloat16(subject: Subject) -> None:
 
 def check_resume(subject: Subject) -> None:
     """Training interrupted in any stage and resumed ends bit for bit where uninterrupted training ends."""
-    straight, data = snapshot(subject.fitted), subject.data()
-    Trainer(device=CPU, max_steps=1).fit(subject.make(), data)
-    for name in data.stages:
+    straight = snapshot(subject.fitted)
+    for name in subject.training.stages:
         with tempfile.TemporaryDirectory() as folder:
             resumed = _interrupted_and_resumed(subject, name, Path(folder) / "checkpoint.pt")
         moved = changed(straight, snapshot(resumed))
@@ -364,6 +360,7 @@ CHECKS: tuple[Check, ...] = (
     check_macs,
     check_processes,
     check_device,
+    check_cached_features,
 )
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,16 @@ STEPS = 3
 
 #: Over every method's recipe ``small``, where it has such arguments: a check takes a few steps and no more.
 SHORT: Mapping[str, Any] = {"batch_size": 2, "epochs": 1}
+
+
+class Training(NamedTuple):
+    """A method that was trained, its stages by name, the last scalar of each tag, and whether it was left in training
+    mode, which a prediction would have ended."""
+
+    method: Method
+    stages: Mapping[str, Stage]
+    logged: Mapping[str, float]
+    mode: bool
 
 
 @dataclass
@@ -64,10 +74,10 @@ class Subject:
         seed_all(seed)
         return self.method_class(**recipe_arguments(self.method_class, self.size, copy.deepcopy(dict(self.arguments))))
 
-    def fit(self, **options: Any) -> Method:
+    def fit(self, data: RandomImages | None = None, **options: Any) -> Method:
         """A new method, trained for a few steps on random images."""
         method = self.make()
-        Trainer(device=CPU, max_steps=STEPS, **options).fit(method, self.data())
+        Trainer(device=CPU, max_steps=STEPS, **options).fit(method, data or self.data())
         return method
 
     def data(self) -> RandomImages:
@@ -75,9 +85,16 @@ class Subject:
         return RandomImages(self.size, STEPS, CPU, self.method_class.tags)
 
     @cached_property
+    def training(self) -> Training:
+        """A training that several checks look at: they must leave it as it is."""
+        data, logged = self.data(), dict[str, float]()
+        method = self.fit(data, scalar=lambda tag, value, step: logged.update({tag: value}))
+        return Training(method, data.stages, logged, method.training)
+
+    @property
     def fitted(self) -> Method:
-        """A trained method that several checks share: they must leave it as it is."""
-        return self.fit()
+        """The method that was trained there."""
+        return self.training.method
 
 
 class Watched:
