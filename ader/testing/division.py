@@ -202,7 +202,7 @@ def without_dropout(method: nn.Module) -> None:
     """Sets the rates to 0: those of torch's and timm's modules, and of attentions, which keep theirs as ``dropout``."""
     for part in method.modules():
         for name in ("p", "dropout", "drop_prob"):
-            if isinstance(getattr(part, name, None), float):
+            if isinstance(vars(part).get(name), float):
                 setattr(part, name, 0.0)
 
 
