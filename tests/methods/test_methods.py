@@ -372,7 +372,7 @@ def _wait_in_one():
 
 
 def test_mutated_arguments_are_found():
-    assert "check_arguments_not_mutated" in failing(Mutates, widths=[4])
+    assert "check_arguments_not_mutated" in failing(Mutates, {"check_arguments_not_mutated"}, widths=[4])
 
 
 def test_names_of_datasets_are_found(tmp_path, monkeypatch):
