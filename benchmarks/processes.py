@@ -20,7 +20,7 @@ from ader.report.renderers import markdown as pipe_table
 from ader.report.tables import Cell, Column, Row, Table
 from ader.results.provenance import provenance
 from ader.results.schema import plain
-from ader.testing.division import GROUPS, in_all_worlds, largest_difference, shrunk
+from ader.testing.division import GROUPS, in_all_worlds, largest_difference, prepared
 from ader.testing.processes import in_processes
 from ader.testing.subject import Subject
 from benchmarks._common import write_json
@@ -50,9 +50,11 @@ def measured(name: str) -> list[dict[str, Any]]:
     whole = Subject.named(name)
     subject = Subject(whole.method_class, whole.arguments, whole.size)
     found: dict[bool, list[Any] | None] = {}
-    for sync, size in ((True, shrunk(subject)), (False, subject)):
+    for sync in (True, False):
         try:
-            found[sync] = in_processes(len(GROUPS[0]), SECONDS, in_all_worlds, size, sync)
+            found[sync] = in_processes(
+                len(GROUPS[0]), SECONDS, in_all_worlds, subject, sync, sync, prepare=prepared
+            )  # batch norms of a process's own need larger images
         except AssertionError as error:
             if "trainer.sync_batchnorm=true" not in str(error):
                 raise

@@ -10,7 +10,6 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,12 +17,15 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from ader.config import text
 from ader.config.foreign import circle, read_yaml, vetted
+from ader.config.installed import installed
 from ader.config.keys import declared, hint_of
 from ader.config.options import config_folder
 from ader.config.overrides import Word, is_named, key_of, read
@@ -51,6 +53,9 @@ Known = dict[tuple[str, ...], DictConfig]
 
 #: Those of this process, by what else they depend on: installed files, which stay as they are while it lives.
 _INSTALLED: dict[tuple[str, ...], Known] = {}
+
+#: The options of groups, likewise.
+_OPTIONS: dict[tuple[str, ...], list[str]] = {}
 
 
 def compose(overrides: Sequence[str], config_dir: str | None = None, known: Known | None = None) -> RunConfig:
@@ -117,12 +122,13 @@ class _Composer:
         self, config_class: type[Config], words: Sequence[Word], folder: Path | None, known: Known | None
     ) -> None:
         self.config_class, self.folder = config_class, folder
-        search = [f"pkg://{point.module}" for point in entry_points(group="ader.configs")]
+        search = [f"pkg://{point.module}" for point in installed("ader.configs")]
         search += [] if folder is None else [f"file://{folder}"]
         quoted = ",".join(map(_quoted, search))
         self.extra = [f"hydra.searchpath=[{quoted}]"] if search else []
+        self.searched = None if folder else (str(config_folder()), *search)
         if known is None:
-            known = {} if folder else _INSTALLED.setdefault((config_class.ROOT, str(config_folder()), *search), {})
+            known = _INSTALLED.setdefault((config_class.ROOT, *self.searched), {}) if self.searched else {}
         self.known = known
         self.root = read_yaml(config_folder() / f"{config_class.ROOT}.yaml")
         #: The groups that are composed, and their default options.
@@ -138,7 +144,7 @@ class _Composer:
     def compose(self, overrides: tuple[str, ...]) -> Composition:
         """The plain values; ``overrides`` are kept with them."""
         self._check()
-        config = self._hydra([self._for_hydra(word) for word in self.words])
+        config = self._composed()
         choices = _choices(config)
         # a trainer is known by its values: another one with the default's values is the same recipe; so is a protocol
         base = self._base({group: choices[group] for group in choices if group not in ("trainer", "protocol")})
@@ -157,9 +163,29 @@ class _Composer:
             values, _plain(base, strict=False), choices, overrides, None if self.folder is None else str(self.folder)
         )
 
+    def _composed(self) -> DictConfig:
+        """The words' options, with the words' values, which Hydra sets after it has composed the options."""
+        words = {True: list[str](), False: list[str]()}
+        for word in self.words:
+            words[word.key in self.groups].append(self._for_hydra(word))
+        if any(re.match(r"[^=]*[/@]|[+~]*hydra\b", word) for word in words[False]):  # groups of others
+            return self._hydra(words[True] + words[False])
+        config = self._options_alone(tuple(words[True]))
+        loader = GlobalHydra.instance().config_loader()
+        try:
+            values = OverridesParser.create(config_loader=loader).parse_overrides(words[False])
+            loader.validate_sweep_overrides_legal(values, run_mode=RunMode.RUN, from_shell=False)
+            loader._apply_overrides_to_config(values, config)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(self._explain(error)) from error
+        return config
+
     def _base(self, choices: Mapping[str, str]) -> DictConfig:
         """These options, without any value overridden."""
-        words = tuple(f"{group}={_quoted(option)}" for group, option in choices.items())
+        return self._options_alone(tuple(f"{group}={_quoted(option)}" for group, option in choices.items()))
+
+    def _options_alone(self, words: tuple[str, ...]) -> DictConfig:
+        """What Hydra composes of options."""
         if words not in self.known:
             self.known[words] = self._hydra(words)
         return copy.deepcopy(self.known[words])
@@ -249,9 +275,15 @@ class _Composer:
 
     def _options(self, group: str) -> list[str]:
         """The options of a group in all folders; ``_name.yaml`` is none."""
+        key = self.searched and (*self.searched, group)
+        if key in _OPTIONS:
+            return _OPTIONS[key]
         loader = GlobalHydra.instance().config_loader()
         found = loader.get_group_options(group, ObjectType.CONFIG, config_name="run", overrides=list(self.extra))
-        return [name for name in found if not name.startswith("_")]
+        names = [name for name in found if not name.startswith("_")]
+        if key is not None:
+            _OPTIONS[key] = names
+        return names
 
     def _hydra(self, overrides: Sequence[str]) -> DictConfig:
         try:

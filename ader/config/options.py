@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ader.config.installed import installed
 from ader.system.errors import UserError, suggest
 
 GROUPS = ("dataset", "method", "setting", "trainer", "metric", "protocol", "experiment", "launcher", "logger")
@@ -26,7 +26,7 @@ def config_folder() -> Path:
 def config_folders(config_dir: Path | None = None) -> list[Path]:
     """This package's folder of YAML files, those of installed packages that bring their own, and ``--config-dir``."""
     found = [config_folder()]
-    for point in entry_points(group="ader.configs"):
+    for point in installed("ader.configs"):
         spec = find_spec(point.module)
         found += [Path(folder) for folder in (spec.submodule_search_locations or [] if spec else [])]
     return found if config_dir is None else [*found, config_dir]

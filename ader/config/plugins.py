@@ -11,11 +11,12 @@ import importlib
 import importlib.util
 import pkgutil
 from collections.abc import Callable
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ader.config.installed import installed
 from ader.system.errors import UserError, suggest
 
 
@@ -96,4 +97,4 @@ def _own(kind: str) -> set[str]:
 
 
 def _foreign(kind: str) -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group=f"ader.{kind}")}
+    return {point.name: point for point in installed(f"ader.{kind}")}

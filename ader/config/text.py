@@ -8,6 +8,7 @@ text, or a list of texts, its words stand for themselves: ``run=2024_05_01``, ``
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import types
 import typing
@@ -59,9 +60,14 @@ def of_arguments(kind: str, name: str) -> dict[str, Text | None]:
         By argument; empty where there is no such plugin.
     """
     try:
-        tree = ast.parse(plugins.file_of(kind, name).read_text(encoding="utf-8"))
+        return dict(_of_source(plugins.file_of(kind, name).read_text(encoding="utf-8"), name))
     except (UserError, OSError, SyntaxError, ValueError, ModuleNotFoundError):
         return {}  # said better where it is needed
+
+
+@functools.lru_cache(maxsize=64)
+def _of_source(source: str, name: str) -> dict[str, Text | None]:
+    tree = ast.parse(source)
     return {
         each.arg: _of_annotation(ast.unparse(each.annotation))
         for function in _functions(tree, name.replace("-", "_"))

@@ -33,19 +33,47 @@ SMALL = 32
 GROUPS = ((0, 1, 2), (0, 1), (2,))
 
 
-def in_all_worlds(subject: Subject, sync_batchnorm: bool = True) -> dict[str, Any]:
+def prepared(
+    subject: Subject, sync_batchnorm: bool = True, smaller: bool = True
+) -> tuple[Subject, Method, Method, bool]:
+    """What ``in_all_worlds`` gets, made once for all processes.
+
+    Args:
+        subject: the method; nothing but its class, arguments and size is looked at.
+        sync_batchnorm: as ``Trainer.sync_batchnorm``.
+        smaller: whether images are smaller if the method takes them: in float64 they cost.
+    """
+    found = _shrunk(subject) if smaller else None
+    subject, method = found or (subject, subject.make())
+    first = method.double()
+    return subject, first, copy.deepcopy(first), sync_batchnorm
+
+
+def _shrunk(subject: Subject) -> tuple[Subject, Method] | None:
+    """The same with smaller images, and a method made of it; None where that does not take them."""
+    small = Subject(subject.method_class, subject.arguments, min(subject.size, SMALL))
+    try:
+        with torch.no_grad():
+            method = small.make().eval()
+            method(images(1, small.size))
+    except (UserError, RuntimeError):
+        return None
+    return small, method
+
+
+def in_all_worlds(subject: Subject, first: Method, second: Method, sync_batchnorm: bool) -> dict[str, Any]:
     """In each of three processes: the same in three, in two of them and in one, from the same weights.
 
     Args:
         subject: the method.
+        first: one in float64.
+        second: a copy of it.
         sync_batchnorm: as ``Trainer.sync_batchnorm``.
 
     Returns:
         By the number of processes, as text, what ``divided`` does; ``"one image"``: digests of a method that was fitted
         by three processes to a single image, where it has passes.
     """
-    first = subject.make().double()
-    second = copy.deepcopy(first)
     found: dict[str, Any] = {}
     for members in GROUPS:
         if Meeting.current.form(*members):
@@ -54,17 +82,6 @@ def in_all_worlds(subject: Subject, sync_batchnorm: bool = True) -> dict[str, An
             if members == GROUPS[0] and data.passes():
                 found["one image"] = with_one_image(method, subject)
     return found
-
-
-def shrunk(subject: Subject) -> Subject:
-    """The same with smaller images, if the method takes them: in float64 they cost."""
-    small = Subject(subject.method_class, subject.arguments, min(subject.size, SMALL))
-    try:
-        with torch.no_grad():
-            small.make().eval()(images(1, small.size))
-    except (UserError, RuntimeError):
-        return subject
-    return small
 
 
 def divided(method: Method, data: SomeImages, size: int, sync_batchnorm: bool) -> dict[str, Any]:
@@ -185,7 +202,7 @@ def without_dropout(method: nn.Module) -> None:
     """Sets the rates to 0: those of torch's and timm's modules, and of attentions, which keep theirs as ``dropout``."""
     for part in method.modules():
         for name in ("p", "dropout", "drop_prob"):
-            if isinstance(getattr(part, name, None), float):
+            if isinstance(vars(part).get(name), float):
                 setattr(part, name, 0.0)
 
 

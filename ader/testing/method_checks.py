@@ -22,7 +22,7 @@ import inspect
 import io
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,20 @@ from ader.system.errors import UserError
 from ader.system.interrupt import Interrupt, Stopped
 from ader.testing.features import check_cached_features
 from ader.testing.placement import assert_near, check_device, check_processes
-from ader.testing.subject import CPU, STEPS, Subject, Watched, changed, images, no_network, predict, same, snapshot
-from ader.training.cost import RandomImages, count_macs
+from ader.testing.subject import (
+    CPU,
+    STEPS,
+    Subject,
+    Watched,
+    changed,
+    images,
+    no_network,
+    predict,
+    same,
+    snapshot,
+    tensors,
+)
+from ader.training.cost import count_macs
 from ader.training.trainer import Trainer
 
 Check = Callable[[Subject], None]
@@ -113,11 +125,8 @@ def check_builds_offline(subject: Subject) -> None:
 
 def check_arguments_not_mutated(subject: Subject) -> None:
     """Building, training and predicting leave the constructor's arguments as they were."""
-    arguments = recipe_arguments(subject.method_class, subject.size, dict(subject.arguments))
-    before = copy.deepcopy(arguments)
-    method = subject.method_class(**arguments)
-    Trainer(device=CPU, max_steps=1).fit(method, RandomImages(subject.size, 1, CPU, method.tags))
-    predict(method, images(1, subject.size))
+    arguments, before = subject.training.given, subject.given()
+    predict(subject.fitted, images(1, subject.size))
     assert arguments == before, f"constructor arguments became {arguments}, were {before}"
 
 
@@ -145,12 +154,12 @@ def check_stages(subject: Subject) -> None:
 
 def check_training_finite(subject: Subject) -> None:
     """A few steps log finite losses and leave finite parameters and buffers; every descent logs something."""
-    method, stages, logged, mode = subject.training
+    method, stages, logged, mode, *_ = subject.training
     for stage in stages.values():
         own = {"lr_" + name for name in stage.optimizers} | {"epoch"} if isinstance(stage, TrainStage) else set()
         losses = [tag for tag in logged if tag.startswith(f"{stage.name}/") and tag.split("/", 1)[1] not in own]
         assert losses or not isinstance(stage, TrainStage), f"stage {stage.name!r} logs no loss"
-    bad = [name for name, value in snapshot(method).items() if value.is_floating_point() and not value.isfinite().all()]
+    bad = [name for name, value in tensors(method).items() if value.is_floating_point() and not value.isfinite().all()]
     assert not bad, f"not finite after {STEPS} steps: {bad}"
     assert not mode, "the trainer must leave the method in evaluation mode"
 
@@ -158,20 +167,12 @@ def check_training_finite(subject: Subject) -> None:
 def check_what_trains(subject: Subject) -> None:
     """A descent changes every parameter that its optimizers hold and no other; buffers only within its modules.
     A pass changes no parameter."""
-    method = subject.make()
-    before: dict[str, Tensor] = {}
-
-    def tell(event: str, stage: Stage, number: int) -> None:
-        if event == "begin":
-            before.update(snapshot(method))
-        elif event == "end":
-            moved = set(changed(before, {**before, **snapshot(method)}))
-            _check_changes(method, stage, moved)
-
-    Trainer(device=CPU, max_steps=STEPS).fit(method, Watched(subject.data(), tell))
+    method, stages, *_ = subject.training
+    for name, stage in stages.items():
+        _check_changes(method, stage, subject.training.moved[name])
 
 
-def _check_changes(method: Method, stage: Stage, moved: set[str]) -> None:
+def _check_changes(method: Method, stage: Stage, moved: Set[str]) -> None:
     weights = {name: id(weight) for name, weight in method.named_parameters()}
     trained = {id(weight) for weight in _optimized(stage)} if isinstance(stage, TrainStage) else set()
     loose = [name for name in moved & set(weights) if weights[name] not in trained]
@@ -192,7 +193,7 @@ def _optimized(stage: TrainStage) -> list[Tensor]:
 def check_same_seed(subject: Subject) -> None:
     """The same seed gives the same trained method and the same predictions, bit for bit."""
     again = subject.fit()
-    moved = changed(snapshot(subject.fitted), snapshot(again))
+    moved = changed(tensors(subject.fitted), tensors(again))
     assert not moved, f"two runs of one seed differ in {moved}"
     image_BCHW = images(3, subject.size)
     assert same(predict(subject.fitted, image_BCHW), predict(again, image_BCHW)), "predictions of one seed differ"
@@ -248,7 +249,7 @@ def check_predict_changes_nothing(subject: Subject) -> None:
     method.eval()
     before, stream = snapshot(method), torch.get_rng_state()
     first = predict(method, image_BCHW)
-    moved = changed(before, snapshot(method))
+    moved = changed(before, tensors(method))
     assert not moved, f"predict changes {moved}"
     assert torch.get_rng_state().equal(stream), "predict draws from the global random stream"
     assert not any(part.training for part in method.modules()), "predict leaves evaluation mode"
@@ -283,30 +284,37 @@ def check_bfloat16(subject: Subject) -> None:
 
 
 def check_resume(subject: Subject) -> None:
-    """Training interrupted in any stage and resumed ends bit for bit where uninterrupted training ends."""
-    straight = snapshot(subject.fitted)
-    for name in subject.training.stages:
-        with tempfile.TemporaryDirectory() as folder:
-            resumed = _interrupted_and_resumed(subject, name, Path(folder) / "checkpoint.pt")
-        moved = changed(straight, snapshot(resumed))
-        assert not moved, f"interrupted in stage {name!r} and resumed, these differ: {moved}"
+    """Training interrupted in every stage and resumed ends bit for bit where uninterrupted training ends."""
+    straight, names = tensors(subject.fitted), list(subject.training.stages)
+    moved = changed(straight, tensors(_interrupted_and_resumed(subject, names)))
+    if not moved:
+        return
+    for name in names:  # which one is it?
+        if alone := changed(straight, tensors(_interrupted_and_resumed(subject, [name]))):
+            raise AssertionError(f"interrupted in stage {name!r} and resumed, these differ: {alone}")
+    raise AssertionError(f"interrupted in each of the stages {names} and resumed, these differ: {moved}")
 
 
-def _interrupted_and_resumed(subject: Subject, name: str, checkpoint: Path) -> Method:
-    interrupt = Interrupt()
+def _interrupted_and_resumed(subject: Subject, names: Sequence[str]) -> Method:
+    """A method whose training was stopped in each of these stages, one after another; what goes on is a new one each
+    time."""
+    with tempfile.TemporaryDirectory() as folder:
+        options: dict[str, Any] = {"device": CPU, "max_steps": STEPS, "checkpoint": Path(folder) / "checkpoint.pt"}
+        for name in names:
+            interrupt = Interrupt()
 
-    def tell(event: str, stage: Stage, number: int) -> None:
-        if event == "step" and stage.name == name and number == 1:
-            interrupt.name = "SIGTERM"  # seen by the trainer at the end of the next step
+            def tell(event: str, stage: Stage, number: int, name: str = name, interrupt: Interrupt = interrupt) -> None:
+                if event == "step" and stage.name == name and number == 1:
+                    interrupt.name = "SIGTERM"  # seen by the trainer at the end of the next step
 
-    options: dict[str, Any] = {"max_steps": STEPS, "checkpoint": checkpoint}
-    try:
-        Trainer(device=CPU, interrupt=interrupt, **options).fit(subject.make(), Watched(subject.data(), tell))
-    except Stopped:
+            try:
+                Trainer(interrupt=interrupt, **options).fit(subject.make(), Watched(subject.data(), tell))
+            except Stopped:
+                continue
+            raise AssertionError(f"stage {name!r} was not interrupted")
         method = subject.make()
-        Trainer(device=CPU, **options).fit(method, subject.data())
+        Trainer(**options).fit(method, subject.data())
         return method
-    raise AssertionError(f"stage {name!r} was not interrupted")
 
 
 def check_no_names(subject: Subject) -> None:

@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import (
 )
 
 from ader.methods._base import FitPass, Method, Prediction, Stage, TrainStage
-from ader.testing.division import GROUPS, in_all_worlds, largest_difference, shrunk
+from ader.testing.division import GROUPS, in_all_worlds, largest_difference, prepared
 from ader.testing.processes import in_processes
 from ader.testing.subject import Subject, images, predict
 from ader.training.cost import RandomImages
@@ -41,9 +41,9 @@ def check_processes(subject: Subject) -> None:
     float64, in which rounding stays below 1e-10 where the depth of a network multiplies that of float32 to several
     percent; so a method computes in the precision of its weights and images.
     """
-    small = shrunk(Subject(subject.method_class, subject.arguments, subject.size))  # nothing else goes to the processes
+    whole = Subject(subject.method_class, subject.arguments, subject.size)  # nothing else goes to the processes
     try:
-        found = in_processes(len(GROUPS[0]), SECONDS, in_all_worlds, small)
+        found = in_processes(len(GROUPS[0]), SECONDS, in_all_worlds, whole, prepare=prepared)
     except AssertionError as error:
         hints = ["a process may have no image of a pass: ader.nets.state.rows.Rows takes that"]
         if "dtype" in str(error) or "should be the same" in str(error):

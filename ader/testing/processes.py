@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import io
 import multiprocessing
+import os
+import signal
 import tempfile
 import time
 import traceback
@@ -22,14 +24,24 @@ import torch.distributed as td
 PRELOADED = ("ader.testing.method_checks", "ader.nets.backbone", "torch.distributed", "pytest")
 
 
-def in_processes(world: int, seconds: float, work: Callable[..., Any], *arguments: Any) -> list[Any]:
+def in_processes(
+    world: int,
+    seconds: float,
+    work: Callable[..., Any],
+    *arguments: Any,
+    prepare: Callable[..., tuple[Any, ...]] | None = None,
+) -> list[Any]:
     """What ``work(*arguments)`` returns in each of ``world`` processes that form one group (gloo, on the CPU).
+
+    They are forked from one that has imported what the arguments need, and has prepared them.
 
     Args:
         world: processes.
         seconds: after which those that are still at work are ended.
         work: a function at the top of a module.
         *arguments: what it gets; they are pickled.
+        prepare: such a function, which makes of these arguments others for ``work``, once for all processes. It must
+            not start threads: no backward passes.
 
     Returns:
         Tensors, and lists and dictionaries of such, in the order of ranks.
@@ -40,20 +52,65 @@ def in_processes(world: int, seconds: float, work: Callable[..., Any], *argument
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOADED))
     with tempfile.TemporaryDirectory() as folder:
-        ends = [context.Pipe(duplex=False) for _ in range(world)]
-        started = [
-            context.Process(target=_take_part, args=(rank, world, f"{folder}/meet", end, work, arguments), daemon=True)
-            for rank, (_, end) in enumerate(ends)
-        ]
-        for process, (_, end) in zip(started, ends, strict=True):
-            process.start()
+        pipes = [context.Pipe(duplex=False) for _ in range(world)]
+        until, hold = context.Pipe(duplex=False)
+        ends = [end for _, end in pipes]
+        leader = context.Process(
+            target=_lead, args=(f"{folder}/meet", until, ends, work, arguments, prepare), daemon=True
+        )
+        leader.start()
+        for end in (until, *ends):
             end.close()  # so that the death of its process is seen
         try:
-            return _collect([mine for mine, _ in ends], time.monotonic() + seconds, seconds)
+            return _collect([mine for mine, _ in pipes], time.monotonic() + seconds, seconds)
         finally:
-            for process in started:
-                process.kill()
-                process.join()
+            hold.close()
+            leader.join(5)
+            leader.kill()
+            leader.join()
+
+
+def _lead(
+    meeting: str,
+    until: Connection,
+    ends: list[Connection],
+    work: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    prepare: Callable[..., tuple[Any, ...]] | None,
+) -> None:
+    """The life of the process that forks the others, and ends them when nobody holds the other end of ``until``."""
+    torch.set_num_threads(1)
+    with suppress(OSError, AttributeError):  # freed memory stays here: to ask for it again takes much of a short life
+        for option, size in ((M_MMAP_THRESHOLD, 2**25), (M_TRIM_THRESHOLD, 2**31 - 1)):
+            ctypes.CDLL(None).mallopt(option, size)
+    try:
+        if prepare is not None:
+            arguments = prepare(*arguments)
+    except Exception:
+        with suppress(OSError):
+            ends[0].send((traceback.format_exc(), b""))
+        return
+    started: list[int] = []
+    try:
+        for rank, end in enumerate(ends):
+            process = os.fork()
+            if not process:
+                try:
+                    for other in (until, *ends):
+                        if other is not end:
+                            other.close()
+                    _take_part(rank, len(ends), meeting, end, work, arguments)
+                finally:
+                    os._exit(0)
+            started.append(process)
+        for end in ends:
+            end.close()
+        wait([until])
+    finally:
+        for process in started:
+            os.kill(process, signal.SIGKILL)
+        for process in started:
+            os.waitpid(process, 0)
 
 
 def _collect(pipes: list[Connection], until: float, seconds: float) -> list[Any]:
@@ -120,10 +177,6 @@ def _take_part(
     rank: int, world: int, meeting: str, end: Connection, work: Callable[..., Any], arguments: tuple[Any, ...]
 ) -> None:
     """The life of one process."""
-    torch.set_num_threads(1)
-    with suppress(OSError, AttributeError):  # freed memory stays here: to ask for it again takes much of a short life
-        for option, size in ((M_MMAP_THRESHOLD, 2**25), (M_TRIM_THRESHOLD, 2**31 - 1)):
-            ctypes.CDLL(None).mallopt(option, size)
     try:
         Meeting.current = Meeting(rank, meeting)
         Meeting.current.form(*range(world))

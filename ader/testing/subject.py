@@ -31,13 +31,23 @@ SHORT: Mapping[str, Any] = {"batch_size": 2, "epochs": 1}
 
 
 class Training(NamedTuple):
-    """A method that was trained, its stages by name, the last scalar of each tag, and whether it was left in training
-    mode, which a prediction would have ended."""
+    """A training that several checks look at.
+
+    Attributes:
+        method: that was trained.
+        stages: by name.
+        logged: the last scalar of each tag.
+        mode: whether it was left in training mode, which a prediction would have ended.
+        moved: names of the tensors that changed in each stage.
+        given: the arguments that the constructor got, as building and training have left them.
+    """
 
     method: Method
     stages: Mapping[str, Stage]
     logged: Mapping[str, float]
     mode: bool
+    moved: Mapping[str, frozenset[str]]
+    given: Mapping[str, Any]
 
 
 @dataclass
@@ -72,7 +82,11 @@ class Subject:
     def make(self, seed: int = 0) -> Method:
         """A new method; ``seed`` decides its random weights."""
         seed_all(seed)
-        return self.method_class(**recipe_arguments(self.method_class, self.size, copy.deepcopy(dict(self.arguments))))
+        return self.method_class(**self.given())
+
+    def given(self) -> dict[str, Any]:
+        """What the constructor gets: copies."""
+        return recipe_arguments(self.method_class, self.size, copy.deepcopy(dict(self.arguments)))
 
     def fit(self, data: RandomImages | None = None, **options: Any) -> Method:
         """A new method, trained for a few steps on random images."""
@@ -87,9 +101,23 @@ class Subject:
     @cached_property
     def training(self) -> Training:
         """A training that several checks look at: they must leave it as it is."""
-        data, logged = self.data(), dict[str, float]()
-        method = self.fit(data, scalar=lambda tag, value, step: logged.update({tag: value}))
-        return Training(method, data.stages, logged, method.training)
+        data, given = self.data(), self.given()
+        logged, moved = dict[str, float](), dict[str, frozenset[str]]()
+        seed_all(0)
+        method = self.method_class(**given)
+        before: dict[str, Tensor] = {}
+
+        def tell(event: str, stage: Stage, number: int) -> None:
+            if event == "begin":
+                before.update(snapshot(method))
+            elif event == "end":
+                moved[stage.name] = frozenset(changed(before, {**before, **tensors(method)}))
+
+        def log(tag: str, value: float, step: int) -> None:
+            logged[tag] = value
+
+        Trainer(device=CPU, max_steps=STEPS, scalar=log).fit(method, Watched(data, tell))
+        return Training(method, data.stages, logged, method.training, moved, given)
 
     @property
     def fitted(self) -> Method:
@@ -123,10 +151,15 @@ def predict(method: Method, image_BCHW: Tensor) -> Prediction:
     return method.predict(image_BCHW)
 
 
-def snapshot(method: nn.Module) -> dict[str, Tensor]:
-    """Copies of all tensors: parameters, buffers (saved or not) and what else the state dict holds."""
+def tensors(method: nn.Module) -> dict[str, Tensor]:
+    """All tensors: parameters, buffers (saved or not) and what else the state dict holds."""
     named = {**dict(method.named_parameters()), **dict(method.named_buffers()), **method.state_dict()}
-    return {name: value.detach().clone() for name, value in named.items() if isinstance(value, Tensor)}
+    return {name: value.detach() for name, value in named.items() if isinstance(value, Tensor)}
+
+
+def snapshot(method: nn.Module) -> dict[str, Tensor]:
+    """Copies of all tensors."""
+    return {name: value.clone() for name, value in tensors(method).items()}
 
 
 def changed(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> list[str]:

@@ -174,7 +174,7 @@ def test_what_is_refused():
 
 
 def test_short_training_lowers_the_loss():
-    method, losses = Subject.named("cfa", epochs=8).make(), []
+    method, losses = Subject.named("cfa", epochs=8, backbone={"name": "test_resnet", "pretrained": False}).make(), []
     scalar = lambda tag, value, step: losses.append(value) if tag == "adapt/attraction" else None  # noqa: E731
     Trainer(device=CPU, scalar=scalar).fit(method, RandomImages(64, 2, CPU, method.tags))
     assert len(losses) == 16

@@ -24,7 +24,7 @@ from ader.training.cost import RandomImages, count_macs, count_parameters
 from ader.training.trainer import Trainer
 
 CPU = torch.device("cpu")
-SMALL = {"backbone": {"name": "resnet18", "pretrained": False}, "coupling_blocks": 2, "condition_dim": 8}
+SMALL = {"backbone": {"name": "test_resnet", "pretrained": False}, "coupling_blocks": 2, "condition_dim": 8}
 
 
 @pytest.fixture(scope="module")
@@ -347,7 +347,8 @@ def test_map_of_known_likelihoods(monkeypatch):
 
 def test_reflecting_encoder():
     """Every convolution reflects; the first one by hand."""
-    method, plain = small(padding="reflect"), small()
+    backbone = {"name": "resnet18", "pretrained": False}
+    method, plain = small(padding="reflect", backbone=backbone), small(backbone=backbone)
     convolutions = [part for part in method.backbone.modules() if isinstance(part, nn.Conv2d)]
     assert {part.padding_mode for part in convolutions} == {"reflect"}
     assert {part.padding_mode for part in plain.backbone.modules() if isinstance(part, nn.Conv2d)} == {"zeros"}

@@ -47,7 +47,7 @@ def lite() -> InvAD:
 
 @pytest.fixture(scope="module")
 def small() -> InvAD:
-    return Subject.named("invad").make()
+    return Subject.named("invad", backbone={"name": "test_resnet", "pretrained": False}).make()
 
 
 def count(module) -> int:

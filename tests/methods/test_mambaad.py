@@ -34,7 +34,7 @@ def wide() -> MambaAD:
 
 
 def small(**arguments) -> MambaAD:
-    method = Subject.named("mambaad", **arguments).make()
+    method = Subject.named("mambaad", **{"backbone": {"name": "resnet10t", "pretrained": False}, **arguments}).make()
     assert isinstance(method, MambaAD)
     return method
 

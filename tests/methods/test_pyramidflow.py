@@ -27,7 +27,7 @@ from ader.training.cost import RandomImages, count_macs, count_parameters
 from ader.training.trainer import Trainer
 
 CPU, META = torch.device("cpu"), torch.device("meta")
-SMALL = {"backbone": {"name": "resnet18", "pretrained": False}, "stacks": 1, "kernel_size": 3}
+SMALL = {"backbone": {"name": "test_resnet", "pretrained": False}, "stacks": 1, "kernel_size": 3}
 
 
 @pytest.fixture(scope="module")
@@ -264,7 +264,7 @@ def test_template_and_map_by_hand():
 
 def test_bfloat16_leaves_the_flow_alone():
     """Only the encoder has fewer bits."""
-    method = small()
+    method = small(backbone={"name": "resnet18", "pretrained": False})
     feature = torch.randn(2, 64, 16, 16)
     method.backbone.forward = lambda image: [feature]
     with torch.no_grad():

@@ -152,7 +152,7 @@ def test_map_of_known_features(small, monkeypatch):
 
 def test_short_training_lowers_the_loss(tmp_path):
     index = load_index("folder", write_mvtec(tmp_path, size=64), counts=None)
-    arguments = {"backbone": {"name": "resnet18", "pretrained": False}, "batch_size": 4, "epochs": 8}
+    arguments = {"backbone": {"name": "test_resnet", "pretrained": False}, "batch_size": 4, "epochs": 8}
     torch.manual_seed(0)
     method, losses = build("rd", image_size=64, **arguments), []
     scalar = lambda tag, value, step: losses.append(value) if tag == "distil/cos" else None  # noqa: E731

@@ -44,7 +44,7 @@ from tests.support.records import a_record
 sys.path.append(str(Path(__file__).parents[2] / "scripts"))
 
 CPU = torch.device("cpu")
-TINY = {"name": "resnet18", "pretrained": False}
+TINY = {"name": "test_resnet", "pretrained": False}
 LITTLE = {"layers": [1, 2], "embed_dim": 192}
 
 
@@ -661,7 +661,7 @@ def words(vad: Path, results: Path, *more: str, method: str = "segad", setting: 
         "image_size=64",
         "trainer.device=cpu",
         "trainer.workers=0",
-        "method.backbone.name=resnet18",
+        "method.backbone.name=test_resnet",
         "method.backbone.pretrained=false",
         *own.get(method, []),
         *more,
@@ -693,7 +693,7 @@ def test_a_finished_detector_in_a_run(vad, detector, capsys):
         weights["sha256"] == json.loads((folder / "record.json").read_text())["models"]["vad"]["checkpoint"]["sha256"]
     )
     assert record["provenance"]["versions"]["xgboost"] == xgboost.__version__
-    assert record["warnings"][-1] == "backbone resnet18 has random weights (not pretrained)"
+    assert record["warnings"][-1] == "backbone test_resnet has random weights (not pretrained)"
     stages = record["models"]["vad"]["training"]["stages"]
     assert {name: stage["images"] for name, stage in stages.items()} == {"forest": 40}
     before = (run / "metrics.csv").read_bytes()
@@ -791,7 +791,7 @@ def test_protocols_have_the_papers_detectors(monkeypatch, tmp_path):
 
 def test_the_common_checks_see_a_forest_that_splits():
     """Else agreement of scores would say nothing."""
-    subject = Subject.named("segad", batch_size=8)  # as the common checks have it
+    subject = Subject.named("segad", batch_size=8, backbone=TINY)  # as the common checks have it
     image_BCHW = torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(0)) ** 2
     assert len(predict(subject.fitted, image_BCHW).score_B.unique()) > 2
 

@@ -150,7 +150,7 @@ def test_a_network_without_residual_blocks_is_refused():
 def test_short_training_lowers_the_loss(tmp_path):
     index = load_index("folder", write_mvtec(tmp_path, size=64), counts=None)
     torch.manual_seed(0)
-    backbone = {"name": "resnet18", "pretrained": False}
+    backbone = {"name": "test_resnet", "pretrained": False}
     method, losses = build("stpm", backbone=backbone, layers=(1, 2), batch_size=4, epochs=8), []
     scalar = lambda tag, value, step: losses.append(value) if tag == "distil/distance" else None  # noqa: E731
     Trainer(device=CPU, scalar=scalar).fit(method, Loader(index, 64, CPU, 0, 0, method.tags))

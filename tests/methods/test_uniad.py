@@ -30,7 +30,7 @@ from ader.training.trainer import Trainer
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 SMALL = {
-    "backbone": {"name": "resnet18", "pretrained": False},
+    "backbone": {"name": "test_resnet", "pretrained": False},
     "embed_dim": 64,
     "num_heads": 4,
     "dim_feedforward": 128,
@@ -481,7 +481,16 @@ def test_short_training(tmp_path):
     """With a backbone at random weights: the loss falls, and the map finds the defects."""
     index = load_index("demo", tmp_path / "demo", ["wood"], size=64, train=16, test_good=4, per_defect=4)
     torch.manual_seed(0)
-    method, losses = build("uniad", image_size=64, lr=2e-3, epochs=20, **SMALL), []
+    method, losses = (
+        build(
+            "uniad",
+            **{**SMALL, "backbone": {"name": "resnet18", "pretrained": False}},
+            image_size=64,
+            lr=2e-3,
+            epochs=20,
+        ),
+        [],
+    )
     loader = Loader(index, 64, CPU, 0, 0, method.tags)
     before = pixel_auroc(method, loader)
     scalar = lambda tag, value, step: losses.append(value) if tag == "restore/mse" else None  # noqa: E731

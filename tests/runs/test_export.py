@@ -26,12 +26,19 @@ ROOT = Path(__file__).parents[2]
 #: Methods that cannot be exported, with what they say. A method that can be is an error here.
 REFUSED: dict[str, str] = {}
 
+#: In place of a ResNet-18: what is hard to write as a graph is not in it.
+TINY = {"backbone": {"name": "test_resnet", "pretrained": False}}
+
 #: A forest needs more rows than a few steps of two images give.
-MORE_IMAGES = {"segad": {"batch_size": 8}}
+OTHERS = {
+    "segad": {**TINY, "batch_size": 8},
+    "patchcore": TINY,
+    "uniad": {**TINY, "num_encoder_layers": 1, "num_decoder_layers": 2},  # a second layer takes the first one's
+}
 
 
 def fitted(name):
-    subject = Subject.named(name, **MORE_IMAGES.get(name, {}))
+    subject = Subject.named(name, **OTHERS.get(name, {}))
     return subject.fitted.eval(), subject.size
 
 
