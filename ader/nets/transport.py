@@ -52,14 +52,14 @@ _OTHER = (1, 0, 2, 3)
 
 
 def _costs(first_ND: Tensor, second_ND: Tensor) -> Tensor:
-    """Half squared distances (4, N, N): first to second, second to first, and inside both."""
+    """Half squared distances (4, N, N): first to second, second to first, and inside both. Gradients reach the points
+    from which a potential looks, the rows, and not those that it looks at: else each would count twice."""
     kind = torch.promote_types(first_ND.dtype, torch.float32)
     both_2ND = torch.stack([first_ND.to(kind), second_ND.to(kind)])
-    both_2ND = both_2ND - both_2ND.mean(dim=(0, 1))  # distances stay, and less is cancelled in them
-    square_2N = both_2ND.square().sum(dim=2)
-    across_NN = (square_2N[0, :, None] + square_2N[1]) / 2 - both_2ND[0] @ both_2ND[1].T
-    within_2NN = (square_2N[:, :, None] + square_2N[:, None]) / 2 - both_2ND @ both_2ND.mT
-    return torch.cat([torch.stack([across_NN, across_NN.T]), within_2NN]).clamp(min=0)
+    both_2ND = both_2ND - both_2ND.detach().mean(dim=(0, 1))  # distances stay, and less is cancelled in them
+    from_4ND, to_4ND = both_2ND[[0, 1, 0, 1]], both_2ND.detach()[[1, 0, 0, 1]]
+    squares_4NN = from_4ND.square().sum(dim=2)[:, :, None] + to_4ND.square().sum(dim=2)[:, None]
+    return (squares_4NN / 2 - from_4ND @ to_4ND.mT).clamp(min=0)
 
 
 def _softmin(cost_4NN: Tensor, potential_4N: Tensor, temperature: float, log_weight: float) -> Tensor:
