@@ -50,6 +50,7 @@ ADER = {
         "sigma": 4.0,
         "backbone.name": "wide_resnet50_2.racm_in1k",
     },
+    "diad": {"batch_size": 12, "lr": 1e-5, "backbone.name": "resnet50.a1_in1k"},
     "invad_lite": {"batch_size": 32, "lr": 4e-3, "sigma": 4.0, "backbone.name": "resnet34.bt_in1k"},
     "mambaad": {
         "batch_size": 16,
@@ -70,6 +71,16 @@ ADER = {
         "lr": 5e-3,
         "betas": [0.5, 0.999],
         "lr_decay_at": 0.8,
+        "backbone.name": "wide_resnet50_2.racm_in1k",
+    },
+    "rdpp": {
+        "batch_size": 16,
+        "lr": 5e-3,
+        "projection_lr": 1e-3,
+        "betas": [0.5, 0.999],
+        "lr_decay_at": 1.0,
+        "clip": 5.0,
+        "discard": True,
         "backbone.name": "wide_resnet50_2.racm_in1k",
     },
     "simplenet": {
