@@ -5,6 +5,7 @@ Its loss asks for a GPU by name, which is passed over here.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from ader.methods import build
 from ader.nets.scoring.maps import flat_cosine_loss
 from ader.nets.synthesis.simplex import GRADIENTS, near_vertices
+from ader.nets.transport import sinkhorn_divergence
 from parity import (
     SIZE,
     Difference,
@@ -41,8 +43,8 @@ PUBLISHED = Published(params=96.1, macs=37.5)
 PROJECTIONS = {f"projections.{number}": f"proj_layer.proj_{letter}.proj" for number, letter in enumerate("abc")}
 RENAMED = {**RD_RENAMED, **PROJECTIONS}
 NOTE = (
-    "the reference's loss computes 375 iterations of Sinkhorn's algorithm for each of three scales, ours leaves them out; "
-    "the noisy images are given to the reference and made by ours"
+    "the reference's loss computes 375 iterations of Sinkhorn's algorithm for each of three scales, ours leaves them "
+    "out; the noisy images are given to the reference and made by ours"
 )
 
 
@@ -68,6 +70,7 @@ def pair(upstreams: Path, batch: int) -> Pair:
     def differences() -> Iterator[Difference]:
         yield from base.differences()
         yield noise_difference(noise)
+        yield from transport_differences()
 
     return replace(base, differences=differences)
 
@@ -181,6 +184,23 @@ def noise_difference(noise: Any) -> Difference:
         total_P += 0.6**octave * (gradient_PKD * weight_PKD).sum(axis=(1, 2))
     assert {*map(tuple, GRADIENTS.astype(int))} == {*map(tuple, noise.GRADIENTS3.reshape(-1, 3))}
     return largest("simplex noise", total_P.reshape(shape), theirs.rand_3d_octaves(shape, 6, 0.6))
+
+
+def transport_differences() -> Iterator[Difference]:
+    """Divergence of two sets and its gradient beside geomloss's, which both references call, with their diameter."""
+    geomloss: Any = importlib.import_module("geomloss")
+    torch.manual_seed(0)
+    points, others = torch.randn(16, 200), torch.randn(16, 200) + 0.3
+    mine, theirs = points.clone().requires_grad_(), points.clone().requires_grad_()
+    wanted = {"p": 2, "blur": 0.05, "scaling": 0.95, "diameter": 1e7}
+    reference = geomloss.SamplesLoss("sinkhorn", backend="tensorized", **wanted)(theirs, others)
+    value = sinkhorn_divergence(mine, others, diameter=1e7)
+    (reference + 0).backward()
+    value.backward()  # type: ignore[no-untyped-call]
+    yield largest("optimal transport of two sets", value, reference)
+    assert mine.grad is not None
+    assert theirs.grad is not None
+    yield largest("its gradient", mine.grad, theirs.grad)
 
 
 def _module(file: Path) -> Any:

@@ -150,7 +150,7 @@ class _Plan:
         stages: list[Any] = [getattr(teacher.net, f"layer{number}", None) for number in (1, 2, 3)]
         block = type(stages[0][0]) if stages[0] is not None else None
         if block not in (BasicBlock, Bottleneck):
-            raise UserError(f"method.backbone.name={name!r}: rd needs a plain ResNet (resnet18 ... wide_resnet101_2)")
+            raise UserError(f"method.backbone.name={name!r}: this needs a plain ResNet (resnet18 ... wide_resnet101_2)")
         width = stages[0][0].conv1.out_channels if block is Bottleneck else 64
         return cls(block, [len(stage) for stage in stages], teacher.channels, width)
 

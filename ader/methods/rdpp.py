@@ -10,14 +10,16 @@ drops the half that its released code drops, ``recipe=official`` with ``setting=
 
 Differences from upstream:
 - Both codes step at every second mini-batch. The official one steps with the sum of two gradients; here it is their
-  mean, which Adam takes alike but for its epsilon. ADer clears the gradients before each backward pass, so that every
-  first mini-batch moves nothing but running statistics: ``discard=true``, which spares that backward pass.
+  mean, which Adam takes alike but for its epsilon. The official one counts anew in each epoch and keeps what is left of
+  an odd one's gradient; here pairs go on over epochs. ADer steps at the first mini-batch, the third and so on, and
+  clears the gradients before each backward pass, so that the others move nothing but running statistics:
+  ``discard=true``, which spares their backward pass.
 - Two optimizers are one here, with a learning rate for each part: Adam's arithmetic is per weight, and the norm that
   ADer clips is that of both together.
 - The optimal transport between a batch's projections and the same batch shuffled is the divergence of a set from
   itself, which is 0, and so is its gradient (a test shows it); upstream spends 375 iterations of Sinkhorn's algorithm
   on it, three times a step. It is left out; ``transport=true`` computes it, over each process's own images.
-- Clean and noisy images go through the teacher and the projections as one batch.
+- Clean and noisy images go through the projections as one batch.
 - Every image has a noise of its own (``nets.synthesis.simplex``); upstream's is one field for a whole run, cut at its
   origin to random sizes. ADer makes noise for test images as well, and drops it.
 - ADer's code wants a scheduler, but attaches it to an optimizer that is not in use: rates are constant, as officially.
@@ -74,7 +76,7 @@ class RDPP(RD):
         clip: largest gradient norm, of all parts together; None for no clipping.
         drop_last: leave out the incomplete batch at an epoch's end.
         accumulate: mini-batches of one update.
-        discard: only the last of them has a gradient that counts.
+        discard: only the first of them has a gradient that counts, and it is the update.
         projection_weight: of the projections' loss, beside the distillation's.
         transport: compute the optimal transport term, whose value and gradient are 0.
         noise_strength: factor of the simplex noise, which is about [-1, 1].
@@ -170,9 +172,9 @@ class RDPP(RD):
             noisy_BCHW: the same images with pseudo-anomalies.
             seed_B: decides how the batch is shuffled, where ``transport`` is computed.
         """
-        both = self.teach(torch.cat([image_BCHW, noisy_BCHW]))
+        teacher, noisy = self.teach(image_BCHW), self.teach(noisy_BCHW)  # apart: the clean ones may be remembered
+        both = [torch.cat(pair) for pair in zip(teacher, noisy, strict=True)]
         projected = [project(feature) for project, feature in zip(self.projections, both, strict=True)]
-        teacher, noisy = zip(*(feature.chunk(2) for feature in both), strict=True)
         clean, cleaned = zip(*(feature.chunk(2) for feature in projected), strict=True)
         student = self.decoder(self.bottleneck(clean))
         transport = torch.zeros((), device=image_BCHW.device)
@@ -199,9 +201,10 @@ class Turns(nn.Module):
         self.every, self.taken = every, 0
 
     def next(self) -> bool:
-        """Counts on; whether the round is full."""
+        """Counts on; whether a round has begun."""
+        first = self.taken == 0
         self.taken = (self.taken + 1) % self.every
-        return self.taken == 0
+        return first
 
     def get_extra_state(self) -> int:
         return self.taken

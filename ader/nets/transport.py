@@ -43,7 +43,8 @@ def sinkhorn_divergence(
             potential_4N = (potential_4N + _softmin(fixed_4NN, potential_4N, temperature, log_weight)) / 2
     potential_4N = _softmin(cost_4NN, potential_4N, temperatures[-1], log_weight)
     of_first, of_second, first_alone, second_alone = potential_4N.mean(dim=1)
-    return of_first - first_alone + of_second - second_alone
+    divergence: Tensor = of_first - first_alone + of_second - second_alone
+    return divergence
 
 
 #: Of the four potentials (of the first set against the second, the second against the first, and each against itself)
@@ -59,7 +60,8 @@ def _costs(first_ND: Tensor, second_ND: Tensor) -> Tensor:
     both_2ND = both_2ND - both_2ND.detach().mean(dim=(0, 1))  # distances stay, and less is cancelled in them
     from_4ND, to_4ND = both_2ND[[0, 1, 0, 1]], both_2ND.detach()[[1, 0, 0, 1]]
     squares_4NN = from_4ND.square().sum(dim=2)[:, :, None] + to_4ND.square().sum(dim=2)[:, None]
-    return (squares_4NN / 2 - from_4ND @ to_4ND.mT).clamp(min=0)
+    costs_4NN: Tensor = squares_4NN / 2 - from_4ND @ to_4ND.mT
+    return costs_4NN.clamp(min=0)
 
 
 def _softmin(cost_4NN: Tensor, potential_4N: Tensor, temperature: float, log_weight: float) -> Tensor:

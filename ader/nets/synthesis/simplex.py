@@ -84,13 +84,15 @@ class SimplexPatches(nn.Module):
         """Fields (B, *shape), float32, of channels, rows and columns; the first octave's values are about [-1, 1]."""
         if (shape, device) not in self._tables:
             vertex_PK, weight_PKD = _table(shape, self.octaves, self.persistence, self.period)
-            tables = torch.from_numpy(vertex_PK), torch.from_numpy(weight_PKD), torch.from_numpy(GRADIENTS)
-            self._tables[shape, device] = tuple(each.to(device) for each in tables)  # type: ignore[assignment]
-        vertex_PK, weight_PKD, gradient_24D = self._tables[shape, device]
-        vertices = _count(shape, self.octaves, self.persistence, self.period)
-        gradient_BVD = gradient_24D[integers(seed_B, "simplex/gradients", len(gradient_24D), vertices)]
-        total_BP = torch.zeros(len(seed_B), len(vertex_PK), device=device)
-        for vertex_P, weight_PD in zip(vertex_PK.unbind(1), weight_PKD.unbind(1), strict=True):
+            vertices, weights, directions = (
+                torch.from_numpy(each).to(device) for each in (vertex_PK, weight_PKD, GRADIENTS)
+            )
+            self._tables[shape, device] = vertices, weights, directions
+        number_PK, way_PKD, gradient_24D = self._tables[shape, device]
+        count = _count(shape, self.octaves, self.persistence, self.period)
+        gradient_BVD = gradient_24D[integers(seed_B, "simplex/gradients", len(gradient_24D), count)]
+        total_BP = torch.zeros(len(seed_B), len(number_PK), device=device)
+        for vertex_P, weight_PD in zip(number_PK.unbind(1), way_PKD.unbind(1), strict=True):
             total_BP += (gradient_BVD[:, vertex_P] * weight_PD).sum(dim=2)
         return total_BP.view(-1, *shape)
 
