@@ -36,7 +36,8 @@ def pair(upstreams: Path, batch: int, option: str = "efficientad", small: bool =
     upstream = commit("nelson1425/EfficientAD", clone)
     sys.path.insert(0, str(clone))
     sys.modules.setdefault("tifffile", types.ModuleType("tifffile"))  # it writes maps with it, which is not done here
-    common, code = importlib.import_module("common"), importlib.import_module("efficientad")
+    common: Any = importlib.import_module("common")
+    code: Any = importlib.import_module("efficientad")
     code.on_gpu = False
     make = common.get_pdn_small if small else common.get_pdn_medium
     ours: Any = build(option, teacher={"pretrained": False})
