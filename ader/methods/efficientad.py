@@ -26,6 +26,7 @@ Differences from upstream:
   own validation images, which upstream takes where there are some, are not asked for.
 - anomalib takes the quantiles after the map's border was filled with zeros and everything was enlarged; upstream
   before, as here. anomalib's rate never decays, as its schedule steps once an epoch.
+- Under bf16 the student and the autoencoder train in it; the teacher, and all that is evaluated, stay in float32.
 - Other sizes than 256: the autoencoder's grids are anomalib's; below 256 pixels its 8x8 bottleneck is as small as its
   input, where both codes fail.
 - A distilled teacher's batches have at most as many photographs as there are training images, of which each calls for
@@ -323,7 +324,7 @@ class EfficientAD(Method):
         """Features of the backbone, float32."""
         if not self._model:
             self._model.append(TargetFeatures(self.backbone, self.teacher.outputs))
-        target_BCHW: Tensor = self._model[0].to(image_BCHW.device)(image_BCHW)
+        target_BCHW: Tensor = self._model[0].to(image_BCHW.device, image_BCHW.dtype)(image_BCHW)
         return full(target_BCHW)
 
     def _collect_targets(self, batch: Batch) -> None:
@@ -393,7 +394,11 @@ class EfficientAD(Method):
         return feature_BCHW
 
     def _errors(self, image_BCHW: Tensor) -> Tensor:
-        """Mean squared errors (B, 2, H, W): of the student, and of the autoencoder against the student."""
+        """Mean squared errors (B, 2, H, W): of the student, and of the autoencoder against the student.
+
+        In float32 under autocast, too: they are divided by the spread of what two networks differ by, which can be a
+        hundredth of the values; in training only the teacher is.
+        """
         if image_BCHW.shape[2:] != (self.image_size, self.image_size):
             height, width = image_BCHW.shape[2:]
             raise UserError(
@@ -401,9 +406,10 @@ class EfficientAD(Method):
                 "pixels"
             )
         normalized_BCHW = self._normalized(image_BCHW)
-        student_BCHW, own_BCHW = self.student(normalized_BCHW)
-        pairs = (self._described(normalized_BCHW), student_BCHW), (self.autoencoder(normalized_BCHW), own_BCHW)
-        return torch.stack([(full(one) - full(other)).square().mean(dim=1) for one, other in pairs], dim=1)
+        with full_precision(image_BCHW.device):
+            student_BCHW, own_BCHW = self.student(normalized_BCHW)
+            pairs = (self._described(normalized_BCHW), student_BCHW), (self.autoencoder(normalized_BCHW), own_BCHW)
+            return torch.stack([(one - other).square().mean(dim=1) for one, other in pairs], dim=1)
 
     def predict(self, image_BCHW: Tensor) -> Prediction:
         low_M11, high_M11 = self.quantiles.value_MQ[:, :, None, None].unbind(1)

@@ -254,9 +254,12 @@ def test_distillation(folder):
 
 
 def test_distillation_resumes(folder):
-    """Interrupted in any stage, those of the teacher among them."""
-    short = replace(SHORT, steps=3)
-    checks.check_resume(Subject(EfficientAD, distilling(folder, batch_size=2, epochs=1, distillation=short)))
+    """Interrupted in the stages that make the teacher (the common checks have the others)."""
+    subject = Subject(EfficientAD, distilling(folder, batch_size=2, epochs=1, distillation=replace(SHORT, steps=3)))
+    stages = {name: stage for name, stage in subject.training.stages.items() if name in ("targets", "distill")}
+    assert len(stages) == 2
+    subject.training = subject.training._replace(stages=stages)
+    checks.check_resume(subject)
 
 
 @pytest.mark.parametrize("naming", ["sequence", "anomalib", "safetensors"])
