@@ -40,7 +40,7 @@ def pair(upstreams: Path, batch: int, option: str = "efficientad", small: bool =
     code: Any = importlib.import_module("efficientad")
     code.on_gpu = False
     make = common.get_pdn_small if small else common.get_pdn_medium
-    ours: Any = build(option, teacher={"pretrained": False})
+    ours: Any = build(option, border="zeros", teacher={"pretrained": False})
     with torch.no_grad():
         for bias in (weight for weight in ours.parameters() if weight.ndim == 1):
             bias.add_(0.05 * torch.randn_like(bias))

@@ -24,6 +24,9 @@ Differences from upstream:
 - Quantiles of maps are those of all pixels, in two passes over the images held out and fixed memory
   (``nets/state/quantiles.py``). Held out are 10 % of each category's images, which the run's seed draws; a data set's
   own validation images, which upstream takes where there are some, are not asked for.
+- By default the border of maps repeats their edge; upstream fills it with zeros (``border=zeros``, ``recipe=official``),
+  the level of the 90 % quantile. In a model of all categories that is the quantile of all of them: maps of a quiet
+  category are below it everywhere, and with zeros all its images would have the same score.
 - anomalib takes the quantiles after the map's border was filled with zeros and everything was enlarged; upstream
   before, as here. anomalib's rate never decays, as its schedule steps once an epoch.
 - Under bf16 the student and the autoencoder train in it; the teacher, and all that is evaluated, stay in float32.
@@ -128,7 +131,9 @@ class EfficientAD(Method):
         width: channels of its first layer; the others have twice as many.
         features: channels of the teacher's output; even.
         padding: whether its convolutions are padded. Without, maps are 8 pixels narrower than a quarter of the image,
-            and filled up with zeros, the level of ``quantiles[0]``.
+            and are filled up.
+        border: with what: their outermost pixels (``edge``), or zeros (upstream), the level of ``quantiles[0]``, which
+            are then the image score where a whole map is below that level.
         autoencoder_width: channels of the autoencoder; even.
         dropout: of the autoencoder.
         hard_quantile: features with errors from this quantile on train the student.
@@ -171,6 +176,7 @@ class EfficientAD(Method):
         width: Channels = 128,
         features: Annotated[int, Field(ge=2, le=4096, multiple_of=2)] = 384,
         padding: bool = False,
+        border: Literal["edge", "zeros"] = "edge",
         autoencoder_width: Annotated[int, Field(ge=2, le=512, multiple_of=2)] = 64,
         dropout: Rate = 0.2,
         hard_quantile: Rate = 0.999,
@@ -191,7 +197,7 @@ class EfficientAD(Method):
             raise UserError(f"method.quantiles={list(quantiles)}: give the lower one first, and not twice the same")
         self.image_size, self.batch_size, self.epochs, self.steps = image_size, batch_size, epochs, steps
         self.lr, self.weight_decay, self.lr_decay_at = lr, weight_decay, lr_decay_at
-        self.padding, self.hard_quantile, self.jitter = padding, hard_quantile, jitter
+        self.padding, self.border, self.hard_quantile, self.jitter = padding, border, hard_quantile, jitter
         self.calibration_share, self.penalty_grayscale = calibration_share, penalty_grayscale
         self.teacher_options, self.distillation, self.backbone = teacher, distillation, backbone
         self.photos = Photos(images, "method.images") if images else None
@@ -416,8 +422,8 @@ class EfficientAD(Method):
         range_M11 = (high_M11 - low_M11).clamp(min=torch.finfo(torch.float32).tiny)
         map_BHW = (0.1 * (self._errors(image_BCHW) - low_M11) / range_M11).mean(dim=1)
         if not self.padding:
-            border = (self.image_size // 4 - map_BHW.shape[1]) // 2
-            map_BHW = F.pad(map_BHW, [border] * 4)
+            width = (self.image_size // 4 - map_BHW.shape[1]) // 2
+            map_BHW = F.pad(map_BHW, [width] * 4, mode="replicate" if self.border == "edge" else "constant")
         map_BHW = upsample(map_BHW, image_BCHW.shape[2:], align_corners=False)
         return Prediction(map_BHW.amax(dim=(1, 2)), map_BHW)
 

@@ -169,17 +169,17 @@ def test_loss(folder):
     assert minimized == pytest.approx([sum(expected.values())], rel=1e-5)
 
 
-@pytest.mark.parametrize("padding", [False, True])
-def test_map(padding, monkeypatch):
-    """Quantiles become 0 and 0.1, both maps count half, the border is 0, and it is the whole that is enlarged."""
-    method = make(padding=padding)
+@pytest.mark.parametrize(("padding", "border"), [(False, "zeros"), (False, "edge"), (True, "edge")])
+def test_map(padding, border, monkeypatch):
+    """Quantiles become 0 and 0.1, both maps count half, the border is added, and it is the whole that is enlarged."""
+    method = make(padding=padding, border=border)
     side = 16 if padding else 8
     error = torch.rand(2, 2, side, side)
     monkeypatch.setattr(EfficientAD, "_errors", lambda self, image_BCHW: error)
     method.quantiles.value_MQ.copy_(torch.tensor([[0.5, 0.75], [0.25, 1.25]]))
     first, second = error.numpy().transpose(1, 0, 2, 3)
     small = 0.05 * ((first - 0.5) / 0.25 + (second - 0.25) / 1.0)
-    small = small if padding else np.pad(small, [(0, 0), (4, 4), (4, 4)])
+    small = small if padding else np.pad(small, [(0, 0), (4, 4), (4, 4)], "edge" if border == "edge" else "constant")
     score_B, map_BHW = predict(method, images(2, 64))
     places = np.clip((np.arange(64) + 0.5) / 4 - 0.5, 0, 15)
     for number in range(2):
@@ -187,7 +187,10 @@ def test_map(padding, monkeypatch):
         expected = np.stack([np.interp(places, np.arange(16), column) for column in rows.T], axis=1)
         np.testing.assert_allclose(map_BHW[number], expected, atol=2e-6)
         assert score_B[number].item() == pytest.approx(expected.max(), abs=2e-6)
-    assert padding or not map_BHW[:, :12].any()
+    assert map_BHW[:, :12].any() == (padding or border == "edge")
+    method.quantiles.value_MQ.copy_(torch.tensor([[2.0, 3.0], [2.0, 3.0]]))  # a quiet category among others
+    score_B, _ = predict(method, images(2, 64))
+    assert (score_B[0] == score_B[1]) == (border == "zeros")
 
 
 def test_targets_in_closed_form():
@@ -311,7 +314,7 @@ def test_files_and_warnings(folder):
 def test_recipes():
     """Upstream's batches and steps; its optimizer, schedule, quantiles and hold-out are the default's, too."""
     config = compose(["method=efficientad", "dataset=demo", "recipe=official"])
-    assert (config.method.rest["batch_size"], config.method.rest["steps"]) == (1, 70_000)
+    assert [config.method.rest[key] for key in ("batch_size", "steps", "border")] == [1, 70_000, "zeros"]
     medium = compose(["method=efficientad_m", "dataset=demo", "recipe=segad"]).method.rest
     assert (medium["network"], medium["width"], medium["padding"], medium["teacher"]["name"]) == (
         *("medium", 256, True),
