@@ -97,13 +97,14 @@ def measured_apart(name: str, options: argparse.Namespace) -> dict[str, Any] | N
 def measure(name: str, upstreams: Path, batch: int, repeats: int) -> dict[str, Any]:
     """All figures of one comparison."""
     pair = load(name, upstreams, batch)
-    params, trained = count_parameters(pair.ours)
+    counted, device = (pair.full, "meta") if pair.full is not None else (pair.ours, "cpu")
+    params, trained = count_parameters(counted)
     row: dict[str, Any] = {
         "upstream": pair.upstream,
         "note": pair.note,
         "params": params,
         "trained": trained,
-        "macs": count_macs(pair.ours, SIZE, torch.device("cpu")),
+        "macs": count_macs(counted, SIZE, torch.device(device)),
         "differences": [vars(difference) for difference in pair.differences()],
     }
     for phase, runs, images in phases(pair):

@@ -63,6 +63,8 @@ class Pair:
         test: one inference batch on the same images, from RGB to maps and image scores, of the reference and of ours.
         train_images, test_images: in these batches.
         note: what a reader of the times must know.
+        full: our method at its full size on the meta device, where the comparison is of a smaller one: its parameters
+            and multiply-accumulates are counted.
     """
 
     ours: Method
@@ -73,6 +75,7 @@ class Pair:
     train_images: int
     test_images: int
     note: str = ""
+    full: Method | None = None
 
 
 @dataclass(frozen=True)
@@ -139,9 +142,9 @@ def import_anomalib(clone: Path, module: str) -> Any:
     source = clone / "src" / "anomalib"
     for name in ("", ".models", ".models.components", ".models.image"):
         _bare_package(f"anomalib{name}", source.joinpath(*name.split(".")[1:]))
-    for name in ("sampling", "filters", "feature_extractors", "base", "dimensionality_reduction"):
+    for name in ("sampling", "filters", "feature_extractors", "base", "dimensionality_reduction", "stats"):
         _bare_package(f"anomalib.models.components.{name}", source / "models" / "components" / name)
-    for name in ("patchcore", "reverse_distillation"):
+    for name in ("cfa", "padim", "patchcore", "reverse_distillation", "stfpm"):
         _bare_package(f"anomalib.models.image.{name}", source / "models" / "image" / name)
     sys.modules["anomalib.data"] = types.SimpleNamespace(InferenceBatch=_InferenceBatch)  # type: ignore[assignment]
     components: Any = sys.modules["anomalib.models.components"]
@@ -150,7 +153,9 @@ def import_anomalib(clone: Path, module: str) -> Any:
         ("sampling.k_center_greedy", "KCenterGreedy"),
         ("filters.blur", "GaussianBlur2d"),
         ("feature_extractors.timm", "TimmFeatureExtractor"),
+        ("feature_extractors.utils", "dryrun_find_featuremap_dims"),
         ("base.dynamic_buffer", "DynamicBufferMixin"),
+        ("stats.multi_variate_gaussian", "MultiVariateGaussian"),
     ):
         folder = sys.modules[f"anomalib.models.components.{file.split('.')[0]}"]
         found = getattr(importlib.import_module(f"anomalib.models.components.{file}"), item)

@@ -165,6 +165,14 @@ class TrainerOptions:
     sync_batchnorm: Annotated[bool, Key(RECIPE, "batch norms take their statistics over all processes, not over each")]
     compile: Annotated[bool, Key(RECIPE, "torch.compile of the modules that train")]
     channels_last: Annotated[bool, Key(RECIPE, "memory layout of weights and images", at_eval=True)]
+    cache_features: Annotated[
+        Literal["auto", "on", "off"],
+        BeforeValidator(_on_or_off),
+        Key(
+            MACHINE,
+            "keep frozen networks' features in paths.cache; auto: on a CPU, for several epochs, if it has room",
+        ),
+    ]
     checkpoint_minutes: Annotated[NonNegative, Key(MACHINE, "between two checkpoints")]
 
     def decoders(self) -> int:

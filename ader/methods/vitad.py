@@ -44,6 +44,7 @@ from ader.methods._base import (
     TrainStage,
 )
 from ader.nets.backbone import BackboneOptions, Pretrained
+from ader.nets.frozen import Frozen
 from ader.nets.optim.decay import decay_groups
 from ader.nets.optim.schedules import step_at
 from ader.nets.scoring.maps import GaussianBlur, flat_cosine_loss, full, pooled_maximum, upsample
@@ -141,7 +142,7 @@ def token_distance(teacher: Sequence[Tensor], student: Sequence[Tensor]) -> Tens
     return torch.stack(distances).mean(dim=0)
 
 
-class Teacher(nn.Module):
+class Teacher(Frozen):
     """A frozen vision transformer's tokens after some of its blocks, before its last norm.
 
     Args:
@@ -185,11 +186,17 @@ class Teacher(nn.Module):
         self.restored, self.neck = tuple(restored), tuple(neck)
         net.prune_intermediate_layers(self._places, prune_norm=True)
         self.requires_grad_(False)
+        self.eval()
 
     @property
     def _places(self) -> list[int]:
         """The blocks that are read, counted from 0 as timm does."""
         return [block - 1 for block in sorted({*self.restored, *self.neck})]
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        """The blocks."""
+        return tuple(self._places)
 
     @torch.no_grad()
     def forward(self, image_BCHW: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -201,11 +208,15 @@ class Teacher(nn.Module):
         if tuple(image_BCHW.shape[2:]) != self.size:
             sides = "x".join(str(side) for side in image_BCHW.shape[2:])
             raise UserError(f"vitad was built for image_size={self.size[0]} and cannot take images of {sides} pixels")
-        tokens = self.vit.net.forward_intermediates(
-            self.vit.normalize(image_BCHW), indices=self._places, output_fmt="NLC", intermediates_only=True
-        )
+        tokens = self.remembered(image_BCHW, self._tokens)
         after = dict(zip((place + 1 for place in self._places), tokens, strict=True))
         return [after[block] for block in self.restored], torch.cat([after[block] for block in self.neck], dim=2)
+
+    def _tokens(self, image_BCHW: Tensor) -> list[Tensor]:
+        tokens: list[Tensor] = self.vit.net.forward_intermediates(
+            self.vit.normalize(image_BCHW), indices=self._places, output_fmt="NLC", intermediates_only=True
+        )
+        return tokens
 
 
 class Decoder(nn.Module):

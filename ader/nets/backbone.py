@@ -24,6 +24,7 @@ from timm.models.efficientnet import EfficientNetFeatures
 from timm.models.mobilenetv3 import MobileNetV3Features
 from torch import Tensor, nn
 
+from ader.nets.frozen import Frozen
 from ader.system.errors import UserError, suggest
 from ader.system.files import sha256
 
@@ -108,11 +109,12 @@ class Pretrained(nn.Module):
         return self.net(self.normalize(image_BCHW))
 
 
-class Backbone(nn.Module):
+class Backbone(Frozen):
     """Feature maps of several stages of a frozen network.
 
     The network stays in evaluation mode whatever ``train()`` says, takes no gradients, and normalizes its input
-    itself, so that methods see RGB in [0, 1] only.
+    itself, so that methods see RGB in [0, 1] only. What it gives for the images of a training batch the trainer may
+    remember (``ader.training.features``): call it with ``Batch.image_BCHW`` itself where nothing was done to them.
 
     Args:
         options: which network.
@@ -136,6 +138,7 @@ class Backbone(nn.Module):
             del self.net.blocks[self.net.feature_info.get_dicts()[-1]["stage"] :]
         self.channels: list[int] = self.net.feature_info.channels()
         self.strides: list[int] = self.net.feature_info.reduction()
+        self.layers = tuple(layers)
         self.normalize = Normalize(self.net)
         self.requires_grad_(False)
         self.eval()
@@ -156,15 +159,15 @@ class Backbone(nn.Module):
                 "convolutional network, such as a ResNet"
             ) from error
 
-    def train(self, mode: bool = True) -> Backbone:
-        """Keeps evaluation mode: batch statistics of a frozen network must not move."""
-        return super().train(False)
+    @property
+    def reads(self) -> tuple[int, ...]:
+        """The layers."""
+        return self.layers
 
     @torch.no_grad()
     def forward(self, image_BCHW: Tensor) -> list[Tensor]:
         """Feature maps (B, channels[k], H / strides[k], W / strides[k]) of RGB images in [0, 1]."""
-        features: list[Tensor] = self.net(self.normalize(image_BCHW))
-        return features
+        return self.remembered(image_BCHW, lambda image: list(self.net(self.normalize(image))))
 
 
 @cache

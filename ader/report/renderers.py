@@ -309,7 +309,7 @@ def csv(table: Table) -> str:
     writer = csv_module.writer(output, lineterminator="\n")
     measures = [_measures(table, number) for number in range(len(table.columns))]
     writer.writerow(
-        _whole(" ".join([_joined(column), measure]).strip())
+        _whole(" ".join([*_joined(column).split("\n"), measure]).strip())
         for column, names in zip(table.columns, measures, strict=True)
         for measure in ("", *names)
     )

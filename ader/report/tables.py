@@ -26,6 +26,7 @@ class Cell:
         bad: to be seen at a glance, as a value that random scores would surpass.
         rank: 1, 2 and 3 for the best values that it may be compared with; 0 for others.
         footnotes: letters of the table's notes that one must know to read it.
+        repeated: the same as above, so that readers are spared it; data are not.
     """
 
     value: float | str | None = None
@@ -37,6 +38,7 @@ class Cell:
     bad: bool = False
     rank: int = 0
     footnotes: str = ""
+    repeated: bool = False
 
     @property
     def empty(self) -> bool:
@@ -74,6 +76,8 @@ class Column:
 
         What was published is shown with the digits that it was published with. Footnotes are left to who shows it.
         """
+        if cell.repeated:
+            return ""
         if cell.empty:
             return "-"
         shown = cell.mark + self._shown(cell.value)

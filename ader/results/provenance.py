@@ -27,6 +27,7 @@ PACKAGES = (
     "hydra-core",
     "omegaconf",
     "xgboost",
+    "diffusers",
 )
 
 

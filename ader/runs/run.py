@@ -30,6 +30,7 @@ from ader.system.interrupt import Interrupt
 from ader.system.memory import peak_memory, reset_peak
 from ader.system.randomness import derive_seed, seed_all
 from ader.training.checkpoint import UNKNOWN, check_processes
+from ader.training.features import FeatureCache
 from ader.training.loader import Loader, hold_out
 from ader.training.loggers import LoggedRun
 from ader.training.loggers.tensorboard import TensorBoardWriter
@@ -181,6 +182,7 @@ def fit(
         sync_batchnorm=options.sync_batchnorm,
         compile=options.compile,
         channels_last=options.channels_last,
+        features=remembered_features(session),
         checkpoint=file,
         owner=owner_of(model, plan),
         checkpoint_seconds=60 * options.checkpoint_minutes,
@@ -204,6 +206,14 @@ def fit(
     )
     checksum = sha256(file) if dist.is_main() else ""  # only that process has the file, and writes the record
     return cost, Checkpoint(file=os.path.relpath(file, plan.folder), sha256=checksum), state.depends
+
+
+def remembered_features(session: RunSession) -> FeatureCache | None:
+    """Where frozen networks keep what they give for the training images, if that is wanted."""
+    options, paths = session.plan.config.trainer, session.plan.config.paths
+    if options.cache_features == "off":
+        return None
+    return FeatureCache(paths.cache, options.cache_features, session.console, options.precision)
 
 
 def test(method: Method, loader: Loader, session: RunSession) -> tuple[PredictionCost, Tested]:

@@ -196,6 +196,13 @@ def smallest(value: Tensor) -> Tensor:
     return value
 
 
+def total(value: Tensor) -> Tensor:
+    """Elementwise sum over all processes, in the place of ``value``, of which large ones would need a second."""
+    if world() > 1:
+        td.all_reduce(value)
+    return value
+
+
 def gather_rows(rows: Tensor, counts: Sequence[int] | None = None) -> Tensor:
     """The rows of all processes, in the order of ranks; their numbers may differ, and may be 0.
 

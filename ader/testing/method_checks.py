@@ -39,6 +39,7 @@ from ader.methods._base import Method, Prediction, Stage, TrainStage, find_class
 from ader.methods._options import stated
 from ader.system.errors import UserError
 from ader.system.interrupt import Interrupt, Stopped
+from ader.testing.features import check_cached_features
 from ader.testing.placement import assert_near, check_device, check_processes
 from ader.testing.subject import CPU, STEPS, Subject, Watched, changed, images, no_network, predict, same, snapshot
 from ader.training.cost import RandomImages, count_macs
@@ -359,6 +360,7 @@ CHECKS: tuple[Check, ...] = (
     check_macs,
     check_processes,
     check_device,
+    check_cached_features,
 )
 
 

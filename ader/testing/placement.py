@@ -159,8 +159,9 @@ def _as_far_as_seen(what: str, function: Callable[[], Any]) -> Any:
     except (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException):
         return None
     except RuntimeError as error:
-        # a generator of random numbers on a GPU is no tensor: it cannot be had without one
-        without = ("get CUDA generator", "CUDA driver", "No CUDA GPUs")
+        # a generator of random numbers on a GPU is no tensor, and a gradient inside a step asks for the GPU itself:
+        # neither can be had without one
+        without = ("get CUDA generator", "CUDA driver", "No CUDA GPUs", "hasPrimaryContext")
         if ".numpy() is not supported" in str(error) or any(words in str(error) for words in without):
             return None
         if "different devices" in str(error):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -25,6 +26,7 @@ from ader.system.interrupt import Interrupt, Stopped
 from ader.system.precision import Precision, autocast, set_precision
 from ader.system.randomness import derive_seed, random_states, seed_all
 from ader.training.checkpoint import Checkpoint, TrainState, dependence
+from ader.training.features import FeatureCache, Remembering
 from ader.training.losses import LossMeter
 from ader.training.optimization import Optimization, check_compile, compiled
 from ader.training.order import BatchOrder, pass_batches, pass_images, shard
@@ -55,6 +57,7 @@ class Trainer:
             images; the same with one process.
         compile: whether the modules that train go through ``torch.compile`` while they do.
         channels_last: whether weights and images are kept with the channels last in memory.
+        features: remembers what frozen networks give for the training images; None: they compute every time.
         checkpoint: file to write and to resume from; None keeps nothing.
         owner: whose training the file must be of, if that is to be compared.
         checkpoint_seconds: time between two checkpoints.
@@ -72,6 +75,7 @@ class Trainer:
     sync_batchnorm: bool = False
     compile: bool = False
     channels_last: bool = False
+    features: FeatureCache | None = None
     checkpoint: Path | None = None
     owner: str | None = None
     checkpoint_seconds: float = 300.0
@@ -177,8 +181,12 @@ class Trainer:
         total = order.steps_per_epoch if stage.batches is None else min(stage.batches, order.steps_per_epoch)
         state.images[stage.name] = pass_images(order, total)
         with self.interrupt.during(f"in stage {stage.name!r}, which starts over"), self.interrupt.promptly():
-            with self.console.track(stage.name, pass_batches(order, total), "batches") as track:
+            with (
+                self.console.track(stage.name, pass_batches(order, total), "batches") as track,
+                self._remembering(method, stage, order, total) as arrive,
+            ):
                 for batch in self._laid_out(data.train(stage, 0, total)):
+                    arrive(batch.image_BCHW)
                     with self.autocast():
                         stage.update(batch)
                     track.advance(clock.pace(stage.batch_size, track.done + 1))
@@ -220,12 +228,14 @@ class Trainer:
             compiled(stage.modules) if self.compile else nullcontext(),
             synchronized(stage.modules) if self.sync_batchnorm else nullcontext(),
             optimization.gradients.overlapped(),
+            self._remembering(method, stage, order, total) as arrive,
         ):
             keep = partial(self._keep, method, state, optimization, losses, clock, streams)
             over, batches = False, self._laid_out(data.train(stage, state.step, total))
             for batch in self._arriving(batches, keep):
                 images = order.count(state.step)
                 batch = self._placed(batch, stage, images, state.step)
+                arrive(batch.image_BCHW)
                 optimization.share = batch.share
                 optimization.set_rates(state.step / total)
                 watch = fewest == 1 and state.step == began and not norms_synchronized()
@@ -302,6 +312,15 @@ class Trainer:
             return batches
         layout = torch.channels_last
         return (replace(batch, image_BCHW=batch.image_BCHW.contiguous(memory_format=layout)) for batch in batches)
+
+    def _remembering(self, method: Method, stage: Stage, order: BatchOrder, total: int) -> Remembering:
+        """The block in which frozen networks remember the stage's images."""
+        if self.features is None:
+            return nullcontext(lambda image_BCHW: None)
+        whole = len(shard(order.count(0), dist.rank(), dist.world()))
+        if isinstance(stage, FitPass):  # the processes divide all images, not each batch
+            whole = min(math.ceil(stage.batch_size / dist.world()), pass_images(order, total))
+        return self.features.during(method, self.device, order.images, whole, total > order.steps_per_epoch)
 
     def _log(
         self,

@@ -12,6 +12,14 @@ from ader.system.errors import UserError
 
 #: What ADer's released configurations have, from its paper and code; the key of a method's config and the value.
 ADER = {
+    "cfa": {
+        "batch_size": 4,
+        "lr": 1e-3,
+        "weight_decay": 5e-4,
+        "score_window": 16,
+        "sigma": 4.0,
+        "backbone.name": "wide_resnet50_2.racm_in1k",
+    },
     "cflow": {
         "batch_size": 32,
         "lr": 2e-4,
@@ -43,6 +51,19 @@ ADER = {
         "backbone.name": "wide_resnet50_2.racm_in1k",
     },
     "invad_lite": {"batch_size": 32, "lr": 4e-3, "sigma": 4.0, "backbone.name": "resnet34.bt_in1k"},
+    "mambaad": {
+        "batch_size": 16,
+        "lr": 5e-3,
+        "betas": [0.9, 0.999],
+        "weight_decay": 1e-4,
+        "lr_decay_at": 0.8,
+        "clip": 5.0,
+        "loss_weight": 5.0,
+        "curve": "hilbert",
+        "directions": 8,
+        "sigma": 4.0,
+        "backbone.name": "resnet34.bt_in1k",
+    },
     "patchcore": {"coreset": 0.1, "num_neighbors": 1, "image_score": "map", "probe_size": 256, "sigma": 4.0},
     "rd": {
         "batch_size": 16,
@@ -57,6 +78,15 @@ ADER = {
         "discriminator_lr": 2e-4,
         "lr_decay_at": 1.0,
         "probe_size": 256,
+    },
+    "pyramidflow": {
+        "batch_size": 2,
+        "lr": 2e-4,
+        "eps": 1e-4,
+        "weight_decay": 1e-5,
+        "clip": 5.0,
+        "volume_norm": "cvn",
+        "backbone.name": "resnet18.tv_in1k",
     },
     "uniad": {
         "batch_size": 8,
@@ -89,11 +119,13 @@ def test_a_run_under_it_is_what_the_table_was_made_of(protocol, method):
     config = compose(["dataset=mvtec", f"method={method}", f"protocol={protocol}"])
     assert config.metric.name == METRICS[protocol]
     metric = config.metric
-    assert (metric.size, metric.mask_interpolation, metric.mask_rule) == ("input", "bilinear", "any")
+    size = 256 if method == "pyramidflow" else "input"  # of images of 1024 pixels
+    assert (metric.size, metric.mask_interpolation, metric.mask_rule) == (size, "bilinear", "any")
     assert config.recipe == "ader"
     assert (config.trainer.epochs, config.trainer.precision, config.trainer.ema) == (100, "torch", None)
-    seed = 0 if method == "simplenet" else 42  # its released code sets its own
-    assert (config.image_size, config.seed, config.setting.name) == (256, seed, "multi_class")
+    seed = {"cfa": 1024, "simplenet": 0}.get(method, 42)  # their released code sets its own
+    size = 1024 if method == "pyramidflow" else 256
+    assert (config.image_size, config.seed, config.setting.name) == (size, seed, "multi_class")
     for key, expected in ADER[method].items():
         value = config.method.rest
         for part in key.split("."):

@@ -102,6 +102,7 @@ ROLES = {
     "trainer.device": "machine",
     "trainer.workers": "machine",
     "trainer.test_batch_size": "machine",
+    "trainer.cache_features": "machine",
     "trainer.checkpoint_minutes": "machine",
     "metric.name": "recipe",
     "metric.size": "recipe",

@@ -1,4 +1,4 @@
-"""``ader data prepare`` and ``ader data clear``: datasets onto the disk, cached images off it."""
+"""``ader data prepare`` and ``ader data clear``: datasets onto the disk, cached images and features off it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ader.obtaining.prepare import prepare as obtain
 from ader.system.console import Console
 from ader.system.errors import UserError
 from ader.system.interrupt import Interrupt
+from ader.training import feature_rows
 
 
 def prepare(request: Request) -> int:
@@ -34,13 +35,14 @@ def prepare(request: Request) -> int:
 
 
 def clear(request: Request) -> int:
-    """Deletes the images that runs have kept decoded; they are made again where they are wanted."""
+    """Deletes decoded images and frozen networks' features, which runs have kept; they are made again where wanted."""
     request.nothing_composed()
     given = [word.removeprefix("paths.cache=") for word in request.words if word.startswith("paths.cache=")]
     others = [word for word in request.words if not word.startswith("paths.cache=")]
     if others:
         raise UserError(f"ader data clear takes nothing but paths.cache=DIR, not {' '.join(others)}")
     folder = Path(given[-1]).expanduser() if given else default_folder("cache")
-    freed = remove(folder)
-    Console().say(f"{freed / 2**20:,.0f} MiB of decoded images deleted from {folder}")
+    freed, features = remove(folder), feature_rows.remove(folder)
+    also = f" and {features / 2**20:,.0f} MiB of features" if features else ""
+    Console().say(f"{freed / 2**20:,.0f} MiB of decoded images{also} deleted from {folder}")
     return 0

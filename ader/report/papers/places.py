@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ader.metrics import METRICS
 from ader.report.collection import Run
@@ -92,6 +92,7 @@ def fill(
     """
     chosen = select(runs, spec.where) if own else []
     if not spec.source:
+        spec = _told_apart(spec, chosen)
         places = _free(spec, chosen, seeds)
     else:
         places = _published(spec, chosen, methods, seeds, own)
@@ -193,6 +194,25 @@ def _others(spec: Spec, runs: Sequence[Run], published: Places, seeds: Seeds) ->
     return found
 
 
+def _known(run: Run, name: str) -> str:
+    """Of a run that left nothing only what was typed is known."""
+    return as_text(run.keys.get(name)) if run.record is not None or name in run.keys else "unknown"
+
+
+def _told_apart(spec: Spec, runs: Sequence[Run]) -> Spec:
+    """With those rows that tell the runs of a cell apart."""
+    for name in spec.split:
+        cells: dict[Key, set[str]] = {}
+        names = [each for each in (*spec.rows, *spec.columns) if each not in INSIDE]
+        for run in runs:
+            if run.record is not None:
+                cell = tuple(as_text(run.keys.get(each)) for each in names)
+                cells.setdefault(cell, set()).add(as_text(run.keys.get(name)))
+        if name not in names and any(len(values) > 1 for values in cells.values()):
+            spec = replace(spec, rows=(*spec.rows, name))
+    return spec
+
+
 def _free(spec: Spec, runs: Sequence[Run], seeds: Seeds) -> Places:
     """A pivot over runs alone."""
     names = [name for name in (*spec.rows, *spec.columns) if name not in INSIDE]
@@ -202,7 +222,7 @@ def _free(spec: Spec, runs: Sequence[Run], seeds: Seeds) -> Places:
             raise UserError(f"no run has a key {name!r}: {some(known, 30)}, or a dotted key of the configuration")
     groups: dict[Key, list[Run]] = {}
     for run in runs:
-        groups.setdefault(tuple(as_text(run.keys.get(name)) for name in names), []).append(run)
+        groups.setdefault(tuple(_known(run, name) for name in names), []).append(run)
     found: Places = {}
     for values, group in sorted(groups.items(), key=lambda pair: tuple(map(_natural, pair[0]))):
         refuse_mixture(group, names)

@@ -46,6 +46,7 @@ class Spec:
         tables: its numbers there.
         rows: the coordinates that rows are made of: ``method``, ``dataset``, ``category``, ``seed`` ... or any key of
             the configuration.
+        split: further ones, for one's own runs: rows are made of those in which the runs of a cell differ.
         columns: the same of columns, two at most; ``metric`` is one of them, or of the rows, unless there is one.
         metrics: slugs of metrics and names of costs, in their order; empty for all that are published.
         only: coordinates that a published value must have, each one or several values.
@@ -61,6 +62,7 @@ class Spec:
     source: str = ""
     tables: tuple[str, ...] = ()
     rows: tuple[str, ...] = ("method",)
+    split: tuple[str, ...] = ()
     columns: tuple[str, ...] = ("metric",)
     metrics: tuple[str, ...] = ()
     only: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
@@ -129,7 +131,7 @@ def spec_of(values: Mapping[str, Any]) -> Spec:
 def _lists(values: Mapping[str, Any]) -> dict[str, Any]:
     """A single name is a list of one; numbers of tables are text."""
     found = dict(values)
-    for key in ("tables", "rows", "columns", "metrics", "notes"):
+    for key in ("tables", "rows", "split", "columns", "metrics", "notes"):
         if key in found:
             value = found[key]
             found[key] = tuple(map(str, value if isinstance(value, (list, tuple)) else [value]))

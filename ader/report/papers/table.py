@@ -57,7 +57,7 @@ def table_of(filled: Filled, show: Show = "auto") -> Table:
         marks = ["".join(letters.get(remark, "") for remark in place.remarks) if place else "" for place in places]
         told = [{*mark} for mark, place in zip(marks, places, strict=True) if place is not None and place.has_own]
         common = "".join(sorted(set.intersection(*told))) if told else ""
-        names = [Cell("" if named[: n + 1] == above[: n + 1] else value) for n, value in enumerate(named)]
+        names = [Cell(value, repeated=named[: n + 1] == above[: n + 1]) for n, value in enumerate(named)]
         names[-1] = Cell(named[-1], footnotes=common)
         begins = bool(lines) and (grouped and named[0] != above[0] if len(named) > 1 else "mean" in row)
         above = named
@@ -69,7 +69,7 @@ def table_of(filled: Filled, show: Show = "auto") -> Table:
                     for cell, column, mark in own
                 ]
                 gaps.update(cell.reason for cell in cells if cell.empty and cell.reason)
-            heads = names if number == 0 else [Cell("") for _ in names]
+            heads = names if number == 0 else [Cell(value, repeated=True) for value in named]
             kinds = [Cell(kind)] if show == "both" else []
             line = Row((*heads, *kinds, *cells), section=begins and number == 0)
             lines.append(replace(line, role="mean") if "mean" in row else line)

@@ -158,6 +158,32 @@ def test_ours_stand_beside_the_published(tmp_path):
     assert any(re.match(r"'-': not run \(\d+ cells\)", note) for note in table.notes)
 
 
+def test_the_leaderboard_tells_apart_what_would_be_mixed(tmp_path):
+    """A column comes where runs of one cell differ in it, and only then; a table of one's own refuses to mix them."""
+    for dataset, run, changes in (
+        ("mvtec", "e100-s1", {}),
+        ("visa", "small", {"metric": "ader"}),
+        ("visa", "e100-s1", {}),
+    ):
+        a_run(tmp_path, dataset, "rd", 1, run=run, **changes)
+    a_sweep(tmp_path, {"visa/multi_class/cfa/e100-s1": "out of memory"})
+    runs = collect(tmp_path)
+    table = table_of(fill(read_spec("leaderboard"), runs))
+    assert [column.heading for column in table.columns[:5]] == ["dataset", "setting", "epochs", "method", "profile"]
+    assert [line[3:5] for line in table.texts(footnotes=False)] == [
+        ["rd", "histogram"],
+        ["cfa", "unknown"],
+        ["rd", "ader"],
+        ["", "histogram"],
+    ]
+    found = [*csv.DictReader(as_csv(table).splitlines())]  # data have every name in full
+    assert [row["method"] for row in found] == ["rd", "cfa", "rd", "rd"]
+    alike = [run for run in runs if run.folder.name != "small"]
+    assert "profile" not in [column.heading for column in table_of(fill(read_spec("leaderboard"), alike)).columns]
+    with pytest.raises(UserError, match="differ in profile"):
+        fill(spec_of({"rows": ["dataset", "method"]}), runs)
+
+
 def test_the_best_are_marked_and_lower_may_be_better(tmp_path):
     for method, value in (("a", 0.9), ("b", 0.8), ("c", 0.7), ("d", 0.6)):
         a_run(

@@ -1,0 +1,53 @@
+"""Networks that never change while a method trains, so that what they give for an image may be remembered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+Compute = Callable[[Tensor], list[Tensor]]
+
+
+class Memory(Protocol):
+    """Stands between a frozen network and its computation."""
+
+    def __call__(self, image_BCHW: Tensor, compute: Compute) -> list[Tensor]:
+        """What ``compute`` gives for the images, bit for bit; tensors of the caller's own."""
+        ...
+
+
+class Frozen(nn.Module):
+    """A network in evaluation mode, whatever ``train()`` says, that takes no gradients.
+
+    A subclass calls ``remembered`` in its ``forward``. The trainer may put a memory there
+    (``ader.training.features``); without one, everything is computed.
+
+    Attributes:
+        memory: None computes.
+    """
+
+    memory: Memory | None = None
+
+    @property
+    def reads(self) -> tuple[Any, ...]:
+        """What of the network is given, as far as its weights and its ``repr`` do not tell: the layers."""
+        raise NotImplementedError(f"{type(self).__name__} must define reads")
+
+    def train(self, mode: bool = True) -> Frozen:
+        """Keeps evaluation mode: batch statistics of a frozen network must not move."""
+        return super().train(False)
+
+    def remembered(self, image_BCHW: Tensor, compute: Compute) -> list[Tensor]:
+        """``compute(image_BCHW)`` without gradients, from memory where that has it.
+
+        Args:
+            image_BCHW: the images; a memory knows those of a training batch by the very tensor.
+            compute: each tensor it gives has an image in each row, and no image depends on the others.
+        """
+        with torch.no_grad():
+            if self.memory is None or torch.compiler.is_compiling():
+                return compute(image_BCHW)
+            return self.memory(image_BCHW, compute)
