@@ -202,7 +202,11 @@ def _sync_folder(folder: Path) -> None:
 
 def open_to_write(path: Path) -> FileIO:
     """Makes the file where it is missing. Not emptied, and not only for appending, which would ignore the place."""
-    return FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+")
+    return FileIO(_opened_to_write(path), "r+")
+
+
+def _opened_to_write(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
 
 
 _own: WeakSet[IO[Any]] = WeakSet()
@@ -224,6 +228,19 @@ def _close_in_child() -> None:
 os.register_at_fork(after_in_child=_close_in_child)
 
 
+class Lock(FileIO):
+    """A locked file, which its owner's closing unlocks whoever else has it open: a child forked a moment ago has not
+    closed its own yet (``keep_from_children``)."""
+
+    owner: int | None = None  # the process that has locked it
+
+    def close(self) -> None:
+        if not self.closed and os.getpid() == self.owner:
+            with suppress(OSError):
+                fcntl.flock(self, fcntl.LOCK_UN)
+        super().close()
+
+
 def try_lock(path: Path) -> FileIO | None:
     """Holds a file, which is made where it is missing, until it is closed or the process ends.
 
@@ -234,9 +251,10 @@ def try_lock(path: Path) -> FileIO | None:
         OSError: it cannot be opened, or the disk knows no locks.
     """
     with ExitStack() as on_failure:
-        lock = on_failure.enter_context(open_to_write(path))
+        lock = on_failure.enter_context(Lock(_opened_to_write(path), "r+"))
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock.owner = os.getpid()
             if os.path.samestat(os.fstat(lock.fileno()), os.stat(path)):
                 on_failure.pop_all()
                 keep_from_children(lock)

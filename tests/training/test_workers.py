@@ -170,6 +170,16 @@ def test_a_lock_is_not_the_workers(tmp_path):
     made.close()
 
 
+def test_what_its_owner_closes_is_unlocked(tmp_path):
+    """Though a child that was just forked, here a duplicate, has the file open still."""
+    lock = try_lock(tmp_path / "lock")
+    duplicate = os.dup(lock.fileno())
+    lock.close()
+    with try_lock(tmp_path / "lock"):
+        pass
+    os.close(duplicate)
+
+
 def _gone(process):
     until = time.monotonic() + 10
     while time.monotonic() < until:
