@@ -20,7 +20,8 @@ from torch.nn import functional as F
 
 from ader.methods import build
 from ader.methods._base import Batch, FitPass
-from ader.methods.efficientad import TargetFeatures, jittered
+from ader.methods._distillation import TargetFeatures
+from ader.methods.efficientad import jittered
 from ader.nets.backbone import BackboneOptions
 from parity import SIZE, Difference, Pair, commit, gradients, largest, training_step
 
@@ -45,7 +46,7 @@ def pair(upstreams: Path, batch: int, option: str = "efficientad", small: bool =
         for bias in (weight for weight in ours.parameters() if weight.ndim == 1):
             bias.add_(0.05 * torch.randn_like(bias))
     theirs = [make(384), make(768), common.get_autoencoder(384)]
-    own = [ours.teacher, ours.student, ours.autoencoder]
+    own = [ours.teacher.net, ours.student, ours.autoencoder]
     for mine, other in zip(own, theirs, strict=True):  # the same layers in the same order
         values = list(mine.state_dict().values())
         other.load_state_dict(dict(zip(other.state_dict(), values, strict=True)))
@@ -57,7 +58,7 @@ def pair(upstreams: Path, batch: int, option: str = "efficientad", small: bool =
 def _pair(ours: Any, own: list[Any], theirs: list[Any], code: Any, upstream: str, image_BCHW: Tensor) -> Pair:
     teacher, student, autoencoder = theirs
     batch, seeds = len(image_BCHW), torch.arange(len(image_BCHW))
-    normalized = ours._normalized(image_BCHW)
+    normalized = ours.teacher.normalized(image_BCHW)
     loader = [(each[None], None) for each in normalized]  # images, and what it calls the augmented ones
     mean, std = code.teacher_normalization(teacher, loader)
     for stage in ours.stages():
@@ -86,7 +87,7 @@ def _pair(ours: Any, own: list[Any], theirs: list[Any], code: Any, upstream: str
     def train() -> None:
         student.train()
         autoencoder.train()
-        other = ours._normalized(jittered(image_BCHW, seeds, 0.2))
+        other = ours.teacher.normalized(jittered(image_BCHW, seeds, 0.2))
         for place in range(batch):  # its batches are of one image
             optimizer.zero_grad()
             losses(normalized[place : place + 1], other[place : place + 1], None).backward()  # type: ignore[no-untyped-call]
@@ -137,7 +138,7 @@ def _pair(ours: Any, own: list[Any], theirs: list[Any], code: Any, upstream: str
     def _of_loss() -> Iterator[Difference]:
         """Of all images as one batch, dropout off, with the penalty."""
         ours.penalty = True
-        other = ours._normalized(jittered(image_BCHW, seeds, 0.2))
+        other = ours.teacher.normalized(jittered(image_BCHW, seeds, 0.2))
         given = Batch(image_BCHW=image_BCHW, seed_B=seeds, extra={"photo": photo})
         found: list[Tensor] = []
         ours.zero_grad()
@@ -145,7 +146,7 @@ def _pair(ours: Any, own: list[Any], theirs: list[Any], code: Any, upstream: str
         found[0].backward()  # type: ignore[no-untyped-call]
         for net in theirs:
             net.zero_grad()
-        reference = losses(normalized, other, ours._normalized(photo.float() / 255))
+        reference = losses(normalized, other, ours.teacher.normalized(photo.float() / 255))
         reference.backward()  # type: ignore[no-untyped-call]
         yield largest("loss", found[0], reference)
         mine = [weight for net in own[1:] for weight in net.parameters()]

@@ -10,7 +10,8 @@ default recipe is upstream's in the benchmark's frame: epochs, batches of 8, one
 
 Preparation: the published ``teacher_small.pth`` and ``teacher_medium.pth`` go into the folder of weights. Without such
 a file, and with ``images``, a folder of photographs in ImageNet's place, the teacher is distilled in two stages before
-all else. With neither it keeps random weights. Without ``images`` there is no penalty. Log, record and table say so.
+all else (``_distillation.py``); a run's checkpoint under that name is a file of its teacher for other runs. With
+neither it keeps random weights. Without ``images`` there is no penalty. Log, record and table say so.
 
 `python -m parity efficientad efficientad_m` compares with upstream; differences, parameters and operations:
 `results/bench/methods.md`.
@@ -24,11 +25,13 @@ Differences from upstream:
 - Quantiles of maps are those of all pixels, in two passes over the images held out and fixed memory
   (``nets/state/quantiles.py``). Held out are 10 % of each category's images, which the run's seed draws; a data set's
   own validation images, which upstream takes where there are some, are not asked for.
-- By default the border of maps repeats their edge; upstream fills it with zeros (``border=zeros``, ``recipe=official``),
-  the level of the 90 % quantile. In a model of all categories that is the quantile of all of them: maps of a quiet
+- By default the border of maps repeats their edge; upstream fills it with zeros (``border=zeros``, as
+  ``recipe=official`` has it), the level of the 90 % quantile. In a model of all categories that is the quantile of all of them: maps of a quiet
   category are below it everywhere, and with zeros all its images would have the same score.
 - anomalib takes the quantiles after the map's border was filled with zeros and everything was enlarged; upstream
   before, as here. anomalib's rate never decays, as its schedule steps once an epoch.
+- anomalib's and upstream's teacher sees normalized images; ours, a ``Frozen``, normalizes, so that what it gives for
+  training images can be remembered (``trainer.cache_features``). It still computes the changed ones.
 - Under bf16 the student and the autoencoder train in it; the teacher, and all that is evaluated, stay in float32.
 - Other sizes than 256: the autoencoder's grids are anomalib's; below 256 pixels its 8x8 bottleneck is as small as its
   input, where both codes fail.
@@ -43,7 +46,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -51,9 +53,8 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import ConfigDict, Field
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from torch import Tensor, nn
+from pydantic import Field
+from torch import Tensor
 
 from ader.config.ranges import Channels, LearningRate, Many, Rate
 from ader.data.image import planes
@@ -72,48 +73,20 @@ from ader.methods._base import (
     Tags,
     TrainStage,
 )
-from ader.nets.backbone import Backbone, BackboneOptions, state_sha256
+from ader.methods._distillation import Distillation, Teacher, channel_moments, joined_moments, pixels, standardized
+from ader.methods._pdn import Autoencoder, Patches, Student
+from ader.nets.backbone import BackboneOptions
 from ader.nets.optim.schedules import step_at
-from ader.nets.pdn import Autoencoder, Patches, Student, load_patches
 from ader.nets.scoring.maps import full, full_precision, upsample
-from ader.nets.scoring.patches import PatchFeatures
 from ader.nets.state.quantiles import StreamedQuantiles
 from ader.nets.state.rows import Rows
 from ader.nets.synthesis.draws import integers, uniform_between
 from ader.nets.synthesis.photos import Photos
 from ader.system import dist
 from ader.system.errors import UserError
-from ader.system.files import sha256
 
 #: The split of the images that maps are normalized by.
 CALIBRATION = "calibration"
-
-#: Numbers that each layer of a patch is pooled to before all are pooled to the teacher's channels, as in PatchCore.
-LAYER_DIM = 1024
-
-
-@dataclass(frozen=True)
-class Distillation:
-    """How a teacher is made that no file has (section 3.1 and appendix A of the paper).
-
-    Attributes:
-        steps: of Adam.
-        batch_size: photographs per step.
-        image_size: pixels that the teacher sees; its model, the backbone, sees twice as many a side.
-        grayscale: probability that a photograph loses its colors, for both.
-        lr, weight_decay: Adam's.
-        draws: photographs for each training image, whose features give the mean and deviation of the targets.
-    """
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
-
-    steps: Many = 60_000
-    batch_size: Count = 16
-    image_size: Annotated[int, Field(ge=32, le=1024, multiple_of=4)] = 256
-    grayscale: Probability = 0.1
-    lr: LearningRate = 1e-4
-    weight_decay: NonNegative = 1e-5
-    draws: Annotated[int, Field(ge=1, le=64)] = 4
 
 
 class EfficientAD(Method):
@@ -152,12 +125,8 @@ class EfficientAD(Method):
         UserError: a size that does not suit, or a file that does not hold this teacher.
     """
 
-    mean: Tensor
-    std: Tensor
     feature_mean: Tensor
     feature_std: Tensor
-    target_mean: Tensor
-    target_std: Tensor
     tags: ClassVar[Tags] = Tags(
         paper="Batzner et al., WACV 2024",
         reference="nelson1425/EfficientAD at fcab514, openvinotoolkit/anomalib at 161bb36",
@@ -187,7 +156,7 @@ class EfficientAD(Method):
         penalty: bool = True,
         penalty_grayscale: Probability = 0.3,
         teacher: BackboneOptions = BackboneOptions("teacher_small"),  # noqa: B008 (frozen)
-        distillation: Distillation = Distillation(),
+        distillation: Distillation = Distillation(),  # noqa: B008 (frozen)
         backbone: BackboneOptions = BackboneOptions("wide_resnet101_2.tv_in1k"),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()
@@ -199,24 +168,16 @@ class EfficientAD(Method):
         self.lr, self.weight_decay, self.lr_decay_at = lr, weight_decay, lr_decay_at
         self.padding, self.border, self.hard_quantile, self.jitter = padding, border, hard_quantile, jitter
         self.calibration_share, self.penalty_grayscale = calibration_share, penalty_grayscale
-        self.teacher_options, self.distillation, self.backbone = teacher, distillation, backbone
         self.photos = Photos(images, "method.images") if images else None
         self.penalty = penalty and self.photos is not None
-        self.teacher = Patches(network, width, features, padding)
+        patches = Patches(network, width, features, padding)
+        self.teacher = Teacher(patches, teacher, distillation, backbone, self.photos)
         self.student = Student(network, width, 2 * features, padding)
-        self.autoencoder = Autoencoder(image_size, autoencoder_width, features, self.teacher.grid(image_size), dropout)
-        self.teacher.requires_grad_(False)
-        self.file = teacher.local_file()
-        if self.file is not None:
-            load_patches(self.teacher, self.file)
-        for name, value in (("mean", IMAGENET_DEFAULT_MEAN), ("std", IMAGENET_DEFAULT_STD)):
-            self.register_buffer(name, torch.tensor(value).view(3, 1, 1), persistent=False)
-        for name in ("feature", "target"):
-            self.register_buffer(f"{name}_mean", torch.zeros(features))
-            self.register_buffer(f"{name}_std", torch.ones(features))
+        self.autoencoder = Autoencoder(image_size, autoencoder_width, features, patches.grid(image_size), dropout)
+        self.register_buffer("feature_mean", torch.zeros(features))
+        self.register_buffer("feature_std", torch.ones(features))
         self.quantiles = StreamedQuantiles(2, quantiles)
         self.rows = Rows()
-        self._model: list[TargetFeatures] = []  # in a list: it is no part of the method
 
     @classmethod
     def backbones(cls, arguments: Mapping[str, Any]) -> list[BackboneOptions]:
@@ -234,51 +195,21 @@ class EfficientAD(Method):
             found["images"] = dict(Photos(given["images"], "method.images").files)
         return found
 
-    @property
-    def distilled(self) -> bool:
-        """Whether the teacher is made here."""
-        return self.file is None and self.photos is not None
-
     def warnings(self) -> list[str]:
-        texts, name = super().warnings(), self.teacher_options.name
-        if self.distilled:
-            texts.append(f"teacher {name} is not the published one: distilled here in {self.distillation.steps} steps")
-            if not self.backbone.pretrained:
-                texts.append(f"backbone {self.backbone.name} has random weights (not pretrained)")
-        elif self.file is None:
-            texts.append(
-                f"teacher {name} has random weights: there is no file of it, and no folder of images to distil "
-                f"{self.backbone.name} with"
-            )
-        if not self.penalty:
-            texts.append("no penalty on images of another kind (no folder of images, or switched off)")
-        return texts
+        without = "no penalty on images of another kind (no folder of images, or switched off)"
+        return [*super().warnings(), *([] if self.penalty else [without])]
 
     def weights(self) -> list[dict[str, Any]]:
-        found, name = super().weights(), self.teacher_options.name
-        if self.file is not None:
-            found.append({"name": name, "source": str(self.file), "sha256": sha256(self.file)})
-        elif self.distilled:
-            source = f"distilled from {self.backbone.name}"
-            found.append({"name": name, "source": source, "sha256": state_sha256(self.teacher.state_dict())})
-            local = self.backbone.local_file()
-            source = "random" if not self.backbone.pretrained else str(local or "timm")
-            checksum = sha256(local) if local else None
-            found.append({"name": self.backbone.name, "source": source, "sha256": checksum})
-        else:
-            found.append({"name": name, "source": "random", "sha256": None})
-        if self.photos is not None and (self.penalty or self.distilled):
-            found.append(self.photos.provenance())
-        return found
+        read = self.photos is not None and (self.penalty or self.teacher.distilled)
+        photos = [self.photos.provenance()] if self.photos is not None and read else []
+        return [*super().weights(), *self.teacher.weights(), *photos]
 
     @property
     def holdout(self) -> Mapping[str, float]:
         return {CALIBRATION: self.calibration_share}
 
     def stages(self) -> Iterator[Stage]:
-        if self.distilled and self.photos:
-            yield from self._distill(self.photos)
-        self._model.clear()
+        yield from self.teacher.stages()
         self.rows.clear()
         yield FitPass(name="statistics", batch_size=self.batch_size, update=self._collect, finish=self._conclude)
         trained = [self.student, self.autoencoder]
@@ -302,57 +233,8 @@ class EfficientAD(Method):
         self.quantiles.begin()
         yield FitPass(name="refine", update=self._counting(2), finish=self.quantiles.conclude_lower, **common)
 
-    def _distill(self, photos: Photos) -> Iterator[Stage]:
-        """The two stages that make a teacher, always with padded convolutions, as upstream."""
-        how = self.distillation
-        self.rows.clear()
-        yield FitPass(
-            name="targets",
-            batch_size=max(1, how.batch_size // how.draws),
-            update=self._collect_targets,
-            finish=self._conclude_targets,
-            augment=partial(target_views, photos, 2 * how.image_size, how.grayscale, how.draws),
-        )
-        self.teacher.requires_grad_(True)
-        optimizer = torch.optim.Adam(self.teacher.parameters(), lr=how.lr, weight_decay=how.weight_decay)
-        yield TrainStage(
-            name="distill",
-            batch_size=how.batch_size,
-            step=self._step_distill,
-            optimizers={"teacher": optimizer},
-            modules=[self.teacher],
-            steps=how.steps,
-            augment=partial(distillation_views, photos, how.image_size, how.grayscale),
-        )
-        self.teacher.requires_grad_(False)
-
-    def _targets(self, image_BCHW: Tensor) -> Tensor:
-        """Features of the backbone, float32."""
-        if not self._model:
-            self._model.append(TargetFeatures(self.backbone, self.teacher.outputs))
-        target_BCHW: Tensor = self._model[0].to(image_BCHW.device, image_BCHW.dtype)(image_BCHW)
-        return full(target_BCHW)
-
-    def _collect_targets(self, batch: Batch) -> None:
-        self.rows.add(channel_moments(self._targets(_pixels(batch, "fine").flatten(0, 1))))
-
-    def _conclude_targets(self) -> None:
-        mean_C, std_C = joined_moments(self.rows.gathered())
-        self.target_mean.copy_(mean_C)
-        self.target_std.copy_(std_C)
-        self.rows.clear()
-
-    def _step_distill(self, batch: Batch, optimize: Optimize) -> Mapping[str, Tensor]:
-        with torch.no_grad():
-            target_BCHW = self._targets(_pixels(batch, "fine"))
-            target_BCHW = _standardized(target_BCHW, self.target_mean, self.target_std)
-        described_BCHW = self.teacher(self._normalized(_pixels(batch, "coarse")), padding=True)
-        loss = F.mse_loss(full(described_BCHW), target_BCHW)
-        optimize(loss)
-        return {"mse": loss}
-
     def _collect(self, batch: Batch) -> None:
-        self.rows.add(channel_moments(self._taught(self._normalized(batch.image_BCHW))))
+        self.rows.add(channel_moments(self.teacher(batch.image_BCHW)))
 
     def _conclude(self) -> None:
         mean_C, std_C = joined_moments(self.rows.gathered())
@@ -362,12 +244,12 @@ class EfficientAD(Method):
 
     def _step(self, batch: Batch, optimize: Optimize) -> Mapping[str, Tensor]:
         """Hard features, penalty, and the two losses of the autoencoder (sections 3.2 and 3.3 of the paper)."""
-        image_BCHW, count = self._normalized(batch.image_BCHW), len(batch.image_BCHW)
-        other_BCHW = self._normalized(jittered(batch.image_BCHW, batch.seed_B, self.jitter))
-        photo = [self._normalized(_pixels(batch, "photo"))] if self.penalty else []
-        with torch.no_grad():
-            teacher_BCHW, teacher_other_BCHW = self._described(torch.cat([image_BCHW, other_BCHW])).chunk(2)
-        student_BCHW, own_BCHW = self.student(torch.cat([image_BCHW, *photo]), other_BCHW)
+        image_BCHW, count = batch.image_BCHW, len(batch.image_BCHW)
+        other_BCHW = jittered(image_BCHW, batch.seed_B, self.jitter)
+        seen = [image_BCHW, *([pixels(batch, "photo")] if self.penalty else [])]
+        teacher_BCHW, teacher_other_BCHW = self._described(image_BCHW), self._described(other_BCHW)
+        other_BCHW = self.teacher.normalized(other_BCHW)
+        student_BCHW, own_BCHW = self.student(self.teacher.normalized(torch.cat(seen)), other_BCHW)
         student_BCHW, own_BCHW = full(student_BCHW), full(own_BCHW)
         restored_BCHW = full(self.autoencoder(other_BCHW))
         error_BCHW = (teacher_BCHW - student_BCHW[:count]).square()
@@ -386,18 +268,9 @@ class EfficientAD(Method):
         count = self.quantiles.count_upper if number == 1 else self.quantiles.count_lower
         return lambda batch: count(self._errors(batch.image_BCHW).flatten(2).transpose(0, 1).flatten(1))
 
-    def _normalized(self, image_BCHW: Tensor) -> Tensor:
-        return (image_BCHW - self.mean) / self.std
-
-    def _described(self, normalized_BCHW: Tensor) -> Tensor:
+    def _described(self, image_BCHW: Tensor) -> Tensor:
         """The teacher's features, of mean 0 and deviation 1 in each channel over the training images."""
-        return _standardized(self._taught(normalized_BCHW), self.feature_mean, self.feature_std)
-
-    def _taught(self, normalized_BCHW: Tensor) -> Tensor:
-        """The teacher's features, in float32 under autocast, too: a channel may change far less than its value is."""
-        with full_precision(normalized_BCHW.device):
-            feature_BCHW: Tensor = self.teacher(normalized_BCHW)
-        return feature_BCHW
+        return standardized(self.teacher(image_BCHW), self.feature_mean, self.feature_std)
 
     def _errors(self, image_BCHW: Tensor) -> Tensor:
         """Mean squared errors (B, 2, H, W): of the student, and of the autoencoder against the student.
@@ -411,10 +284,10 @@ class EfficientAD(Method):
                 f"efficientad was built for image_size={self.image_size} and cannot take images of {height}x{width} "
                 "pixels"
             )
-        normalized_BCHW = self._normalized(image_BCHW)
+        normalized_BCHW = self.teacher.normalized(image_BCHW)
         with full_precision(image_BCHW.device):
             student_BCHW, own_BCHW = self.student(normalized_BCHW)
-            pairs = (self._described(normalized_BCHW), student_BCHW), (self.autoencoder(normalized_BCHW), own_BCHW)
+            pairs = (self._described(image_BCHW), student_BCHW), (self.autoencoder(normalized_BCHW), own_BCHW)
             return torch.stack([(one - other).square().mean(dim=1) for one, other in pairs], dim=1)
 
     def predict(self, image_BCHW: Tensor) -> Prediction:
@@ -426,28 +299,6 @@ class EfficientAD(Method):
             map_BHW = F.pad(map_BHW, [width] * 4, mode="replicate" if self.border == "edge" else "constant")
         map_BHW = upsample(map_BHW, image_BCHW.shape[2:], align_corners=False)
         return Prediction(map_BHW.amax(dim=(1, 2)), map_BHW)
-
-
-class TargetFeatures(nn.Module):
-    """What a teacher learns to describe: patch features of the second and third stage of a pretrained ResNet.
-
-    Args:
-        backbone: which one.
-        features: channels, which all of a patch's are pooled to.
-    """
-
-    def __init__(self, backbone: BackboneOptions, features: int) -> None:
-        super().__init__()
-        with torch.random.fork_rng(devices=[]):  # built in the midst of a stage: random weights are one network's
-            torch.manual_seed(0)
-            self.backbone = Backbone(backbone, layers=(2, 3))
-        self.patches = PatchFeatures(self.backbone.channels, features, LAYER_DIM)
-
-    @torch.no_grad()
-    def forward(self, image_BCHW: Tensor) -> Tensor:
-        """Features (B, C, H / 8, W / 8) of RGB images in [0, 1]."""
-        feature_BCHW: Tensor = self.patches(self.backbone(image_BCHW))
-        return feature_BCHW
 
 
 def hard_mean(error_BCHW: Tensor, share: float, batch: Batch) -> Tensor:
@@ -480,20 +331,6 @@ def jittered(image_BCHW: Tensor, seed_B: Tensor, strength: float) -> Tensor:
     return torch.lerp(from_B1HW, image_BCHW, factor_B111).clamp(0, 1)
 
 
-def channel_moments(feature_BCHW: Tensor) -> Tensor:
-    """Each image's means and variances of channels, (B, 2 C)."""
-    variance_BC, mean_BC = torch.var_mean(feature_BCHW, dim=(2, 3), correction=0)
-    return torch.cat([mean_BC, variance_BC], dim=1)
-
-
-def joined_moments(row_N2C: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (C,) of all images' pixels; a channel that never changes has a tiny one, not 0."""
-    mean_NC, variance_NC = row_N2C.double().chunk(2, dim=1)
-    mean_C = mean_NC.mean(dim=0)
-    variance_C = variance_NC.mean(dim=0) + (mean_NC - mean_C).square().mean(dim=0)
-    return mean_C, variance_C.sqrt().clamp(min=1e-6)
-
-
 def penalty_view(
     photos: Photos, size: int, grayscale: float, image: Array, rng: np.random.Generator
 ) -> dict[str, Array]:
@@ -501,30 +338,6 @@ def penalty_view(
     start = size // 2
     photo = planes(photos.draw(rng, grayscale), 2 * size)
     return {"photo": photo[:, start : start + size, start : start + size]}
-
-
-def target_views(
-    photos: Photos, size: int, grayscale: float, draws: int, image: Array, rng: np.random.Generator
-) -> dict[str, Array]:
-    """Several photographs, (K, 3, size, size)."""
-    return {"fine": np.stack([planes(photos.draw(rng, grayscale), size) for _ in range(draws)])}
-
-
-def distillation_views(
-    photos: Photos, size: int, grayscale: float, image: Array, rng: np.random.Generator
-) -> dict[str, Array]:
-    """A photograph as the teacher sees it, and at twice the size, as its model does."""
-    photo = photos.draw(rng, grayscale)
-    return {"coarse": planes(photo, size), "fine": planes(photo, 2 * size)}
-
-
-def _pixels(batch: Batch, name: str) -> Tensor:
-    """What an augmentation made, in [0, 1]."""
-    return batch.extra[name].to(batch.image_BCHW.dtype) / 255
-
-
-def _standardized(feature_BCHW: Tensor, mean_C: Tensor, std_C: Tensor) -> Tensor:
-    return (feature_BCHW - mean_C[:, None, None]) / std_C[:, None, None]
 
 
 def _defaults(method_class: type[Method]) -> dict[str, Any]:

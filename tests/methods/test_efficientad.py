@@ -17,17 +17,8 @@ from ader.config.compose import compose
 from ader.data import load_index
 from ader.methods import build
 from ader.methods._base import Batch, TrainStage
-from ader.methods.efficientad import (
-    Distillation,
-    EfficientAD,
-    channel_moments,
-    distillation_views,
-    hard_mean,
-    jittered,
-    joined_moments,
-    penalty_view,
-    target_views,
-)
+from ader.methods._distillation import Distillation, channel_moments, distillation_views, joined_moments, target_views
+from ader.methods.efficientad import EfficientAD, hard_mean, jittered, penalty_view
 from ader.nets.backbone import BackboneOptions
 from ader.nets.scoring.patches import PatchFeatures
 from ader.nets.synthesis.draws import integers, uniform_between
@@ -93,7 +84,7 @@ def test_parameters_and_macs(option, teacher, student, plain, padded):
         image_BCHW = torch.empty(1, 3, 256, 256, device=META)
         assert method.teacher(image_BCHW).shape == method.autoencoder(image_BCHW).shape == (1, 384, side, side)
         assert [half.shape for half in method.student(image_BCHW)] == 2 * [(1, 384, side, side)]
-        assert method.teacher(image_BCHW, padding=True).shape == (1, 384, 64, 64)  # as it is distilled
+        assert method.teacher.net(image_BCHW, padding=True).shape == (1, 384, 64, 64)  # as it is distilled
 
 
 @pytest.mark.parametrize("size", [64, 128, 512])
@@ -156,7 +147,7 @@ def test_loss(folder):
         for each in (image_BCHW, jittered(image_BCHW, seed_B, 0.2), photo / 255)
     )
     with torch.no_grad():
-        taught, taught_other = ((method.teacher(each) - 0.1) / 0.3 for each in (image, other))
+        taught, taught_other = ((method.teacher.net(each) - 0.1) / 0.3 for each in (image, other))
         error = (taught - method.student(image)[0]) ** 2
         restored = method.autoencoder(other)
         expected = {
@@ -234,21 +225,21 @@ def distilling(folder, **arguments) -> dict:
 def test_distillation(folder):
     """A teacher learns the standardized features of another network, twice as large an image's, and then rests."""
     method, losses = make(**distilling(folder, batch_size=2, steps=2)), []
-    before = method.teacher.convolutions[0].weight.clone()
+    before = method.teacher.net.convolutions[0].weight.clone()
     scalar = lambda tag, value, step: losses.append(value) if tag == "distill/mse" else None  # noqa: E731
     data = RandomImages(64, 3, CPU, method.tags)
     Trainer(device=CPU, scalar=scalar).fit(method, data)
     assert [*data.stages] == ["targets", "distill", "statistics", "learn", "calibrate", "refine"]
     assert (data.stages["distill"].steps, data.stages["distill"].batch_size) == (40, 4)
     assert losses[-1] < 0.9 * losses[0], losses
-    assert not method.teacher.convolutions[0].weight.equal(before)
+    assert not method.teacher.net.convolutions[0].weight.equal(before)
     assert not any(weight.requires_grad for weight in method.teacher.parameters())
-    assert method.target_mean.any()
-    assert method.target_std.std() > 0
+    assert method.teacher.target_mean.any()
+    assert method.teacher.target_std.std() > 0
     assert not any("layer3" in name for name, _ in method.named_parameters())
     assert method.warnings() == [
-        "teacher teacher_small is not the published one: distilled here in 40 steps",
-        "backbone test_resnet has random weights (not pretrained)",
+        "teacher teacher_small is not the published one: distilled here in 40 steps from test_resnet at random weights "
+        "(not pretrained)"
     ]
     teacher, backbone, photos = method.weights()
     assert (teacher["name"], teacher["source"]) == ("teacher_small", "distilled from test_resnet")
@@ -272,7 +263,7 @@ def test_teacher_of_a_file(tmp_path, naming):
     other = make()
     places = {"anomalib": ("conv1", "conv2", "conv3", "conv4")}.get(naming, ("0", "3", "6", "8"))
     state = {}
-    for place, layer in zip(places, other.teacher.convolutions, strict=True):
+    for place, layer in zip(places, other.teacher.net.convolutions, strict=True):
         state |= {f"{place}.weight": layer.weight.detach() + 1, f"{place}.bias": layer.bias.detach() - 1}
     if naming == "safetensors":
         save_file(state, tmp_path / "teacher_small.safetensors")
@@ -281,18 +272,18 @@ def test_teacher_of_a_file(tmp_path, naming):
     given = {**SMALL, "teacher": BackboneOptions("teacher_small", weights=str(tmp_path))}
     with no_network():
         method = EfficientAD(image_size=64, **given)
-    for found, layer in zip(method.teacher.convolutions, other.teacher.convolutions, strict=True):
+    for found, layer in zip(method.teacher.net.convolutions, other.teacher.net.convolutions, strict=True):
         assert found.weight.equal(layer.weight + 1)
         assert found.bias.equal(layer.bias - 1)
     assert method.warnings() == ["no penalty on images of another kind (no folder of images, or switched off)"]
     (weights,) = method.weights()
     assert (weights["name"], len(weights["sha256"])) == ("teacher_small", 64)
-    assert [*EfficientAD.files(given)["weights"].values()] == [method.file]
+    assert [*EfficientAD.files(given)["weights"].values()] == [method.teacher.file]
     assert not EfficientAD.backbones({**given, "images": str(tmp_path)})
     with pytest.raises(UserError, match=r"^weights file .* does not hold this teacher") as caught:
         EfficientAD(image_size=64, **{**given, "width": 5})
     assert "\n" not in str(caught.value)
-    method.file.write_bytes(b"nothing")
+    method.teacher.file.write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"^weights file .* cannot be read \(\w+\): replace it$"):
         EfficientAD(image_size=64, **given)
 

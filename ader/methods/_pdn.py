@@ -23,6 +23,9 @@ from ader.system.errors import UserError
 #: Padding of a kernel of so many pixels where convolutions are padded; the last one of 4x4 has none.
 PADDING = {4: 3, 3: 1, 1: 0}
 
+#: What the names of the teacher's layers begin with in a method's state.
+TEACHER = "teacher.net.convolutions."
+
 
 class Patches(nn.Module):
     """A patch description network: convolutions of stride 1 and two poolings by 2; a pixel of the result sees 33x33.
@@ -130,10 +133,14 @@ def _resized(value_BCHW: Tensor, side: int) -> Tensor:
     return F.interpolate(value_BCHW, size=(side, side), mode="bilinear", align_corners=False)
 
 
-def load_patches(network: Patches, file: Path) -> None:
+def load_patches(network: Patches, file: Path) -> bool:
     """Puts the weights of a file into a patch description network, without executing anything in it.
 
-    Layers are numbered: by their place in a sequence, as nelson1425's, or ``conv1`` on, as anomalib's.
+    Layers are numbered: by their place in a sequence, as nelson1425's, or ``conv1`` on, as anomalib's. Or the file is
+    the checkpoint of a run of EfficientAD.
+
+    Returns:
+        Whether it is such a checkpoint.
 
     Raises:
         UserError: it cannot be read, or holds another network.
@@ -143,6 +150,9 @@ def load_patches(network: Patches, file: Path) -> None:
             state = load_file(file)
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)
+        of_run = "method" in state
+        if of_run:
+            state = {name: value for name, value in state["method"].items() if name.startswith(TEACHER)}
         found = {(int(re.sub(r"\D", "", name)), name.rsplit(".", 1)[1]): value for name, value in state.items()}
     except Exception as error:  # damaged zip, damaged header, refused pickle, other names: all are the file's fault
         raise UserError(f"weights file {file} cannot be read ({type(error).__name__}): replace it") from error
@@ -154,3 +164,4 @@ def load_patches(network: Patches, file: Path) -> None:
         raise UserError(
             f"weights file {file} does not hold this teacher (method.network, width, features): replace it"
         ) from error
+    return of_run
