@@ -76,7 +76,9 @@ def _pair(ours: Any, own: list[Any], theirs: list[Any], code: Any, upstream: str
         with torch.no_grad():
             taught, taught_other = ((teacher(each) - mean) / std for each in (image, other))
         distance = (taught - student(image)[:, :384]) ** 2
-        loss = distance[distance >= torch.quantile(distance, q=0.999)].mean()
+        # as it is there for its single image; of a batch in float64: float32 puts the quantile's place one value off
+        values = distance if len(image) == 1 else distance.double()
+        loss = distance[distance >= torch.quantile(values, q=0.999)].mean()
         if penalty is not None:
             loss = loss + (student(penalty)[:, :384] ** 2).mean()
         restored = autoencoder(other)

@@ -25,13 +25,12 @@ Differences from upstream:
 - Quantiles of maps are those of all pixels, in two passes over the images held out and fixed memory
   (``nets/state/quantiles.py``). Held out are 10 % of each category's images, which the run's seed draws; a data set's
   own validation images, which upstream takes where there are some, are not asked for.
-- By default the border of maps repeats their edge; upstream fills it with zeros (``border=zeros``, as
-  ``recipe=official`` has it), the level of the 90 % quantile. In a model of all categories that is the quantile of all of them: maps of a quiet
-  category are below it everywhere, and with zeros all its images would have the same score.
+- By default the border of maps repeats their edge. Upstream fills it with zeros (``border=zeros``, as
+  ``recipe=official`` has it), the level of the 90 % quantile. In a model of all categories that is the quantile of all
+  of them: maps of a quiet category are below it everywhere, and with zeros all its images would have the same score.
 - anomalib takes the quantiles after the map's border was filled with zeros and everything was enlarged; upstream
   before, as here. anomalib's rate never decays, as its schedule steps once an epoch.
-- anomalib's and upstream's teacher sees normalized images; ours, a ``Frozen``, normalizes, so that what it gives for
-  training images can be remembered (``trainer.cache_features``). It still computes the changed ones.
+- What the teacher gives for training images can be remembered (``trainer.cache_features``), not for the changed ones.
 - Under bf16 the student and the autoencoder train in it; the teacher, and all that is evaluated, stay in float32.
 - Other sizes than 256: the autoencoder's grids are anomalib's; below 256 pixels its 8x8 bottleneck is as small as its
   input, where both codes fail.
