@@ -256,10 +256,9 @@ def test_distillation_resumes(folder):
     checks.check_resume(subject)
 
 
-@pytest.mark.parametrize("naming", ["sequence", "anomalib", "safetensors"])
+@pytest.mark.parametrize("naming", ["sequence", "anomalib", "safetensors", "run"])
 def test_teacher_of_a_file(tmp_path, naming):
-    """Layers are numbered as in nelson1425's file, or named as in anomalib's; nothing is distilled then."""
-    torch.manual_seed(5)
+    """Layers are numbered as in nelson1425's file, or named as in anomalib's, or a run's; nothing is distilled then."""
     other = make()
     places = {"anomalib": ("conv1", "conv2", "conv3", "conv4")}.get(naming, ("0", "3", "6", "8"))
     state = {}
@@ -267,6 +266,13 @@ def test_teacher_of_a_file(tmp_path, naming):
         state |= {f"{place}.weight": layer.weight.detach() + 1, f"{place}.bias": layer.bias.detach() - 1}
     if naming == "safetensors":
         save_file(state, tmp_path / "teacher_small.safetensors")
+    elif naming == "run":  # a checkpoint: all of a method that has this teacher
+        with torch.no_grad():
+            for layer in other.teacher.net.convolutions:
+                layer.weight += 1
+                layer.bias -= 1
+        torch.save({"method": other.state_dict(), "stage": 3}, tmp_path / "teacher_small.pth")
+        other = make()
     else:
         torch.save(state, tmp_path / "teacher_small.pth")
     given = {**SMALL, "teacher": BackboneOptions("teacher_small", weights=str(tmp_path))}
@@ -275,7 +281,9 @@ def test_teacher_of_a_file(tmp_path, naming):
     for found, layer in zip(method.teacher.net.convolutions, other.teacher.net.convolutions, strict=True):
         assert found.weight.equal(layer.weight + 1)
         assert found.bias.equal(layer.bias - 1)
-    assert method.warnings() == ["no penalty on images of another kind (no folder of images, or switched off)"]
+    of_run = ["teacher teacher_small is not the published one: it is an earlier run's"] if naming == "run" else []
+    without = "no penalty on images of another kind (no folder of images, or switched off)"
+    assert method.warnings() == [*of_run, without]
     (weights,) = method.weights()
     assert (weights["name"], len(weights["sha256"])) == ("teacher_small", 64)
     assert [*EfficientAD.files(given)["weights"].values()] == [method.teacher.file]
