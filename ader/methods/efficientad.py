@@ -13,8 +13,8 @@ a file, and with ``images``, a folder of photographs in ImageNet's place, the te
 all else (``_distillation.py``); a run's checkpoint under that name is a file of its teacher for other runs. With
 neither it keeps random weights. Without ``images`` there is no penalty. Log, record and table say so.
 
-`python -m parity efficientad efficientad_m` compares with upstream; differences, parameters and operations:
-`results/bench/methods.md`.
+`python -m parity efficientad efficientad_m` compares with upstream: features are equal to the bit, other differences
+are below 1e-4 of the largest value. All differences, parameters and operations: `results/bench/methods.md`.
 
 Differences from upstream:
 - Default batches are larger than one image: the hard features are then those of all images of the step (and of all
