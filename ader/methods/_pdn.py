@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -147,7 +147,7 @@ def load_patches(network: Patches, file: Path) -> bool:
     """
     try:
         if file.suffix == ".safetensors":
-            state = load_file(file)
+            state: dict[str, Any] = load_file(file)
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)
         of_run = "method" in state
