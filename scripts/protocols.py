@@ -6,8 +6,8 @@
     python scripts/protocols.py folder --rows patchcore -- dataset.root=my/images segad:setting.shots=10
 
 Detectors are anomalib's, as in the paper (``recipe=anomalib``; PatchCore with 1 % of its patches). A row names
-detectors: ``rd``, ``rd+patchcore``, or ``all`` of the paper's that are here ("All AD" there has FastFlow and
-EfficientAD, too). ``max:`` before them is the ablation with the maximum of each segment. Segments are those of the
+detectors: ``rd``, ``rd+patchcore``, or ``all``, which are these two ("All AD" there has FastFlow and EfficientAD,
+too). ``max:`` before them is the ablation with the maximum of each segment. Segments are those of the
 folder or file ``segments`` (``.png``, ``.npy``, ``.npz``) in the dataset's folder where it has one, or
 ``segad:method.segments=...``; without any there is one for the whole image.
 

@@ -9,9 +9,10 @@ maximum of each segment in place of four statistics) are the paper's ablations.
 
 The paper's detectors are anomalib's (``options: {rd: {recipe: anomalib}, patchcore: {recipe: anomalib, coreset:
 0.01}}`` and 200 epochs): SegAD's experiments and `scripts/protocols.py` have them, while a detector without options is
-as ADer has it. The paper also has FastFlow and EfficientAD, which are not here: its rows "All AD" are of more
-detectors. It has 2 to 8 segments in every image. Their maps are published for VisA alone; without ``segments`` there is
-a single one, the paper's ablation "one segment" (VAD high-shot: 88.6 in place of 90.1), and results say so.
+as ADer has it. The paper also has FastFlow and EfficientAD (``fastflow`` and ``efficientad_m``, each with its recipe
+``segad``), which the default leaves out: its rows "All AD" are of more detectors. It has 2 to 8 segments in every
+image. Their maps are published for VisA alone; without ``segments`` there is a single one, the paper's ablation "one
+segment" (VAD high-shot: 88.6 in place of 90.1), and results say so.
 
 `python -m parity segad` compares with upstream; differences, parameters and operations: `results/bench/methods.md`.
 Parameters and operations are the detectors'.

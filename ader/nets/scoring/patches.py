@@ -1,4 +1,4 @@
-"""Locally aware patch features in closed form, of PatchCore and SimpleNet.
+"""Locally aware patch features in closed form, of PatchCore, SimpleNet and EfficientAD's teacher.
 
 Shapes in names: B images, C channels, H height, W width, D dimensions.
 """
@@ -30,12 +30,13 @@ class PatchFeatures(nn.Module):
         channels: of each layer.
         embed_dim: D, divisible by the number of layers; None: as many as there are channels, each its neighborhood's
             mean.
+        layer_dim: numbers that each layer's patches are pooled to first; None: D.
 
     Attributes:
         embed_dim: D.
     """
 
-    def __init__(self, channels: Sequence[int], embed_dim: int | None) -> None:
+    def __init__(self, channels: Sequence[int], embed_dim: int | None, layer_dim: int | None = None) -> None:
         super().__init__()
         self.embed_dim = sum(channels) if embed_dim is None else embed_dim
         if embed_dim is None:
@@ -45,12 +46,12 @@ class PatchFeatures(nn.Module):
             return
         if not channels or embed_dim % len(channels):
             raise UserError(f"method.embed_dim={embed_dim} must be a multiple of the {len(channels)} layers")
-        share = embed_dim // len(channels)
-        self.groups = [math.gcd(count, embed_dim, share) for count in channels]
+        share, layer_dim = embed_dim // len(channels), layer_dim or embed_dim
+        self.groups = [math.gcd(count, layer_dim, share) for count in channels]
         for number, (count, groups) in enumerate(zip(channels, self.groups, strict=True)):
             # Pooling is linear, so what the two poolings of a group make of the unit vectors is their kernel.
             identity = torch.eye(count // groups * 9)[:, None]
-            pooled = F.adaptive_avg_pool1d(F.adaptive_avg_pool1d(identity, embed_dim // groups), share // groups)
+            pooled = F.adaptive_avg_pool1d(F.adaptive_avg_pool1d(identity, layer_dim // groups), share // groups)
             kernel = pooled[:, 0].T.reshape(share // groups, count // groups, 3, 3).contiguous()
             self.register_buffer(f"kernel{number}", kernel.repeat(groups, 1, 1, 1), persistent=False)
 

@@ -54,7 +54,7 @@ MEMBERS = {
     "PatchCore": "patchcore",
     "FastFlow": "fastflow",
     "RD4AD": "rd",
-    "EfficientAD": "efficientad",
+    "EfficientAD": "efficientad_m",
     "wrn": "wrn_classifier",
 }
 

@@ -106,9 +106,9 @@ def test_bad_words(tree, capsys):
 
 def test_what_all_detectors_are_and_misprints_are_not_held_against_anyone(tmp_path):
     """SegAD's Table 5 says which detectors ``all`` are; InvAD's Table 5 has one value that its categories refute."""
-    known = [*options("method"), "efficientad"]
+    known = options("method")
     needs = [each.need for each in reproduction("segad_5", read_spec("segad_5"), [], known).needed]
-    assert any("method.detectors=[rd,efficientad]" in need.words for need in needs)
+    assert any("method.detectors=[rd,efficientad_m]" in need.words for need in needs)
     found = reproduction("segad_9", read_spec("segad_9"), [], known)
     assert "which detectors these are is not stated" in [each.need.impossible for each in found.needed]
     a_run(tmp_path, "mvtec", "invad_lite", categories=["x"])
