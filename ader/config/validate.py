@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import typing
 from collections.abc import Callable, Mapping
@@ -76,7 +77,7 @@ def validated(target: Callable[..., Any], arguments: Mapping[str, Any], where: s
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     }
     prefix = f"{where}." if where else ""
-    hints = typing.get_type_hints(function, include_extras=True)
+    hints = _hints(function)
     for name in arguments:
         if name not in parameters:
             raise UserError(f"{prefix}{name} is not known to {target.__name__}: {suggest(name, parameters)}")
@@ -86,13 +87,34 @@ def validated(target: Callable[..., Any], arguments: Mapping[str, Any], where: s
     return {name: _convert(hints.get(name, Any), value, f"{prefix}{name}") for name, value in arguments.items()}
 
 
-def _convert(hint: Any, value: Any, where: str) -> Any:
+@functools.lru_cache(maxsize=256)
+def _hints(function: Callable[..., Any]) -> Mapping[str, Any]:
+    return typing.get_type_hints(function, include_extras=True)
+
+
+def _adapter(hint: Any) -> TypeAdapter[Any] | None:
+    """What reads a type's values; None for a type that only Python code can pass, such as a module."""
     # pydantic refuses a setting for types that carry their own (dataclasses)
     config = None if hasattr(hint, "__dataclass_fields__") else CONFIG
     try:
-        adapter = TypeAdapter(hint, config=config)
+        return TypeAdapter(hint, config=config)
     except PydanticSchemaGenerationError:
-        return value  # a type only Python code can pass, such as a module
+        return None
+
+
+#: It takes milliseconds to make one, and a configuration has a hundred keys.
+_kept_adapter = functools.lru_cache(maxsize=1024)(_adapter)
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    try:
+        hash(hint)
+    except TypeError:  # what a plugin's author annotates it with
+        adapter = _adapter(hint)
+    else:
+        adapter = _kept_adapter(hint)
+    if adapter is None:
+        return value
     try:
         converted = adapter.validate_python(value)
     except ValidationError as error:

@@ -96,7 +96,7 @@ class CFA(Method):
         score_window: Window = 16,
         sigma: Sigma = 4.0,
         backbone: BackboneOptions = BackboneOptions("wide_resnet50_2.racm_in1k"),  # noqa: B008 (frozen)
-        image_size: int = 256,
+        image_size: Count = 256,
     ) -> None:
         super().__init__()
         self.batch_size, self.epochs, self.drop_last = batch_size, epochs, drop_last
