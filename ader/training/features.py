@@ -51,14 +51,12 @@ class FeatureCache:
         cache: folder for what can be made again; this uses ``<cache>/features``.
         wanted: ``on``; or ``auto``: on the CPU, in stages that see their images more than once, if there is room.
         console: says what is kept, and where.
-        precision: of the products, besides autocast's.
         served, computed: images of whole batches in stages that remember, by where their features came from.
     """
 
     cache: Path
     wanted: Literal["auto", "on"] = "auto"
     console: Console = field(default_factory=lambda: Console(quiet=True))
-    precision: str = "fp32"
     served: int = 0
     computed: int = 0
     rows: dict[str, Rows | None] = field(default_factory=dict)  # by what they depend on; None: not to be used
@@ -97,7 +95,7 @@ class FeatureCache:
         for memory in memories:
             memory.check()
         served, computed, damaged = (now - then for now, then in zip(self._counts(), before, strict=True))
-        if served:
+        if served or computed:
             also = f" ({damaged:,} damaged rows among them)" if damaged else ""
             self.console.say(
                 f"features of {served:,} images were read from {self.folder}, of {computed:,} computed{also}"
@@ -248,7 +246,11 @@ class _Memory:
             "weights": self._weights(),
             "reads": list(self.part.reads),
             "batch": [list(image_BCHW.shape), list(image_BCHW.stride()), str(image_BCHW.dtype)],
-            "precision": [self.cache.precision, str(torch.get_autocast_dtype(device.type)) if half else ""],
+            "precision": [
+                str(torch.get_autocast_dtype(device.type)) if half else "",
+                torch.get_float32_matmul_precision(),
+                torch.backends.cudnn.allow_tf32,
+            ],
             "device": torch.cuda.get_device_name(device) if cuda else torch.backends.cpu.get_cpu_capability(),
             "threads": 0 if cuda else torch.get_num_threads(),
             "versions": [torch.__version__, TIMM, platform.machine()],
