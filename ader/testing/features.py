@@ -76,14 +76,14 @@ def _counting(method: Method, data: Seen, given: list[int]) -> Iterator[None]:
 
     def counted(forward: Callable[..., Any]) -> Callable[..., Any]:
         def look(*inputs: Any, **named: Any) -> Any:
-            given.extend(len(value) for value in (*inputs, *named.values()) if value is data.now)
+            given.extend(len(value) for value in (*inputs, *named.values()) if value is not None and value is data.now)
             return forward(*inputs, **named)
 
         return look
 
     parts = [part for part in method.modules() if isinstance(part, Frozen)]
     for part in parts:
-        part.forward = counted(part.forward)  # type: ignore[method-assign]
+        part.forward = counted(part.forward)
     try:
         yield
     finally:
