@@ -76,7 +76,8 @@ def _counting(method: Method, data: Seen, given: list[int]) -> Iterator[None]:
 
     def counted(forward: Callable[..., Any]) -> Callable[..., Any]:
         def look(*inputs: Any, **named: Any) -> Any:
-            given.extend(len(value) for value in (*inputs, *named.values()) if value is not None and value is data.now)
+            if (now := data.now) is not None:
+                given.extend(len(now) for value in (*inputs, *named.values()) if value is now)
             return forward(*inputs, **named)
 
         return look

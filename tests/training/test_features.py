@@ -75,6 +75,7 @@ def test_other_tensors_are_computed(tmp_path, image_BCHW):
     assert step(cache, net, image_BCHW[:1])[1] == 1  # an incomplete batch
     with cache.during(net, CPU, 2, 2, True) as arrive:
         arrive(image_BCHW)
+        net(image_BCHW)  # whose names are known from here
         image_BCHW.mul_(2)  # in place
         assert net(image_BCHW)[0].equal(image_BCHW / 2)
     assert net.memory is None
