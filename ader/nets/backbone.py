@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import socket
@@ -24,7 +23,7 @@ from timm.models.efficientnet import EfficientNetFeatures
 from timm.models.mobilenetv3 import MobileNetV3Features
 from torch import Tensor, nn
 
-from ader.nets.frozen import Frozen
+from ader.nets.frozen import Frozen, state_sha256
 from ader.system.errors import UserError, suggest
 from ader.system.files import sha256
 
@@ -301,12 +300,3 @@ def _read(file: Path) -> dict[str, Tensor]:
         return dict(state)
     except Exception as error:  # damaged zip, damaged header, refused pickle: all are the file's fault
         raise UserError(f"weights file {file} cannot be read ({type(error).__name__}): replace it") from error
-
-
-def state_sha256(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names and values of tensors, for weights that did not come from a file of their own."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        digest.update(name.encode())
-        digest.update(state[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

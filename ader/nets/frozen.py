@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -23,7 +24,9 @@ class Frozen(nn.Module):
     """A network in evaluation mode, whatever ``train()`` says, that takes no gradients.
 
     A subclass calls ``remembered`` in its ``forward``. The trainer may put a memory there
-    (``ader.training.features``); without one, everything is computed.
+    (``ader.training.features``); without one, everything is computed. What it gives follows from ``repr``, ``reads``,
+    parameters and buffers alone. It may be given other weights in place, or others; not through ``.data``, which
+    nobody can see: the trainer refuses that at a stage's end.
 
     Attributes:
         memory: None computes.
@@ -51,3 +54,12 @@ class Frozen(nn.Module):
             if self.memory is None or torch.compiler.is_compiling():
                 return compute(image_BCHW)
             return self.memory(image_BCHW, compute)
+
+
+def state_sha256(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names and values of tensors, for weights that did not come from a file of their own."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode())
+        digest.update(state[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -213,7 +213,7 @@ def remembered_features(session: RunSession) -> FeatureCache | None:
     options, paths = session.plan.config.trainer, session.plan.config.paths
     if options.cache_features == "off":
         return None
-    return FeatureCache(paths.cache, options.cache_features, session.console, options.precision)
+    return FeatureCache(paths.cache, options.cache_features, session.console)
 
 
 def test(method: Method, loader: Loader, session: RunSession) -> tuple[PredictionCost, Tested]:

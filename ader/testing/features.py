@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import inspect
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from ader.methods._base import Batch, Stage
+from ader.methods._base import Batch, Method, Stage
 from ader.nets.frozen import Frozen
-from ader.system.console import Console
-from ader.testing.subject import CPU, Subject, changed, images, predict, same, snapshot
+from ader.testing.subject import CPU, STEPS, Subject, changed, images, predict, same, snapshot
 from ader.training.cost import RandomImages
 from ader.training.features import FeatureCache
-from ader.training.order import BatchOrder
 from ader.training.trainer import Trainer
 
 
-class Shuffled(RandomImages):
-    """One batch, in another order in every epoch; tells which image tensor is the step's."""
+class Seen(RandomImages):
+    """Tells which image tensor is the step's."""
 
     now: Tensor | None = None
-
-    def order(self, stage: Stage) -> BatchOrder:
-        return replace(super().order(stage), sampler="shuffled")
 
     def train(self, stage: Stage, start: int, stop: int) -> Iterator[Batch]:
         for batch in super().train(stage, start, stop):
@@ -36,36 +31,62 @@ class Shuffled(RandomImages):
 
 
 def check_cached_features(subject: Subject) -> None:
-    """Two epochs with features from ``trainer.cache_features`` and two without give the same method and predictions,
-    bit for bit; a frozen network that is given the batch's images themselves is not computed in the second epoch."""
-    parameters = inspect.signature(subject.method_class).parameters
-    twice = replace(subject, arguments={**subject.arguments, **({"epochs": 2} if "epochs" in parameters else {})})
-    given: list[str] = []
-    if not any(isinstance(part, Frozen) for part in subject.fitted.modules()):
+    """A training that reads all features from ``trainer.cache_features`` and one that computes them give the same
+    method and predictions, bit for bit; a frozen network that is given the batch's images themselves computes nothing.
+    The rows are of batches in another order."""
+    plain, data = subject.fitted, Seen(subject.size, STEPS, CPU, subject.method_class.tags)
+    if not any(isinstance(part, Frozen) for part in plain.modules()):
         return
-    plain = _trained(twice, None, given)
+    given: list[int] = []
     with tempfile.TemporaryDirectory() as folder:
-        cache = FeatureCache(Path(folder), "on", Console(quiet=True))
-        remembering = _trained(twice, cache, [])
+        cache = FeatureCache(Path(folder), "on")
+        _fill(cache, subject)
+        served, computed = cache.served, cache.computed
+        remembering = subject.make()
+        with _counting(remembering, data, given):
+            Trainer(device=CPU, max_steps=STEPS, features=cache).fit(remembering, data)
     moved = changed(snapshot(plain), snapshot(remembering))
     assert not moved, f"with features from the cache {moved} differ"
     image_BCHW = images(2, subject.size)
     assert same(predict(plain, image_BCHW), predict(remembering, image_BCHW)), "predictions differ"
-    again = len(given) - len(set(given))
-    assert cache.served == again, f"{cache.served} images were served, {again} were given a second time"
+    assert cache.computed == computed, f"{cache.computed - computed} images were computed, whose features are there"
+    assert cache.served - served == sum(given), f"{cache.served - served} images were read, {sum(given)} were given"
 
 
-def _trained(subject: Subject, features: FeatureCache | None, given: list[str]) -> Any:
-    """A method after two epochs; ``given`` gets an entry for each image that a frozen network saw untouched,
-    in a batch of how many."""
-    method, data = subject.make(), Shuffled(subject.size, 1, CPU, subject.method_class.tags)
+def _fill(cache: FeatureCache, subject: Subject) -> None:
+    """Has the frozen networks of the method that was trained see the training images, each batch turned round."""
+    parts = [part for part in subject.fitted.modules() if isinstance(part, Frozen)]
+    stages = {stage.batch_size: replace(stage, augment=None) for stage in subject.training.stages.values()}
+    for whole, stage in stages.items():
+        data = subject.data()
+        with cache.during(subject.fitted, CPU, data.order(stage).images, whole, again=True) as arrive:
+            for batch in data.train(stage, 0, STEPS):
+                image_BCHW = batch.image_BCHW.flip(0)
+                arrive(image_BCHW)
+                for part in parts:
+                    part(image_BCHW)
 
-    def look(part: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if inputs[0] is data.now:
-            given.extend(f"{id(part)} {len(inputs[0])} {hash(image.numpy().tobytes())}" for image in inputs[0])
 
-    hooks = [part.register_forward_pre_hook(look) for part in method.modules() if isinstance(part, Frozen)]
-    Trainer(device=CPU, max_steps=2, features=features).fit(method, data)
-    for hook in hooks:
-        hook.remove()
-    return method
+@contextmanager
+def _counting(method: Method, data: Seen, given: list[int]) -> Iterator[None]:
+    """Inside the block, ``given`` gets the number of images each time a frozen network is given those of the step.
+
+    By a function in place of the network's: hooks on a network make it another one.
+    """
+
+    def counted(forward: Callable[..., Any]) -> Callable[..., Any]:
+        def look(*inputs: Any, **named: Any) -> Any:
+            if (now := data.now) is not None:
+                given.extend(len(now) for value in (*inputs, *named.values()) if value is now)
+            return forward(*inputs, **named)
+
+        return look
+
+    parts = [part for part in method.modules() if isinstance(part, Frozen)]
+    for part in parts:
+        part.forward = counted(part.forward)
+    try:
+        yield
+    finally:
+        for part in parts:
+            del part.forward

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from ader.system.errors import UserError
-from ader.system.files import remove_leftovers, write_atomic
+from ader.system.files import UMASK, remove_leftovers, write_atomic
 
 FORMAT = 1
 ENDING = ".row"
@@ -115,12 +115,6 @@ class Rows:
                 value[place].copy_(part)
         return values
 
-    def same(self, name: str, values: Sequence[Tensor], place: int = 0) -> bool:
-        """Whether a row has the bits of one of a batch; True where there is none."""
-        if name not in self or not self._read(name):
-            return True
-        return all(_bits(value[place]).equal(_bits(part)) for value, part in zip(values, self._parts(), strict=True))
-
     def put(self, names: Sequence[str], values: Sequence[Tensor]) -> None:
         """Writes those rows that are not there.
 
@@ -130,20 +124,28 @@ class Rows:
         for place, name in enumerate(names):
             if name in self:
                 continue
-            content = torch.cat([_bits(value[place]) for value in values]).numpy().data
-            descriptor, temporary = tempfile.mkstemp(dir=self.folder, prefix=f".{name[:16]}.", suffix=".tmp")
+            content = torch.cat([bits(value[place]) for value in values]).numpy().data
             try:
-                with os.fdopen(descriptor, "wb") as file:  # not forced to disk: a lost one is computed again
-                    file.write(self._line(name, zlib.crc32(content)))
-                    file.write(content)
-                os.replace(temporary, self._path(name))
-            except BaseException:
-                with suppress(OSError):
-                    os.unlink(temporary)
-                raise
+                self._write(name, content)
+            except FileNotFoundError:  # cleared meanwhile
+                self.prepare()
+                self._write(name, content)
+
+    def _write(self, name: str, content: memoryview) -> None:
+        descriptor, temporary = tempfile.mkstemp(dir=self.folder, prefix=f".{name[:16]}.", suffix=".tmp")
+        try:
+            with os.fdopen(descriptor, "wb") as file:  # not forced to disk: a lost one is computed again
+                os.fchmod(file.fileno(), 0o666 & ~UMASK)  # other users of the cache may read it
+                file.write(self._line(name, zlib.crc32(content)))
+                file.write(content)
+            os.replace(temporary, self._path(name))
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(temporary)
+            raise
 
     def _read(self, name: str) -> bool:
-        """Reads a row, if it is whole; a damaged one is removed."""
+        """Reads a row, if it is whole; a damaged one is removed, one that may not be read is left."""
         content = self._row.numpy().data
         try:
             with self._path(name).open("rb", buffering=0) as file:
@@ -151,7 +153,7 @@ class Rows:
                 while count < len(content) and (more := file.readinto(content[count:])):
                     count += more
                 rest = file.read(1)
-        except FileNotFoundError:  # cleared meanwhile
+        except (FileNotFoundError, PermissionError):  # cleared meanwhile, or for its owner only
             return False
         except OSError:
             line = rest = b""
@@ -176,7 +178,7 @@ class Rows:
         return self.folder / f"{name}{ENDING}"
 
 
-def _bits(value: Tensor) -> Tensor:
+def bits(value: Tensor) -> Tensor:
     """One image's values as bytes on the CPU, in the order of its indices."""
     return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
 

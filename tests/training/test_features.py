@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import re
+
 import pytest
 import torch
 from torch import nn
 
+from ader.data.caching import SPARE
 from ader.nets.frozen import Frozen
+from ader.system.console import Console
 from ader.system.errors import UserError
-from ader.training import features
+from ader.system.files import UMASK
+from ader.training import feature_rows, features
 from ader.training.feature_rows import Layout, Rows, remove
 from ader.training.features import FeatureCache
 
@@ -69,6 +75,7 @@ def test_other_tensors_are_computed(tmp_path, image_BCHW):
     assert step(cache, net, image_BCHW[:1])[1] == 1  # an incomplete batch
     with cache.during(net, CPU, 2, 2, True) as arrive:
         arrive(image_BCHW)
+        net(image_BCHW)  # whose names are known from here
         image_BCHW.mul_(2)  # in place
         assert net(image_BCHW)[0].equal(image_BCHW / 2)
     assert net.memory is None
@@ -88,11 +95,38 @@ def test_not_read_where_places_differ(tmp_path, image_BCHW):
     assert not list(tmp_path.rglob("*.row"))
 
 
-def test_not_read_where_rows_are_of_another_machine(tmp_path, image_BCHW, monkeypatch):
-    net = Halved()
+def test_another_machine_has_its_own_rows(tmp_path, image_BCHW, monkeypatch):
+    net, other = Halved(), Halved()
     step(FeatureCache(tmp_path), net, image_BCHW)
-    monkeypatch.setattr(net, "compute", lambda image: [image / 3, image.mean(dim=1).to(torch.bfloat16)])
-    assert step(FeatureCache(tmp_path), net, image_BCHW)[0][0].equal(image_BCHW / 3)
+    monkeypatch.setattr(other, "compute", lambda image: [image / 3, image.mean(dim=1).to(torch.bfloat16)])
+    for _ in range(2):
+        assert step(FeatureCache(tmp_path), other, image_BCHW)[0][0].equal(image_BCHW / 3)
+        assert step(FeatureCache(tmp_path), net, image_BCHW)[0][0].equal(image_BCHW / 2)
+    assert len(list(tmp_path.glob("features/*/*.row"))) == 4
+
+
+def test_weights_changed_unseen_are_refused(tmp_path, image_BCHW):
+    cache, net = FeatureCache(tmp_path), Halved()
+
+    def change():
+        with cache.during(net, CPU, 2, 2, True) as arrive:
+            arrive(image_BCHW)
+            net(image_BCHW)
+            net.scale.data.fill_(0.25)
+
+    with pytest.raises(RuntimeError, match=r"Halved is Frozen, and was changed through \.data"):
+        change()
+
+
+def test_weights_changed_in_place_are_another_network_at_once(tmp_path, image_BCHW):
+    cache, net = FeatureCache(tmp_path), Halved()
+    with cache.during(net, CPU, 2, 2, True) as arrive:
+        for scale in (0.5, 0.25, 0.5):
+            with torch.no_grad():
+                net.scale.fill_(scale)
+            arrive(image_BCHW)
+            assert net(image_BCHW)[0].equal(image_BCHW * scale)
+    assert (cache.served, cache.computed) == (2, 4)
 
 
 def test_auto_leaves_single_sweeps_and_small_disks(tmp_path, image_BCHW, monkeypatch):
@@ -104,8 +138,51 @@ def test_auto_leaves_single_sweeps_and_small_disks(tmp_path, image_BCHW, monkeyp
 
 def test_on_is_refused_without_room(tmp_path, image_BCHW, monkeypatch):
     monkeypatch.setattr(features, "free_bytes", lambda folder: 1000)
-    with pytest.raises(UserError, match=r"cache_features=on: features of 2 images.*give paths.cache=FOLDER"):
+    with pytest.raises(UserError, match=r"cache_features=on: features of 2 images.*1.0 KiB are.*give paths.cache"):
         step(FeatureCache(tmp_path, "on"), Halved(), image_BCHW)
+
+
+def test_writing_ends_where_the_disk_is_nearly_full(tmp_path, image_BCHW, monkeypatch, capsys):
+    cache, net = FeatureCache(tmp_path, console=Console()), Halved()
+    step(cache, net, image_BCHW)
+    monkeypatch.setattr(features, "free_bytes", lambda folder: SPARE)
+    assert step(cache, net, image_BCHW / 3)[0][0].equal(image_BCHW / 6)
+    assert step(cache, net, image_BCHW)[1] == 0  # what is there is read
+    assert "takes no more (2.0 GiB stay free): the rest is computed" in capsys.readouterr().out
+
+
+def test_rows_of_other_images_are_no_room(tmp_path, image_BCHW, capsys):
+    """One category after another in one folder, as in the single-class setting."""
+    for category in (image_BCHW, image_BCHW / 3):
+        step(FeatureCache(tmp_path, console=Console()), Halved(), category)
+        assert re.search(r"caching features of 2 images, 0.4 KiB each: up to 0.8 KiB in ", capsys.readouterr().out)
+    step(FeatureCache(tmp_path, console=Console()), Halved(), image_BCHW)
+    said = capsys.readouterr().out
+    assert re.search(r"reading features of 2 images, 0.4 KiB each, from \S+/features/\w{32}$", said, re.MULTILINE)
+    assert f"features of 2 images were read from {tmp_path}/features, of 0 computed" in said
+
+
+def test_rows_in_a_folder_that_takes_no_files_are_read(tmp_path, image_BCHW, monkeypatch):
+    net = Halved()
+    step(FeatureCache(tmp_path), net, image_BCHW)
+
+    def refuse(*args, **options):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(feature_rows, "write_atomic", refuse)
+    monkeypatch.setattr(feature_rows.tempfile, "mkstemp", refuse)
+    assert step(FeatureCache(tmp_path, "on"), net, image_BCHW)[1] == 1  # of noise
+    assert step(FeatureCache(tmp_path), net, image_BCHW / 3)[0][0].equal(image_BCHW / 6)
+    with pytest.raises(UserError, match=r"cannot be written \(Read-only file system\): give paths.cache"):
+        step(FeatureCache(tmp_path, "on"), net, image_BCHW / 3)
+
+
+def test_cleared_meanwhile(tmp_path, image_BCHW):
+    cache, net = FeatureCache(tmp_path), Halved()
+    step(cache, net, image_BCHW)
+    remove(tmp_path)
+    assert step(cache, net, image_BCHW)[1] == 1
+    assert step(cache, net, image_BCHW)[1] == 0
 
 
 def rows(folder):
@@ -136,6 +213,19 @@ def test_damaged_rows_are_computed_again(tmp_path, place):
     assert found.damaged == 1
     found.put(NAMES, values)
     assert found.take(NAMES)[0].equal(values[0])
+
+
+def test_rows_are_for_other_users_too(tmp_path, monkeypatch):
+    found, _ = rows(tmp_path)
+    files = list(tmp_path.glob("*.row"))
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o666 & ~UMASK}
+
+    def refuse(*args, **options):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(feature_rows.Path, "open", refuse)  # one that is not: not read, and left
+    assert found.take(NAMES) is None
+    assert (found.damaged, len(files)) == (0, len(list(tmp_path.glob("*.row"))))
 
 
 def test_row_of_another_image_is_damaged(tmp_path):
