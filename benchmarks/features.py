@@ -4,10 +4,10 @@
 
 Each method under its default recipe, its networks at full size with random weights, on a few images of noise, on a CPU.
 One batch is an epoch. Two trainings take turns, one that computes (``trainer.cache_features=off``) and one that reads
-what an earlier run has written (``on``); of either the first step is left out and the fastest of the others counts, since
-others may use the machine. Rows come from the system's memory here, as they do on a machine that has room for them; a
-disk that has to be asked adds its own time: the bytes of an image are in the table. Methods whose frozen networks are never
-given a training image as it is, or see each once, have nothing to gain and are left out.
+what an earlier run has written (``on``); of either the first step is left out and the fastest of the others counts,
+since others may use the machine. Rows come from the system's memory here, as they do on a machine that has room for
+them; a disk that has to be asked adds its own time: the bytes of an image are in the table. Methods whose frozen
+networks are never given a training image as it is, or see each once, have nothing to gain and are left out.
 """
 
 from __future__ import annotations

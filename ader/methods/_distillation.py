@@ -34,8 +34,8 @@ from ader.methods._base import (
     TrainStage,
 )
 from ader.methods._pdn import Patches, load_patches
-from ader.nets.backbone import Backbone, BackboneOptions, state_sha256
-from ader.nets.frozen import Frozen
+from ader.nets.backbone import Backbone, BackboneOptions
+from ader.nets.frozen import Frozen, state_sha256
 from ader.nets.scoring.maps import full, full_precision
 from ader.nets.scoring.patches import PatchFeatures
 from ader.nets.state.rows import Rows
