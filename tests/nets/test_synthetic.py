@@ -237,7 +237,7 @@ def test_masks_have_the_size_of_the_reference():
     rng = np.random.default_rng(0)
     expected = np.array([reference_mask(rng, size).mean() for _ in range(count)])
     module = anomalies(augment_textures=False)
-    share = np.concatenate([module._shapes(seeds(200, at), CPU).mean(dim=(1, 2)).numpy() for at in (0, 200, 400)])
+    share = np.concatenate([module._shapes(seeds(200, at), 64, CPU).mean(dim=(1, 2)).numpy() for at in (0, 200, 400)])
     assert share.mean() == pytest.approx(expected.mean(), rel=0.15)
     assert (share == 0).mean() == pytest.approx((expected == 0).mean(), abs=0.06)
     assert np.quantile(share, 0.9) == pytest.approx(np.quantile(expected, 0.9), rel=0.2)
@@ -245,10 +245,10 @@ def test_masks_have_the_size_of_the_reference():
 
 def test_threshold_and_rotation_of_the_noise():
     seed_B = seeds(400)
-    plain = anomalies(noise_rotation=0.0)._shapes(seed_B, CPU)
-    assert (anomalies(noise_rotation=0.0, threshold=0.3)._shapes(seed_B, CPU) - plain).min() == 0
+    plain = anomalies(noise_rotation=0.0)._shapes(seed_B, 64, CPU)
+    assert (anomalies(noise_rotation=0.0, threshold=0.3)._shapes(seed_B, 64, CPU) - plain).min() == 0
     assert plain.equal((perlin(seed_B, "anomaly/noise", 64, CPU) > 0.5).float())
-    turned = anomalies()._shapes(seed_B, CPU)
+    turned = anomalies()._shapes(seed_B, 64, CPU)
     corner = turned[:, :6, :6].mean() / turned.mean()  # rotated in from outside in most images, where the noise is 0
     assert corner < 0.5 < plain[:, :6, :6].mean() / plain.mean()
 
