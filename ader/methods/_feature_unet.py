@@ -50,33 +50,32 @@ class FeatureUNet(nn.Module):
 
     def __init__(self, channels: int, options: UNetOptions) -> None:
         super().__init__()
-        width, skips = channels // 2 * options.multipliers[0], []
+        width = channels // 2 * options.multipliers[0]
         self.stem = nn.Conv2d(channels, width, 3, padding=1)
-        skips.append(width)
-        self.falls, self.rises = nn.ModuleList(), nn.ModuleList()
         levels = [
             (channels // 2 * multiplier, 2**level in options.attention)
             for level, multiplier in enumerate(options.multipliers)
         ]
+        falls: list[nn.Module] = []
+        skips = [width]
         for number, (wide, attends) in enumerate(levels):
-            fall = nn.ModuleList()
+            if number:
+                falls.append(Residual(width, width, "down"))
+                skips.append(width)
             for _ in range(options.blocks):
-                fall.append(_block(width, wide, attends))
+                falls.append(_block(width, wide, attends))
                 width = wide
                 skips.append(width)
-            if number < len(levels) - 1:
-                fall.append(Residual(width, width, "down"))
-                skips.append(width)
-            self.falls.append(fall)
+        self.falls = nn.ModuleList(falls)
         self.middle = nn.Sequential(Residual(width, width), Attention(width), Residual(width, width))
+        rises: list[nn.Sequential] = []
         for number, (wide, attends) in reversed(list(enumerate(levels))):
-            rise = nn.ModuleList()
             for _ in range(options.blocks + 1):
-                rise.append(_block(width + skips.pop(), wide, attends))
+                rises.append(_block(width + skips.pop(), wide, attends))
                 width = wide
             if number:
-                rise[-1].append(Residual(width, width, "up"))
-            self.rises.append(rise)
+                rises[-1].append(Residual(width, width, "up"))
+        self.rises = nn.ModuleList(rises)
         last = _zeroed(nn.Conv2d(width, channels, 3, padding=1))
         self.head = nn.Sequential(nn.GroupNorm(GROUPS, width), nn.SiLU(), last)
 
@@ -85,13 +84,11 @@ class FeatureUNet(nn.Module):
         value_BCHW = self.stem(feature_BCHW)
         skips = [value_BCHW]
         for fall in self.falls:
-            for block in fall:
-                value_BCHW = block(value_BCHW)
-                skips.append(value_BCHW)
+            value_BCHW = fall(value_BCHW)
+            skips.append(value_BCHW)
         value_BCHW = self.middle(value_BCHW)
         for rise in self.rises:
-            for block in rise:
-                value_BCHW = block(torch.cat([value_BCHW, skips.pop()], dim=1))
+            value_BCHW = rise(torch.cat([value_BCHW, skips.pop()], dim=1))
         restored_BCHW: Tensor = self.head(value_BCHW)
         return restored_BCHW
 
@@ -158,4 +155,5 @@ class Attention(nn.Module):
         qkv_BH3DN = self.qkv(self.norm(value_BCN)).unflatten(1, (heads, 3, HEAD))
         query, key, value = qkv_BH3DN.transpose(3, 4).unbind(2)
         mixed_BCN = F.scaled_dot_product_attention(query, key, value).transpose(2, 3).flatten(1, 2)
-        return (value_BCN + self.project(mixed_BCN)).view_as(value_BCHW)
+        sum_BCN: Tensor = value_BCN + self.project(mixed_BCN)
+        return sum_BCN.view_as(value_BCHW)

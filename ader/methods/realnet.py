@@ -143,7 +143,7 @@ class RealNet(Method):
         self.backbone = Backbone(backbone, layers)
         self.selection = Selection(self.backbone.channels, planes, layers)
         self.unets = nn.ModuleList(FeatureUNet(width, unet) for width in planes)
-        self.multiple = self.backbone.strides[-1] * 2 ** (len(unet.multipliers) - 1)
+        self.halvings = len(unet.multipliers) - 1
         self.segmentation = ResidualSegmentation(sum(planes), top_max, top_mean)
         self._check_size(image_size, image_size)
 
@@ -186,17 +186,17 @@ class RealNet(Method):
 
     def _spoiled(self, batch: Batch, draw: int = 0, probability: float | None = None) -> Synthetic:
         """The batch with anomalies; both kinds have the same places and shapes."""
-        seed_B, pasted, textured = batch.seed_B.cpu() + draw, None, None
+        seed_B, made = batch.seed_B.cpu() + draw, list[Synthetic]()
         if self.pasted is not None:
             source_BCHW = batch.extra["images"][:, draw].to(batch.image_BCHW.dtype) / 255
-            pasted = self.pasted(batch.image_BCHW, seed_B, source_BCHW, probability)
+            made.append(self.pasted(batch.image_BCHW, seed_B, source_BCHW, probability))
         if self.textured is not None:
-            textured = self.textured(batch.image_BCHW, seed_B, None, probability)
-        if pasted is None or textured is None:
-            spoiled: Synthetic = pasted or textured
-            return spoiled
-        other_B = (uniform(seed_B, "anomaly/of texture") < self.texture_share).to(batch.image_BCHW.device)
-        return pasted._replace(image=torch.where(other_B[:, None, None, None], textured.image, pasted.image))
+            made.append(self.textured(batch.image_BCHW, seed_B, None, probability))
+        if len(made) == 1:
+            return made[0]
+        other_B111 = uniform(seed_B, "anomaly/of texture", 1, 1, 1) < self.texture_share
+        image_BCHW = torch.where(other_B111.to(batch.image_BCHW.device), made[1].image, made[0].image)
+        return made[0]._replace(image=image_BCHW)
 
     def _look(self, batch: Batch) -> None:
         """Takes how the features of each image change where it gets anomalies."""
@@ -234,10 +234,11 @@ class RealNet(Method):
         return restored, self.segmentation(torch.cat([_enlarged(each, size) for each in residual], dim=1))
 
     def _check_size(self, height: int, width: int) -> None:
-        if height % self.multiple or width % self.multiple:
+        multiple = self.backbone.strides[-1] * 2**self.halvings
+        if height % multiple or width % multiple:
             raise UserError(
-                f"images of {height}x{width} pixels do not suit realnet, whose coarsest features are halved "
-                f"{len(self.unets[0].rises)} times: give multiples of {self.multiple}"
+                f"realnet halves features of stride {self.backbone.strides[-1]} {self.halvings} times, which images of "
+                f"{height}x{width} pixels do not allow: give multiples of {multiple}"
             )
 
     def predict(self, image_BCHW: Tensor) -> Prediction:
@@ -312,13 +313,11 @@ class Selection(nn.Module):
         """Selects, from all images in batches of one process; an incomplete batch counts only if it is the only one."""
         row_NDSK = self.rows.gathered()
         self.rows.clear()
-        parts = row_NDSK.split(batch_size)
-        if len(parts) > 1 and len(parts[-1]) < batch_size:
-            parts = parts[:-1]
+        whole = max(1, len(row_NDSK) // batch_size) * batch_size
+        parts = torch.split(row_NDSK[:whole], batch_size)
         error_K = torch.stack([distance_from_mask(part).sum(dim=0) for part in parts]).sum(dim=0)
-        for number, error_C in zip(
-            self.numbers, error_K.split([self.channels[number] for number in self.numbers]), strict=True
-        ):
+        widths = [self.channels[number] for number in self.numbers]
+        for number, error_C in zip(self.numbers, torch.split(error_K, widths), strict=True):
             best = error_C.sort(stable=True).indices[: self.planes[number]]
             getattr(self, f"index_{number}").copy_(best.sort().values)
 
