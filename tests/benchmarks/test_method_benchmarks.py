@@ -73,6 +73,7 @@ def test_published_counts_are_those_of_methods():
         "pyramidflow": (34.3, 962.0, True),
         "mambaad": (25.7, 8.3, False),
         "diad": (1331.0, 451.5, True),
+        "realnet": (591.0, 115.0, False),
     }
 
 

@@ -202,6 +202,20 @@ def test_blending_by_hand(tmp_path):
     assert image[~inside].equal(image_BCHW[~inside])
 
 
+def test_textures_of_the_call_and_another_probability():
+    """Without textures of its own every image brings one; which get an anomaly is the recipe's or the call's choice."""
+    module = SyntheticAnomalies(None, 0.5, (0.0, 0.0), False, 0.0)
+    image_BCHW, texture_BCHW = noise_images(12), noise_images(24)[12:]
+    some, every = (module(image_BCHW, seeds(12), texture_BCHW, probability) for probability in (None, 1.0))
+    for found in (some, every):
+        assert found.image.equal(torch.where(found.mask[:, None] == 1, texture_BCHW, image_BCHW))
+    spoiled = some.mask.amax(dim=(1, 2)) == 1
+    assert some.mask[spoiled].equal(every.mask[spoiled])
+    assert (every.mask.amax(dim=(1, 2)) == 1).sum() > spoiled.sum() > 0
+    with pytest.raises(ValueError, match="give texture_BCHW"):
+        module(image_BCHW, seeds(12), probability=1.0)
+
+
 def test_opacity_is_uniform_in_its_range(tmp_path):
     """White on black: what is left of white is 1 - beta."""
     Image.new("RGB", (9, 9), (255, 255, 255)).save(tmp_path / "white.png")
