@@ -16,8 +16,8 @@ Log, record and table say so.
 Differences from upstream:
 - ADer names the backbone's weights in a variable that nothing reads and loads an empty path; ``racm_in1k`` is what that
   variable, and timm's default of the time, mean.
-- Features are selected in one pass for all layers over up to 64 shuffled batches, each image at most once; upstream has
-  64 batches for every layer, and begins the images again where they are fewer. ``selection_draws`` gives an image
+- Features are selected in one pass for all layers over up to 64 shuffled batches, an image in one of them; upstream has
+  64 batches for every layer, and begins again where images are fewer. ``selection_draws`` gives an image
   several anomalies. Batches are those of one process with any number of processes, where the official code normalizes
   each process's part by itself. Layers of which all channels are kept are not looked at. The selection is in float32.
 - Anomalies are made on the device (``nets.synthesis``, with its own differences) and depend on the seed, the epoch and
@@ -213,8 +213,8 @@ class RealNet(Method):
         return losses
 
     def losses(self, spoiled: Synthetic) -> dict[str, Tensor]:
-        """Squared errors of what the U-Nets make of the anomalous features, against the clean ones, summed over layers
-        (equation 6 of the paper), and the cross-entropy of the segmentation."""
+        """Squared errors of what the U-Nets make of the anomalous features, against the clean ones, summed over layers,
+        and the cross-entropy of the segmentation."""
         clean = self.selection(self.backbone(spoiled.clean))
         feature = self.selection(self.backbone(spoiled.image))
         restored, logit_B2HW = self._restored_and_segmented(feature)
@@ -259,7 +259,7 @@ def _enlarged(value_BCHW: Tensor, size: Sequence[int]) -> Tensor:
 
 
 class Selection(nn.Module):
-    """Anomaly-aware features selection (section 3.3): of each layer the channels whose change between the clean and the
+    """Anomaly-aware features selection: of each layer the channels whose change between the clean and the
     anomalous image is nearest to the anomaly's mask.
 
     Args:
@@ -337,7 +337,7 @@ def distance_from_mask(row_BDSK: Tensor, eps: float = 1e-4) -> Tensor:
 
 
 class ResidualSegmentation(nn.Module):
-    """Reconstruction residuals selection (section 3.4), and the network that segments what it selects.
+    """Reconstruction residuals selection, and the network that segments what it selects.
 
     Args:
         channels: of all residuals.
