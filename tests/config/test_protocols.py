@@ -83,6 +83,18 @@ ADER = {
         "discard": True,
         "backbone.name": "wide_resnet50_2.racm_in1k",
     },
+    "realnet": {
+        "batch_size": 16,
+        "lr": 1e-4,
+        "betas": [0.9, 0.999],
+        "lr_decay_at": [0.8],
+        "image_opacity": [0.0, 0.5],
+        "anomaly_probability": 0.5,
+        "planes": [256, 512, 512, 256],
+        "selection_batches": 64,
+        "score_window": 16,
+        "backbone.name": "wide_resnet50_2.racm_in1k",
+    },
     "simplenet": {
         "batch_size": 32,
         "adaptor_lr": 1e-4,

@@ -202,6 +202,20 @@ def test_blending_by_hand(tmp_path):
     assert image[~inside].equal(image_BCHW[~inside])
 
 
+def test_textures_of_the_call_and_another_probability():
+    """Without textures of its own every image brings one; which get an anomaly is the recipe's or the call's choice."""
+    module = SyntheticAnomalies(None, 0.5, (0.0, 0.0), False, 0.0)
+    image_BCHW, texture_BCHW = noise_images(12), noise_images(24)[12:]
+    some, every = (module(image_BCHW, seeds(12), texture_BCHW, probability) for probability in (None, 1.0))
+    for found in (some, every):
+        assert found.image.equal(torch.where(found.mask[:, None] == 1, texture_BCHW, image_BCHW))
+    spoiled = some.mask.amax(dim=(1, 2)) == 1
+    assert some.mask[spoiled].equal(every.mask[spoiled])
+    assert (every.mask.amax(dim=(1, 2)) == 1).sum() > spoiled.sum() > 0
+    with pytest.raises(ValueError, match="give texture_BCHW"):
+        module(image_BCHW, seeds(12), probability=1.0)
+
+
 def test_opacity_is_uniform_in_its_range(tmp_path):
     """White on black: what is left of white is 1 - beta."""
     Image.new("RGB", (9, 9), (255, 255, 255)).save(tmp_path / "white.png")
@@ -237,7 +251,7 @@ def test_masks_have_the_size_of_the_reference():
     rng = np.random.default_rng(0)
     expected = np.array([reference_mask(rng, size).mean() for _ in range(count)])
     module = anomalies(augment_textures=False)
-    share = np.concatenate([module._shapes(seeds(200, at), CPU).mean(dim=(1, 2)).numpy() for at in (0, 200, 400)])
+    share = np.concatenate([module._shapes(seeds(200, at), 64, CPU).mean(dim=(1, 2)).numpy() for at in (0, 200, 400)])
     assert share.mean() == pytest.approx(expected.mean(), rel=0.15)
     assert (share == 0).mean() == pytest.approx((expected == 0).mean(), abs=0.06)
     assert np.quantile(share, 0.9) == pytest.approx(np.quantile(expected, 0.9), rel=0.2)
@@ -245,10 +259,10 @@ def test_masks_have_the_size_of_the_reference():
 
 def test_threshold_and_rotation_of_the_noise():
     seed_B = seeds(400)
-    plain = anomalies(noise_rotation=0.0)._shapes(seed_B, CPU)
-    assert (anomalies(noise_rotation=0.0, threshold=0.3)._shapes(seed_B, CPU) - plain).min() == 0
+    plain = anomalies(noise_rotation=0.0)._shapes(seed_B, 64, CPU)
+    assert (anomalies(noise_rotation=0.0, threshold=0.3)._shapes(seed_B, 64, CPU) - plain).min() == 0
     assert plain.equal((perlin(seed_B, "anomaly/noise", 64, CPU) > 0.5).float())
-    turned = anomalies()._shapes(seed_B, CPU)
+    turned = anomalies()._shapes(seed_B, 64, CPU)
     corner = turned[:, :6, :6].mean() / turned.mean()  # rotated in from outside in most images, where the noise is 0
     assert corner < 0.5 < plain[:, :6, :6].mean() / plain.mean()
 

@@ -43,7 +43,7 @@ class SyntheticAnomalies(nn.Module):
     """Puts patches of texture into normal images: ``x (1 - M) + (1 - beta) T M + beta x M`` (equation 5 of DRAEM).
 
     Args:
-        textures: where T comes from.
+        textures: where T comes from; None: every call brings its own.
         probability: share of the images that get an anomaly; a few of them stay clean because their noise never exceeds
             the threshold.
         opacity: range of beta: 0 replaces the image by the texture, 1 would leave it as it is.
@@ -55,7 +55,7 @@ class SyntheticAnomalies(nn.Module):
 
     def __init__(
         self,
-        textures: Textures,
+        textures: Textures | None,
         probability: float,
         opacity: tuple[float, float],
         augment_textures: bool,
@@ -70,14 +70,23 @@ class SyntheticAnomalies(nn.Module):
         self.threshold, self.noise_rotation = threshold, noise_rotation
 
     @torch.no_grad()
-    def forward(self, image_BCHW: Tensor, seed_B: Tensor) -> Synthetic:
+    def forward(
+        self,
+        image_BCHW: Tensor,
+        seed_B: Tensor,
+        texture_BCHW: Tensor | None = None,
+        probability: float | None = None,
+    ) -> Synthetic:
         """Anomalies in some of the images.
 
         Args:
             image_BCHW: RGB in [0, 1], square, of the textures' size.
             seed_B: one for each image; on the CPU, or the device is waited for.
+            texture_BCHW: what anomalies are cut from, RGB in [0, 1], one for each image; None: the textures.
+            probability: another one than the recipe's.
         """
         device, seed_B = image_BCHW.device, seed_B.cpu()
+        probability = self.probability if probability is None else probability
         with full_precision(device):
             clean_BCHW = full(image_BCHW)
             if len(place_B := (uniform(seed_B, "anomaly/rotate image") < self.rotation_probability).nonzero()[:, 0]):
@@ -86,10 +95,16 @@ class SyntheticAnomalies(nn.Module):
                 degrees_B = uniform_between(seed_B[place_B], "anomaly/image degrees", -90, 90)
                 clean_BCHW[there_B] = rotate(clean_BCHW[there_B], degrees_B, mode="bilinear")
             spoiled_BCHW, mask_BHW = clean_BCHW.clone(), torch.zeros_like(clean_BCHW[:, 0])
-            if len(place_B := (uniform(seed_B, "anomaly") < self.probability).nonzero()[:, 0]):
+            if len(place_B := (uniform(seed_B, "anomaly") < probability).nonzero()[:, 0]):
                 there_B, seed_B = place_B.to(device, non_blocking=True), seed_B[place_B]
-                patch_BHW, plain_BCHW = self._shapes(seed_B, device), clean_BCHW[there_B]
-                texture_BCHW = self.textures.draw(seed_B, "anomaly/texture", device)
+                plain_BCHW = clean_BCHW[there_B]
+                patch_BHW = self._shapes(seed_B, plain_BCHW.shape[-1], device)
+                if texture_BCHW is not None:
+                    texture_BCHW = texture_BCHW[there_B]
+                elif self.textures is not None:
+                    texture_BCHW = self.textures.draw(seed_B, "anomaly/texture", device)
+                else:
+                    raise ValueError("there are no textures: give texture_BCHW")
                 if self.augment_textures:
                     texture_BCHW = augmented(texture_BCHW, seed_B)
                 beta_B111 = uniform_between(seed_B, "anomaly/opacity", *self.opacity, 1, 1, 1)
@@ -99,9 +114,9 @@ class SyntheticAnomalies(nn.Module):
                 mask_BHW[there_B] = patch_BHW.to(mask_BHW.dtype)
         return Synthetic(spoiled_BCHW, clean_BCHW, mask_BHW)
 
-    def _shapes(self, seed_B: Tensor, device: torch.device) -> Tensor:
-        """Masks (B, H, W)."""
-        noise_BHW = perlin(seed_B, "anomaly/noise", self.textures.size, device)
+    def _shapes(self, seed_B: Tensor, size: int, device: torch.device) -> Tensor:
+        """Masks (B, size, size)."""
+        noise_BHW = perlin(seed_B, "anomaly/noise", size, device)
         if self.noise_rotation:
             degrees_B = uniform_between(seed_B, "anomaly/noise degrees", -self.noise_rotation, self.noise_rotation)
             noise_BHW = rotate(noise_BHW[:, None], degrees_B, mode="bilinear")[:, 0]
