@@ -6,7 +6,7 @@ Each method runs under its recipe ``small`` (random ResNet-18 features, narrow n
 a minute or two; detectors learn from normal images, supervised methods from ``--shots`` defects of each category that
 leave the test. The tables are those of the runs, every line a category.
 Random weights and short training say that the machinery works on these images, not how good a method is. A run that is
-finished is not made again.
+finished is not made again, and tables of methods that are not named stay in the file.
 """
 
 from __future__ import annotations
@@ -41,19 +41,26 @@ def main() -> int:
     unknown = sorted(set(choice.names) - set(options("method")))
     if unknown:
         parser.error(f"there is no method {', '.join(unknown)}: choose from {', '.join(options('method'))}")
-    texts, failed = [], []
+    failed, texts = [], sections(choice.markdown)
     for name in choice.names or options("method"):
         words = command(name, choice)
         print(f"$ ader {' '.join(words)}", flush=True)
         if subprocess.run([sys.executable, "-m", "ader", *words]).returncode:
             failed.append(name)
         else:
-            texts.append(section(name, choice.results, words))
+            texts[name] = section(name, choice.results, words)
     if choice.markdown:
-        choice.markdown.write_text("\n".join([HEAD.format(size=choice.size), *texts]), encoding="utf-8")
+        tables = (texts[name] for name in sorted(texts))
+        choice.markdown.write_text("\n".join([HEAD.format(size=choice.size), *tables]), encoding="utf-8")
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return int(bool(failed))
+
+
+def sections(file: Path | None) -> dict[str, str]:
+    """The parts of an earlier file, by method; none where there is no file."""
+    parts = file.read_text(encoding="utf-8").split("\n## ")[1:] if file and file.is_file() else []
+    return {part.split("\n", 1)[0]: f"## {part}".rstrip() + "\n" for part in parts}
 
 
 def command(name: str, choice: argparse.Namespace) -> list[str]:

@@ -183,12 +183,15 @@ def test_short_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(short_runs, "command", wrong)
     monkeypatch.setattr(short_runs, "subprocess", SimpleNamespace(run=run_here))
     table = tmp_path / "table.md"
+    table.write_text("# Before\n\n## vitad\n\nits table\n\n## patchcore\n\nan older one\n")
     where = ["--root", str(root), "--results", str(tmp_path / "results"), "--size", "64", "--markdown", str(table)]
     monkeypatch.setattr(sys, "argv", ["short_runs.py", "patchcore", "rd", *where])
     assert short_runs.main() == 1
     assert "failed: rd" in capsys.readouterr().err
     lines = table.read_text().splitlines()
-    assert "## patchcore" in lines
+    assert [line for line in lines if line.startswith("## ")] == ["## patchcore", "## vitad"]
+    assert "its table" in lines
+    assert "an older one" not in lines
     head = next(line for line in lines if line.startswith("| category"))
     assert "pixel AUROC" in head
     rows = [line.split("|")[1].strip() for line in lines if line.startswith("| ") and "---" not in line]
