@@ -36,6 +36,7 @@ TINY = {"backbone": {"name": "test_resnet", "pretrained": False}}
 OTHERS = {
     "diad": {**TINY, "steps": 1},  # its networks are deep, and a second step of sampling is as the first
     "mambaad": {"backbone": {"name": "resnet10t", "pretrained": False}},  # its channels double from level to level
+    "realnet": {"backbone": {"name": "resnet10t", "pretrained": False}},  # it keeps multiples of 64 channels
     "segad": {**TINY, "batch_size": 8},  # a forest needs more rows than a few steps of two images give
 }
 
