@@ -213,10 +213,13 @@ def _as_torch(
 ) -> tuple[bytes, Runtime]:
     """The file's content and its runtime, the program read back."""
     stream = io.BytesIO()
-    with _quiet():
-        torch.export.save(program, stream, extra_files={EXTRA: json.dumps(about)})
-        content = stream.getvalue()
-        module = torch.export.load(io.BytesIO(content)).module()
+    try:
+        with _quiet():
+            torch.export.save(program, stream, extra_files={EXTRA: json.dumps(about)})
+            content = stream.getvalue()
+            module = torch.export.load(io.BytesIO(content)).module()
+    except Exception as error:  # saving and reading end with anything, too
+        raise UserError(f"torch.export cannot hold the model: {_first_line(error)}: give --to onnx") from error
 
     def run(image_BCHW: F32) -> Sequence[F32]:
         with torch.no_grad():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from scipy.ndimage import gaussian_filter
 from torch import nn
 
 from ader.nets.optim.schedules import cosine, step_at
-from ader.nets.scoring.maps import GaussianBlur, cosine_distance_map, full, upsample
+from ader.nets.scoring.maps import GaussianBlur, cosine_distance_map, full, full_precision, upsample
 from ader.nets.state.late_tensor import LateTensor
 
 
@@ -149,3 +150,14 @@ def test_cosine_schedule():
     assert math.isclose(warm(0.6), 0.55)
     assert math.isclose(warm(1.0), 0.1)
     assert math.isclose(warm(0.2 - 1e-9), warm(0.2), abs_tol=1e-6)
+
+
+def test_full_precision_switches_off_what_is_on():
+    """And nothing else: exported programs must not switch autocast."""
+    cpu = torch.device("cpu")
+    assert isinstance(full_precision(cpu), nullcontext)
+    with torch.autocast("cpu", torch.bfloat16):
+        with full_precision(cpu):
+            assert not torch.is_autocast_enabled("cpu")
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+        assert torch.is_autocast_enabled("cpu")

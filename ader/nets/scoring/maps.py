@@ -59,8 +59,9 @@ def full(tensor: Tensor) -> Tensor:
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[None]:
-    """Switches autocast off, where there is one: not on the meta device, on which costs are counted."""
-    if is_autocast_available(device.type):
+    """Switches autocast off, where it is on. Not else: the meta device, on which costs are counted, has none, and an
+    exported program that switches it cannot be read back by torch 2.12."""
+    if is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
 
